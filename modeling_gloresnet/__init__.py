@@ -1,0 +1,26 @@
+"""The network, as it travels to the Hub: configuration, model, strict MedicalNet import and pipeline."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from .configuration_gloresnet import GloResNetConfig
+from .medicalnet_gloresnet import MedicalNetImportError
+from .modeling_gloresnet import GloResNetForImageClassification, GloResNetModel, GloResNetPreTrainedModel
+from .pipeline_gloresnet import VolumeClassificationPipeline
+
+# for the auto classes in this process ...
+AutoConfig.register("gloresnet", GloResNetConfig, exist_ok=True)
+AutoModel.register(GloResNetConfig, GloResNetModel, exist_ok=True)
+AutoModelForImageClassification.register(GloResNetConfig, GloResNetForImageClassification, exist_ok=True)
+# ... and for folders saved from it: `save_pretrained` then copies the code beside the weights
+GloResNetConfig.register_for_auto_class()
+GloResNetModel.register_for_auto_class("AutoModel")
+GloResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+__all__ = [
+    "GloResNetConfig",
+    "GloResNetForImageClassification",
+    "GloResNetModel",
+    "GloResNetPreTrainedModel",
+    "MedicalNetImportError",
+    "VolumeClassificationPipeline",
+]

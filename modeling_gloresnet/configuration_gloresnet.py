@@ -1,0 +1,126 @@
+"""Configuration of GloResNet: every number that fixes the network's geometry and how it answers."""
+
+import math
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class GloResNetConfig(PreTrainedConfig):
+    r"""Geometry, labels and inference settings of a GloResNet (arXiv 2606.02498).
+
+    The defaults are the paper's network: a 3D ResNet-10 with 14,356,546 parameters. "(ours)" marks a value that the
+    published text lost; it is our choice.
+
+    Args:
+        num_channels (`int`, defaults to 1): input channels; a T2-weighted scan has one.
+        image_size (`int`, defaults to 128): edge of the cubic input lattice, voxels. The network is fully
+            convolutional, so this states what it was trained on.
+        stem_channels (`int`, defaults to 64): channels of the first convolution.
+        stem_kernel_size (`int`, defaults to 7): its odd kernel edge, voxels; the padding is half of it.
+        stem_stride (`int`, defaults to 2): its stride, voxels.
+        stem_pooling (`bool`, defaults to `True`): max-pool 3^3, stride 2, padding 1 after the stem.
+        depths (`list[int]`, defaults to `[1, 1, 1, 1]`): residual blocks of each stage.
+        block (`"basic"` or `"bottleneck"`, defaults to `"basic"`): two 3^3 convolutions, or 1^3-3^3-1^3.
+        widths (`list[int]`, defaults to `[64, 128, 256, 512]`): channels of each stage's 3^3 convolutions; a
+            bottleneck block puts out four times as many.
+        strides (`list[int]`, defaults to `[1, 2, 2, 2]`): stride of each stage's first block.
+        dilations (`list[int]`, defaults to `[1, 1, 1, 1]`): dilation of each stage's 3^3 convolutions. MedicalNet's own
+            segmentation geometry is `strides=[1, 2, 1, 1], dilations=[1, 1, 2, 4]`: the same weights fit both.
+        shortcut_type (`"A"` or `"B"`, defaults to `"B"`): where a block changes shape, A subsamples and pads with zero
+            channels, B projects with a 1^3 convolution and BatchNorm.
+        head_init_std (`float`, defaults to 0.01): standard deviation of the linear head's initial weights (ours); its
+            bias starts at 0 (ours).
+        test_time_augmentation (`bool`, defaults to `True`): `predict_proba` averages the volume and its left-right
+            mirror image.
+        temperature (`float`, defaults to 1.0): `predict_proba` divides the logits by it; 1 means uncalibrated.
+        threshold (`float`, defaults to 0.5): probability of injury at and above which a scan is called injured.
+
+    Raises:
+        `StrictDataclassError`: for a field of the wrong type or a geometry that cannot be built.
+    """
+
+    model_type = "gloresnet"
+
+    num_channels: int = 1
+    image_size: int = 128
+    stem_channels: int = 64
+    stem_kernel_size: int = 7
+    stem_stride: int = 2
+    stem_pooling: bool = True
+    depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
+    block: Literal["basic", "bottleneck"] = "basic"
+    widths: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    strides: list[int] | tuple[int, ...] = (1, 2, 2, 2)
+    dilations: list[int] | tuple[int, ...] = (1, 1, 1, 1)
+    shortcut_type: Literal["A", "B"] = "B"
+    head_init_std: float | int = 0.01
+    test_time_augmentation: bool = True
+    temperature: float | int = 1.0
+    threshold: float | int = 0.5
+
+    def __post_init__(self, **kwargs):
+        for name in ("depths", "widths", "strides", "dilations"):
+            setattr(self, name, list(getattr(self, name)))
+        if self.id2label is None and self.label2id is None and kwargs.get("num_labels", 2) == 2:
+            self.id2label = {0: "normal", 1: "injury"}
+            self.label2id = {"normal": 0, "injury": 1}
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_depth(cls, depth: int, **kwargs) -> "GloResNetConfig":
+        """The configuration of ResNet-`depth`: 10 (the paper's), 18 or 50, other fields as keywords.
+
+        Raises:
+            ValueError: for another depth.
+        """
+        presets = {
+            10: {"depths": [1, 1, 1, 1], "block": "basic"},
+            18: {"depths": [2, 2, 2, 2], "block": "basic"},
+            50: {"depths": [3, 4, 6, 3], "block": "bottleneck"},
+        }
+        if depth not in presets:
+            raise ValueError(f"There is no preset of depth {depth}: choose one of {sorted(presets)}, or set `depths`.")
+        return cls(**presets[depth], **kwargs)
+
+    @property
+    def expansion(self) -> int:
+        """Output channels of a block per unit of width: 1 basic, 4 bottleneck."""
+        return 4 if self.block == "bottleneck" else 1
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of the pooled feature vector."""
+        return self.widths[-1] * self.expansion
+
+    @property
+    def network_depth(self) -> int:
+        """The number in the network's name: its weighted layers, shortcuts not counted (10, 18, 50)."""
+        return sum(self.depths) * (3 if self.block == "bottleneck" else 2) + 2
+
+    def validate_geometry(self):
+        """Stages agree in number and every count is at least 1."""
+        if not len(self.depths) == len(self.widths) == len(self.strides) == len(self.dilations) >= 1:
+            raise ValueError(
+                f"depths, widths, strides and dilations need one entry a stage, but have {len(self.depths)}, "
+                f"{len(self.widths)}, {len(self.strides)} and {len(self.dilations)}."
+            )
+        counts = [self.num_channels, self.stem_channels, self.stem_stride, self.image_size]
+        if min(counts + self.depths + self.widths + self.strides + self.dilations) < 1:
+            raise ValueError("Channels, image size, depths, widths, strides and dilations must all be at least 1.")
+        if self.stem_kernel_size < 1 or self.stem_kernel_size % 2 == 0:
+            raise ValueError(f"stem_kernel_size must be odd and positive, not {self.stem_kernel_size}.")
+
+    def validate_inference(self):
+        """Temperature and threshold are usable, and the head's spread is not negative."""
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be a positive number, not {self.temperature}.")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a probability from 0 to 1, not {self.threshold}.")
+        if not (math.isfinite(self.head_init_std) and self.head_init_std >= 0):
+            raise ValueError(f"head_init_std must be 0 or more, not {self.head_init_std}.")
+
+
+__all__ = ["GloResNetConfig"]

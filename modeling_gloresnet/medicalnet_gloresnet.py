@@ -1,0 +1,119 @@
+"""Strict import of MedicalNet's pretrained encoders (Chen et al. 2019, arXiv 1904.00625) into a GloResNet encoder."""
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import nn
+
+from .configuration_gloresnet import GloResNetConfig
+
+
+class MedicalNetImportError(ValueError):
+    """The file is not the MedicalNet checkpoint that this configuration needs; the message lists what differs."""
+
+
+def read_medicalnet(source: str | Path, config: GloResNetConfig, **hub_kwargs) -> dict[str, torch.Tensor]:
+    """Read the encoder weights of a MedicalNet checkpoint under GloResNet's parameter names.
+
+    Args:
+        source: a local file, or a Hub repository such as `TencentMedicalNet/MedicalNet-Resnet10`, from which
+            `resnet_<depth>_23dataset.pth` is taken.
+        config: the encoder's geometry; `config.network_depth` names the file on the Hub.
+        **hub_kwargs: `filename`, `revision`, `token`, `cache_dir`, `local_files_only` for `hf_hub_download`.
+
+    Returns:
+        name -> tensor, the segmentation head `conv_seg.*` left out.
+
+    Raises:
+        FileNotFoundError: neither a file nor a repository from which the file can be had.
+        MedicalNetImportError: not a MedicalNet checkpoint.
+    """
+    path = _locate(source, config, **hub_kwargs)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        raise MedicalNetImportError(
+            f"{path} cannot be read as PyTorch weights ({str(error).splitlines()[0]}); "
+            "use an intact MedicalNet .pth file."
+        ) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise MedicalNetImportError(
+            f"{path} holds no `state_dict`; use a MedicalNet checkpoint such as resnet_10_23dataset.pth."
+        )
+    weights = {}
+    for key, tensor in checkpoint["state_dict"].items():
+        key = key.removeprefix("module.")
+        if not key.startswith("conv_seg."):
+            weights[re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)] = tensor
+    return weights
+
+
+def load_encoder(encoder: nn.Module, weights: dict[str, torch.Tensor], source: str | Path) -> None:
+    """Copy `weights` into `encoder` if every key and shape matches; change nothing otherwise.
+
+    Raises:
+        MedicalNetImportError: naming a wrong shortcut type, a wrong depth, or the keys that are missing, extra or of
+            another shape.
+    """
+    expected = encoder.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    extra = sorted(weights.keys() - expected.keys())
+    other_shape = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & weights.keys())
+        if weights[key].shape != expected[key].shape
+    ]
+    if not (missing or extra or other_shape):
+        encoder.load_state_dict(weights, strict=True)
+        return
+
+    reasons = []
+    if (file_shortcut := _shortcut(weights)) != (net_shortcut := _shortcut(expected)):
+        reasons.append(
+            f"the file was trained with shortcut type {file_shortcut}, "
+            f"the configuration has shortcut_type={net_shortcut!r}"
+        )
+    if (file_depths := _depths(weights)) != (net_depths := _depths(expected)):
+        reasons.append(f"the file has {file_depths} blocks in its stages, the configuration {net_depths}")
+    for word, keys in (("missing", missing), ("unexpected", extra), ("of another shape", other_shape)):
+        if keys:
+            reasons.append(f"{len(keys)} keys {word}: {', '.join(keys)}")
+    raise MedicalNetImportError(
+        f"{source} does not fit this encoder, nothing was loaded: {'; '.join(reasons)}. "
+        "Use the checkpoint of this depth and shortcut type, or the configuration that fits the file."
+    )
+
+
+def _locate(source: str | Path, config: GloResNetConfig, filename: str | None = None, **hub_kwargs) -> Path:
+    if Path(source).is_file():
+        return Path(source)
+    way_out = "give a local .pth file or a Hub repository such as TencentMedicalNet/MedicalNet-Resnet10"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or Path(source).suffix in {".pth", ".pt", ".bin"}:
+        raise FileNotFoundError(f"There are no MedicalNet weights at {source}: {way_out}.")
+    filename = filename or f"resnet_{config.network_depth}_23dataset.pth"
+    try:
+        return Path(hf_hub_download(str(source), filename, **hub_kwargs))
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{filename} of {source} is not in the local cache and the Hub cannot be reached: {way_out}."
+        ) from error
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{filename} cannot be had from the Hub repository {source} ({type(error).__name__}): {way_out}."
+        ) from error
+
+
+def _shortcut(keys) -> str:
+    """The shortcut type that a set of parameter names shows: only B has parameters of its own."""
+    return "B" if any(".downsample." in key for key in keys) else "A"
+
+
+def _depths(keys) -> list[int]:
+    """Blocks of each stage, from parameter names such as `layer3.1.conv2.weight`."""
+    blocks = {match.groups() for key in keys if (match := re.match(r"layer(\d+)\.(\d+)\.", key))}
+    stages = sorted({int(stage) for stage, _ in blocks})
+    return [sum(int(s) == stage for s, _ in blocks) for stage in stages]

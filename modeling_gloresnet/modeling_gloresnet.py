@@ -1,0 +1,315 @@
+"""GloResNet: a light 3D ResNet that screens a whole T2-weighted head volume (arXiv 2606.02498, section 3).
+
+Parameter names follow MedicalNet's (`layer1.0.conv1.weight`, `layer2.0.downsample.0.weight`), the stem apart.
+"""
+
+import contextlib
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPoolingAndNoAttention,
+    ImageClassifierOutputWithNoAttention,
+)
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_gloresnet import GloResNetConfig
+from .medicalnet_gloresnet import load_encoder, read_medicalnet
+
+LEFT_RIGHT_AXIS = 2  # of a (batch, channel, R, A, S) tensor
+
+
+class GloResNetConv3d(nn.Conv3d):
+    """A bias-free convolution that keeps to float32 where bfloat16 autocast on a CPU is wrong.
+
+    torch 2.13 on CPUs with native bfloat16 returns wrong, even infinite, weight gradients for 3^3 convolutions over
+    maps of one or two voxels an axis (which ones depends on the CPU). Such maps hold almost none of the arithmetic.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1):
+        padding = dilation * (kernel_size // 2)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=False
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if hidden.device.type == "cpu" and min(hidden.shape[2:]) <= 2 and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(hidden.to(self.weight.dtype))
+        return super().forward(hidden)
+
+
+class GloResNetStem(GradientCheckpointingLayer):
+    """(B, 1, D, H, W) -> (B, stem_channels, D/4, H/4, W/4) with the default geometry."""
+
+    def __init__(self, config: GloResNetConfig):
+        super().__init__()
+        self.conv1 = GloResNetConv3d(
+            config.num_channels, config.stem_channels, config.stem_kernel_size, stride=config.stem_stride
+        )
+        self.bn1 = nn.BatchNorm3d(config.stem_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool3d(3, stride=2, padding=1) if config.stem_pooling else nn.Identity()
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.maxpool(self.relu(self.bn1(self.conv1(pixel_values))))
+
+
+class GloResNetSubsample(nn.Module):
+    """Shortcut type A: every `stride`-th voxel, and zeros for the channels that are new. No parameters."""
+
+    def __init__(self, out_channels: int, stride: int):
+        super().__init__()
+        self.out_channels, self.stride = out_channels, stride
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        step = self.stride
+        hidden = hidden[:, :, ::step, ::step, ::step]
+        return F.pad(hidden, (0, 0, 0, 0, 0, 0, 0, self.out_channels - hidden.shape[1]))
+
+
+class GloResNetBlock(GradientCheckpointingLayer):
+    """One residual block: convolutions with BatchNorm, the shortcut added, ReLU.
+
+    `basic` is two 3^3 convolutions, the first strided; `bottleneck` is 1^3, a strided 3^3, and 1^3 to four times the
+    width (He et al. 2016, 10.1109/CVPR.2016.90).
+    """
+
+    def __init__(self, config: GloResNetConfig, in_channels: int, width: int, stride: int, dilation: int):
+        super().__init__()
+        out_channels = width * config.expansion
+        if config.block == "basic":
+            self.conv1 = GloResNetConv3d(in_channels, width, 3, stride=stride, dilation=dilation)
+            self.conv2 = GloResNetConv3d(width, width, 3, dilation=dilation)
+        else:
+            self.conv1 = GloResNetConv3d(in_channels, width, 1)
+            self.conv2 = GloResNetConv3d(width, width, 3, stride=stride, dilation=dilation)
+            self.conv3 = GloResNetConv3d(width, out_channels, 1)
+            self.bn3 = nn.BatchNorm3d(out_channels)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.bn2 = nn.BatchNorm3d(width)
+        self.relu = nn.ReLU(inplace=True)
+        if stride == 1 and in_channels == out_channels:
+            self.downsample = nn.Identity()
+        elif config.shortcut_type == "A":
+            self.downsample = GloResNetSubsample(out_channels, stride)
+        else:
+            self.downsample = nn.Sequential(
+                GloResNetConv3d(in_channels, out_channels, 1, stride=stride), nn.BatchNorm3d(out_channels)
+            )
+        self.has_third_convolution = config.block == "bottleneck"
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        shortcut = self.downsample(hidden)
+        hidden = self.relu(self.bn1(self.conv1(hidden)))
+        hidden = self.bn2(self.conv2(hidden))
+        if self.has_third_convolution:
+            hidden = self.bn3(self.conv3(self.relu(hidden)))
+        return self.relu(hidden + shortcut)
+
+
+class GloResNetPreTrainedModel(PreTrainedModel):
+    config_class = GloResNetConfig
+    config: GloResNetConfig
+    base_model_prefix = "gloresnet"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GloResNetBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Conv3d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=self.config.head_init_std)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm3d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+
+    def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=None, **kwargs):
+        """Checkpoint stem and blocks; their recomputation must not count the batch in the running statistics twice."""
+        if gradient_checkpointing_func is not None:
+            contexts = lambda: (contextlib.nullcontext(), self._frozen_running_statistics())  # noqa: E731
+            gradient_checkpointing_func = partial(gradient_checkpointing_func, context_fn=contexts)
+            kwargs["gradient_checkpointing_func"] = gradient_checkpointing_func
+        super()._set_gradient_checkpointing(enable=enable, **kwargs)
+
+    @contextlib.contextmanager
+    def _frozen_running_statistics(self):
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+        saved = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        try:
+            yield
+        finally:
+            for norm, momentum, num_batches_tracked in saved:
+                norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
+
+    @classmethod
+    def from_medicalnet(
+        cls, source: str | Path, config: GloResNetConfig | None = None, **hub_kwargs
+    ) -> "GloResNetPreTrainedModel":
+        """A new model whose encoder holds MedicalNet's weights and whose head, if any, is freshly initialised.
+
+        Args:
+            source: a local MedicalNet `.pth` file, or a Hub repository such as
+                `TencentMedicalNet/MedicalNet-Resnet10`.
+            config: geometry; the paper's ResNet-10 when left out.
+            **hub_kwargs: `filename`, `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Raises:
+            FileNotFoundError: the weights cannot be found or fetched.
+            MedicalNetImportError: any encoder key is missing, extra or of another shape; the message names them.
+        """
+        config = config if config is not None else GloResNetConfig()
+        weights = read_medicalnet(source, config, **hub_kwargs)
+        model = cls(config)
+        load_encoder(model.base_model, weights, source)
+        return model.eval()
+
+
+class GloResNetModel(GloResNetPreTrainedModel):
+    """The encoder: a standardised volume in, a feature map and its mean over space out."""
+
+    # a classifier's checkpoint loads here without a warning about its head
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    def __init__(self, config: GloResNetConfig):
+        super().__init__(config)
+        self.stem = GloResNetStem(config)
+        in_channels = config.stem_channels
+        for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+            blocks = []
+            for index in range(depth):
+                stride = config.strides[stage] if index == 0 else 1
+                blocks.append(GloResNetBlock(config, in_channels, width, stride, config.dilations[stage]))
+                in_channels = width * config.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.post_init()
+
+    @property
+    def layers(self) -> list[nn.Sequential]:
+        """The stages, first to last."""
+        return [getattr(self, f"layer{stage + 1}") for stage in range(len(self.config.depths))]
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
+    ) -> BaseModelOutputWithPoolingAndNoAttention:
+        """Encode standardised volumes.
+
+        Args:
+            pixel_values: (B, 1, R, A, S), as the processor makes them.
+            output_hidden_states: also return the maps after the stem and after each stage.
+
+        Returns:
+            `last_hidden_state` (B, 512, 4, 4, 4) and `pooler_output` (B, 512) for 128^3 input and the default widths;
+            `hidden_states`, a tuple of the stem's and each stage's map, if asked for.
+
+        Raises:
+            ValueError: the input is not (B, num_channels, D, H, W).
+        """
+        if pixel_values.ndim != 5 or pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values must be (batch, {self.config.num_channels}, R, A, S), not {tuple(pixel_values.shape)}; "
+                "let the image processor make them."
+            )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden = self.stem(pixel_values.to(self.stem.conv1.weight.dtype))
+        hidden_states = [hidden]
+        for layer in self.layers:
+            hidden = layer(hidden)
+            hidden_states.append(hidden)
+        # a plain mean: AdaptiveAvgPool3d has no deterministic backward on a GPU
+        return BaseModelOutputWithPoolingAndNoAttention(
+            last_hidden_state=hidden,
+            pooler_output=hidden.mean(dim=(2, 3, 4)),
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+        )
+
+
+class GloResNetForImageClassification(GloResNetPreTrainedModel):
+    """The encoder with a linear head on the pooled features: normal (0) against injury (1)."""
+
+    def __init__(self, config: GloResNetConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.gloresnet = GloResNetModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> ImageClassifierOutputWithNoAttention:
+        """Logits of standardised volumes, and the cross-entropy when labels are given.
+
+        Args:
+            pixel_values: (B, 1, R, A, S), as the processor makes them.
+            labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
+            output_hidden_states: also return the maps after the stem and after each stage.
+
+        Returns:
+            `logits` (B, num_labels), `loss` (a scalar, the unweighted mean) or `None`, `hidden_states` if asked for.
+        """
+        outputs = self.gloresnet(pixel_values, output_hidden_states=output_hidden_states)
+        logits = self.classifier(outputs.pooler_output)
+        # torch's own loss: the library's takes soft labels for a multi-label task
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    @torch.no_grad()
+    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """Class probabilities of each view of the volumes: as they are, then mirrored left to right.
+
+        Args:
+            pixel_values: (B, 1, R, A, S).
+            test_time_augmentation: `False` leaves the mirrored view out; `None` follows the configuration.
+
+        Returns:
+            (V, B, num_labels) float32, V = 2 or 1, after division of the logits by `config.temperature`. The model
+            answers in evaluation mode whatever mode it is in, and is left in the mode it was.
+        """
+        if test_time_augmentation is None:
+            test_time_augmentation = self.config.test_time_augmentation
+        views = [pixel_values, pixel_values.flip(LEFT_RIGHT_AXIS)] if test_time_augmentation else [pixel_values]
+        was_training = self.training
+        self.eval()
+        try:
+            logits = self(torch.cat(views)).logits.float()
+        finally:
+            self.train(was_training)
+        probabilities = (logits / self.config.temperature).softmax(dim=-1)
+        return probabilities.reshape(len(views), -1, self.num_labels)
+
+    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """p(x) = 1/2 [softmax f(x) + softmax f(flip x)], the flip along the left-right axis (method section 6).
+
+        Args:
+            pixel_values: (B, 1, R, A, S).
+            test_time_augmentation: `False` gives softmax f(x) alone; `None` follows the configuration.
+
+        Returns:
+            (B, num_labels) float32; rows sum to 1, column 1 is the probability of injury.
+        """
+        return self.predict_views(pixel_values, test_time_augmentation).mean(dim=0)
+
+
+__all__ = ["GloResNetModel", "GloResNetForImageClassification", "GloResNetPreTrainedModel"]
