@@ -37,6 +37,8 @@ class GloResNetConfig(PreTrainedConfig):
             mirror image.
         temperature (`float`, defaults to 1.0): `predict_proba` divides the logits by it; 1 means uncalibrated.
         threshold (`float`, defaults to 0.5): probability of injury at and above which a scan is called injured.
+        provenance (`dict`, *optional*): what the weights were trained on: `cohort`, `synthetic`, `run`, `fold`,
+            `train_scans`. Nothing about a participant.
 
     Raises:
         `StrictDataclassError`: for a field of the wrong type or a geometry that cannot be built.
@@ -60,6 +62,7 @@ class GloResNetConfig(PreTrainedConfig):
     test_time_augmentation: bool = True
     temperature: float | int = 1.0
     threshold: float | int = 0.5
+    provenance: dict | None = None
 
     def __post_init__(self, **kwargs):
         for name in ("depths", "widths", "strides", "dilations"):
