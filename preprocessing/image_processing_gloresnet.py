@@ -1,0 +1,105 @@
+"""The image processor of GloResNet: scans in, `pixel_values` out. A thin class over `volume_gloresnet.py`."""
+
+import math
+import numbers
+
+import numpy as np
+import torch
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.processing_utils import ImagesKwargs
+
+from .reading_gloresnet import VolumeError
+from .volume_gloresnet import apply_mask, map_volume, read_volume
+
+
+class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
+    """The settings that `from_pretrained(folder, image_size=...)` may override."""
+
+    image_size: int
+    eps: float
+    brain_mask: str
+
+
+class GloResNetImageProcessor(BaseImageProcessor):
+    """Reorients a scan to RAS, resamples the whole head to a cube, standardises it (method.md section 2).
+
+    Args:
+        image_size: edge of the cube in voxels, at least 16.
+        eps: added to the standard deviation, in the scan's own intensity units.
+        brain_mask: `"none"` takes whole-head scans, `"required"` demands a brain mask with every scan and sets what
+            lies outside to 0. The setting a model was trained with is saved beside it.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = GloResNetImageProcessorKwargs
+
+    def __init__(self, image_size: int = 128, eps: float = 1e-6, brain_mask: str = "none", **kwargs):
+        if isinstance(image_size, bool) or not isinstance(image_size, numbers.Integral) or image_size < 16:
+            raise ValueError(f"image_size is {image_size!r}: give one whole number of voxels, at least 16.")
+        if not isinstance(eps, numbers.Real) or not 0 < eps < math.inf:
+            raise ValueError(f"eps is {eps!r}: give a small number above 0, such as 1e-6.")
+        if brain_mask not in ("none", "required"):
+            raise ValueError(f'brain_mask is {brain_mask!r}: give "none" or "required".')
+        # AutoFeatureExtractor and AutoProcessor look for their own entry; saving adds AutoImageProcessor's.
+        kwargs.setdefault("auto_map", {"AutoFeatureExtractor": "image_processing_gloresnet.GloResNetImageProcessor"})
+        super().__init__(**kwargs)
+        self.image_size = int(image_size)
+        self.eps = float(eps)
+        self.brain_mask = brain_mask
+
+    def preprocess(self, images, mask=None, return_tensors: str | None = None) -> BatchFeature:
+        """Prepare one scan or several; calling the processor does the same.
+
+        Args:
+            images: a path, a nibabel image, an array or tensor `(R, A, S)` or `(1, R, A, S)`; a list of these; or a
+                batch `(B, 1, R, A, S)`. Arrays are taken as RAS. See `read_volume`.
+            mask: a brain mask for each scan, in the same forms and the same number; only with `brain_mask="required"`.
+            return_tensors: `"pt"`, `"np"`, or None for a list of numpy arrays.
+
+        Returns:
+            `pixel_values`: `(B, 1, image_size, image_size, image_size)` float32, axes R, A, S, each scan with mean 0
+            and standard deviation 1.
+
+        Raises:
+            VolumeError: (a ValueError) a scan or mask cannot be used, or masks are missing, unwanted or miscounted.
+        """
+        scans = _as_list(images, "image")
+        if mask is not None and self.brain_mask == "none":
+            raise VolumeError('A mask was given, but this processor has brain_mask="none": leave the mask out.')
+        if mask is None and self.brain_mask == "required":
+            raise VolumeError(
+                f'No mask was given for {len(scans)} scan(s), but this model has brain_mask="required":'
+                " give the brain mask of each scan as mask=."
+            )
+        masks = [(None, "")] * len(scans) if mask is None else _as_list(mask, "mask")
+        if len(masks) != len(scans):
+            raise VolumeError(f"{len(scans)} scans came with {len(masks)} masks: give one mask for each scan.")
+
+        pixel_values = np.empty((len(scans), 1) + (self.image_size,) * 3, dtype=np.float32)
+        for row, (scan, name), (brain, mask_name) in zip(pixel_values, scans, masks, strict=True):
+            volume = read_volume(scan, name)
+            if mask is not None:
+                volume = apply_mask(volume, brain, mask_name)
+            row[0] = map_volume(volume, self.image_size, self.eps)
+        data = {"pixel_values": list(pixel_values) if return_tensors is None else pixel_values}
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+def _as_list(sources, kind: str) -> list[tuple]:
+    """`(source, name)` of each volume; the name is for messages about one that has no path."""
+    if isinstance(sources, (np.ndarray, torch.Tensor)):
+        if sources.ndim == 4 and 1 not in (sources.shape[0], sources.shape[-1]):
+            raise VolumeError(
+                f"The {kind} array has shape {tuple(sources.shape)}, which could be frames or a batch:"
+                " give a list of 3D arrays, or (B, 1, R, A, S)."
+            )
+        batch = sources.ndim == 5 and sources.shape[1] == 1
+        sources = list(sources) if batch else [sources]
+    elif not isinstance(sources, (list, tuple)):
+        sources = [sources]
+    if len(sources) == 0:
+        raise VolumeError(f"The list of {kind}s is empty: give at least one scan.")
+    return [(source, f"the {kind}" if len(sources) == 1 else f"{kind} {n}") for n, source in enumerate(sources)]
+
+
+GloResNetImageProcessor.register_for_auto_class("AutoImageProcessor")

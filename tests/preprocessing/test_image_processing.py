@@ -1,0 +1,139 @@
+"""The processor as a user of the library meets it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from preprocessing import GloResNetImageProcessor, VolumeError, map_volume, read_volume
+
+
+@pytest.fixture
+def scan(tmp_path):
+    data = np.random.default_rng(0).normal(100, 20, (20, 24, 18)).astype(np.float32)
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, 1.0, 1.5, 1.0])), path)
+    return path
+
+
+def test_the_default_is_the_paper_s_grid(scan):
+    pixel_values = GloResNetImageProcessor()(scan, return_tensors="pt")["pixel_values"]
+    assert pixel_values.shape == (1, 1, 128, 128, 128) and pixel_values.dtype == torch.float32
+    assert abs(pixel_values.mean()) < 1e-5 and abs(pixel_values.std(correction=0) - 1) < 1e-4
+
+
+def test_every_form_of_one_scan_gives_the_same_values(scan):
+    processor = GloResNetImageProcessor(image_size=32)
+    volume = read_volume(scan)
+    expected = map_volume(volume, 32)
+    forms = [str(scan), scan, nibabel.load(scan), volume.data, torch.from_numpy(volume.data), volume.data[None]]
+    forms += [volume.data[..., None], volume.data[None, None], [scan], (scan,)]
+    for form in forms:
+        pixel_values = processor(form, return_tensors="np").pixel_values
+        assert isinstance(pixel_values, np.ndarray)
+        np.testing.assert_array_equal(pixel_values, expected[None, None])
+
+
+def test_batches_keep_their_order(scan):
+    processor = GloResNetImageProcessor(image_size=16)
+    data = read_volume(scan).data
+    scans = [data, data[::-1], scan]
+    batch = processor(scans, return_tensors="pt").pixel_values
+    assert batch.shape == (3, 1, 16, 16, 16)
+    np.testing.assert_allclose(batch[1, 0].numpy(), batch[0, 0].numpy()[::-1], atol=1e-5)
+    np.testing.assert_array_equal(batch[0], batch[2])
+    stacked = processor(np.stack([data, data[::-1]])[:, None], return_tensors="pt").pixel_values
+    np.testing.assert_array_equal(stacked, batch[:2])
+    listed = processor(scans)["pixel_values"]
+    assert isinstance(listed, list) and listed[0].shape == (1, 16, 16, 16)
+
+
+def test_messages_name_the_scan(scan, tmp_path):
+    processor = GloResNetImageProcessor(image_size=16)
+    with pytest.raises(VolumeError, match="gone.nii does not exist"):
+        processor([scan, tmp_path / "gone.nii"])
+    with pytest.raises(VolumeError, match="image 1 is constant"):
+        processor([scan, np.ones((5, 5, 5))])
+    with pytest.raises(VolumeError, match="the image is constant"):
+        processor(np.ones((5, 5, 5)))
+    with pytest.raises(VolumeError, match="list of 3D arrays"):
+        processor(np.ones((4, 5, 5, 5)))
+    with pytest.raises(VolumeError, match="empty"):
+        processor([])
+    with pytest.raises(ValueError):
+        processor(scan, return_tensors="tensorflow-like")
+
+
+def test_settings_are_checked():
+    for image_size in (15, 128.0, "128", True, None):
+        with pytest.raises(ValueError, match="image_size"):
+            GloResNetImageProcessor(image_size=image_size)
+    for eps in (0, -1e-6, float("nan"), float("inf"), "x"):
+        with pytest.raises(ValueError, match="eps"):
+            GloResNetImageProcessor(eps=eps)
+    with pytest.raises(ValueError, match="brain_mask"):
+        GloResNetImageProcessor(brain_mask="optional")
+
+
+def test_masks_are_demanded_where_the_model_was_trained_with_them(scan):
+    data = read_volume(scan).data
+    brain = np.zeros(data.shape, dtype=np.uint8)
+    brain[4:14, 5:20, 3:12] = 1
+    masked = GloResNetImageProcessor(image_size=16, brain_mask="required")
+    plain = GloResNetImageProcessor(image_size=16)
+    one = masked(scan, mask=brain, return_tensors="np").pixel_values
+    np.testing.assert_array_equal(one, plain(data * brain, return_tensors="np").pixel_values)
+    two = masked([scan, data], mask=[brain, brain], return_tensors="np").pixel_values
+    np.testing.assert_array_equal(two, np.concatenate([one, one]))
+    with pytest.raises(VolumeError, match="leave the mask out"):
+        plain(scan, mask=brain)
+    with pytest.raises(VolumeError, match="No mask was given"):
+        masked(scan)
+    with pytest.raises(VolumeError, match="2 scans came with 1 masks"):
+        masked([scan, scan], mask=brain)
+    with pytest.raises(VolumeError, match="mask 1 is an empty mask"):
+        masked([scan, scan], mask=[brain, brain * 0])
+    with pytest.raises(VolumeError, match="own grid"):
+        masked(scan, mask=brain[1:])
+
+
+def test_saved_settings_come_back_and_can_be_overridden(tmp_path):
+    GloResNetImageProcessor(image_size=24, eps=1e-5, brain_mask="required").save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert (stored["image_size"], stored["eps"], stored["brain_mask"]) == (24, 1e-5, "required")
+    assert set(stored["auto_map"]) == {"AutoImageProcessor", "AutoFeatureExtractor"}
+    again = GloResNetImageProcessor.from_pretrained(tmp_path)
+    assert (again.image_size, again.eps, again.brain_mask) == (24, 1e-5, "required")
+    assert GloResNetImageProcessor.from_pretrained(tmp_path, image_size=48).image_size == 48
+
+
+def test_the_folder_alone_is_enough_in_a_fresh_process_elsewhere(scan, tmp_path):
+    folder = tmp_path / "model"
+    GloResNetImageProcessor(image_size=16).save_pretrained(folder)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = f"""
+import importlib.util, numpy
+from transformers import AutoFeatureExtractor, AutoImageProcessor
+assert importlib.util.find_spec("preprocessing") is None
+for auto in (AutoImageProcessor, AutoFeatureExtractor):
+    processor = auto.from_pretrained({str(folder)!r}, trust_remote_code=True)
+    pixel_values = processor({str(scan)!r}, return_tensors="pt")["pixel_values"]
+    numpy.save(auto.__name__, pixel_values.numpy())
+    try:
+        processor("absent.nii")
+    except ValueError as error:
+        assert "does not exist" in str(error)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    run = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    expected = GloResNetImageProcessor(image_size=16)(scan, return_tensors="np").pixel_values
+    for name in ("AutoImageProcessor", "AutoFeatureExtractor"):
+        np.testing.assert_array_equal(np.load(elsewhere / f"{name}.npy"), expected)

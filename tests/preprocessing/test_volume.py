@@ -1,0 +1,375 @@
+"""Reading, reorienting, resampling and standardising one scan, against scipy, nibabel and hand arithmetic."""
+
+import gc
+import gzip
+import itertools
+import logging
+import struct
+import warnings
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from preprocessing import VolumeError, apply_mask, map_volume, read_volume, resample, standardise
+
+NIBABEL_DATA = Path(nibabel.__file__).parent / "tests" / "data"
+SPACING = np.diag([0.5, 1.0, 2.0, 1.0])
+
+
+def noise(shape=(9, 12, 7), seed=0):
+    return np.random.default_rng(seed).normal(100, 20, shape).astype(np.float32)
+
+
+def reference(data, size):
+    """The method in float64, by scipy and numpy alone."""
+    zoomed = ndimage.zoom(data.astype(np.float64), [size / n for n in data.shape], order=1)
+    return (zoomed - zoomed.mean()) / (zoomed.std() + 1e-6)
+
+
+def saved(tmp_path, image, name="scan.nii.gz"):
+    nibabel.save(image, tmp_path / name)
+    return str(tmp_path / name)
+
+
+# ------------------------------------------------------------------------------------------------ the numbers are right
+
+
+@pytest.mark.parametrize("size", [16, 33, 128])
+@pytest.mark.parametrize("shape", [(40, 57, 21), (128, 128, 128), (150, 17, 33), (2, 3, 60)])
+def test_the_mapping_is_scipys_zoom_then_a_float64_z_score(shape, size):
+    data = noise(shape)
+    lattice = map_volume(read_volume(data), size)
+    assert lattice.dtype == np.float32 and lattice.shape == (size,) * 3
+    np.testing.assert_allclose(lattice, reference(data, size), atol=2e-4)
+
+
+@pytest.mark.parametrize("offset, contrast", [(30000, 5), (-1e6, 1), (0, 1e-3), (0, 1e8)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_offset_does_not_cost_precision(offset, contrast, dtype):
+    data = (offset + contrast * np.random.default_rng(1).standard_normal((30, 41, 23))).astype(dtype)
+    np.testing.assert_allclose(map_volume(read_volume(data), 32), reference(data, 32), atol=2e-4)
+
+
+def test_resampling_meets_corners_and_reads_between_voxels():
+    ramp = np.broadcast_to(np.arange(5.0, dtype=np.float32)[:, None, None], (5, 4, 4))
+    cube = resample(ramp, 17)  # 17 targets over 5 voxels: steps of a quarter
+    np.testing.assert_allclose(cube[:, 3, 8], np.arange(17) / 4, atol=1e-6)
+
+
+def test_standardise_uses_the_population_deviation_and_eps():
+    data = np.array([[[0.0, 2.0]]], dtype=np.float32)  # mean 1, population deviation 1, sample deviation 1.414
+    np.testing.assert_allclose(standardise(data, eps=1.0), [[[-0.5, 0.5]]])
+
+
+# ----------------------------------------------------------------------------------------------- the axes are the right
+
+
+def test_left_and_right_land_on_axis_0(tmp_path):
+    data = np.zeros((6, 8, 10), dtype=np.float32)
+    data[0] = 1.0  # the first slice of an LAS file is the rightmost
+    path = saved(tmp_path, nibabel.Nifti1Image(data, np.diag([-1.0, 1.0, 1.0, 1.0])))
+    volume = read_volume(path)
+    assert volume.data[-1].min() == 1.0 and volume.data[:-1].max() == 0.0
+    assert volume.stored_orientation == "LAS"
+
+
+@pytest.mark.parametrize("form", ["sform", "qform"])
+@pytest.mark.parametrize(
+    "angles, shear", [((0, 0, 0), 0.0), ((20, -35, 12), 0.0), ((-31, 8, 70), 0.0), ((10, 5, 3), 0.1)]
+)
+def test_every_axis_order_of_one_oblique_scan_gives_the_same_bits(angles, shear, form):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag([0.8, 0.8, 2.0])
+    affine[:3, 1] += shear * affine[:3, 0] * (form == "sform")  # a qform cannot shear
+    affine[:3, 3] = -30, 12, 5
+    scan = nibabel.Nifti1Image(noise(), affine)
+    lattices = []
+    for order in itertools.permutations(range(3)):
+        for flips in itertools.product([1, -1], repeat=3):
+            turned = scan.as_reoriented(np.column_stack([order, flips]))
+            image = nibabel.Nifti1Image(np.asarray(turned.dataobj), None)
+            getattr(image, f"set_{form}")(turned.affine, code=1)
+            volume = read_volume(nibabel.Nifti1Image.from_bytes(image.to_bytes()))
+            lattices.append(map_volume(volume, 16))
+            assert volume.stored_orientation == "".join(nibabel.aff2axcodes(turned.affine))
+    assert len(lattices) == 48
+    assert all(np.array_equal(lattice, lattices[0]) for lattice in lattices)
+
+
+def test_data_and_affine_agree_with_nibabels_closest_canonical():
+    affine = np.array([[0, -0.9, 0.1, 4], [0.1, 0.1, -2, 5], [-0.7, 0, 0, 6], [0, 0, 0, 1.0]])
+    image = nibabel.Nifti1Image(noise(), affine)
+    volume, canonical = read_volume(image), nibabel.as_closest_canonical(image)
+    np.testing.assert_array_equal(volume.data, canonical.get_fdata())
+    np.testing.assert_allclose(volume.affine, canonical.affine)
+    assert volume.data.flags.c_contiguous
+
+
+def test_the_volume_remembers_what_was_stored(tmp_path):
+    path = saved(tmp_path, nibabel.Nifti1Image(noise()[..., None], np.diag([-0.5, -1.0, 2.0, 1.0])))
+    volume = read_volume(path)
+    assert volume.source == path
+    assert volume.stored_shape == (9, 12, 7, 1)
+    assert volume.stored_spacing == (0.5, 1.0, 2.0)
+    assert volume.stored_orientation == "LPS"
+
+
+def test_the_affine_goes_by_sform_before_qform():
+    image = nibabel.Nifti1Image(noise(), None)
+    image.set_qform(np.diag([-1.0, 1.0, 1.0, 1.0]), code=1)
+    image.set_sform(np.diag([1.0, 1.0, 1.0, 1.0]), code=2)
+    assert read_volume(image).stored_orientation == "RAS"
+    image.set_sform(None, code=0)
+    assert read_volume(image).stored_orientation == "LAS"
+
+
+# --------------------------------------------------------------------------------------------------- what can be read
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgh", "a.mgz", "a.img", "a.nii.bz2"])
+def test_every_format_gives_the_same_voxels(tmp_path, name):
+    kind = {".mgh": nibabel.MGHImage, ".mgz": nibabel.MGHImage, ".img": nibabel.Nifti1Pair}
+    image = kind.get(Path(name).suffix, nibabel.Nifti1Image)(noise(), SPACING)
+    np.testing.assert_array_equal(read_volume(saved(tmp_path, image, name)).data, noise())
+
+
+def test_nifti2_and_big_endian_are_read(tmp_path):
+    path = saved(tmp_path, nibabel.Nifti2Image(noise(), SPACING), "two.nii")
+    np.testing.assert_array_equal(read_volume(path).data, noise())
+    swapped = nibabel.Nifti1Image(noise(), SPACING, nibabel.Nifti1Header(endianness=">"))
+    np.testing.assert_array_equal(read_volume(saved(tmp_path, swapped, "big.nii")).data, noise())
+
+
+def test_slope_and_intercept_are_honoured(tmp_path):
+    image = nibabel.Nifti1Image(np.arange(756, dtype=np.int16).reshape(9, 12, 7), SPACING)
+    image.header.set_slope_inter(0.25, -10)
+    path = tmp_path / "scaled.nii.gz"
+    raw = bytearray(image.to_bytes())
+    raw[112:120] = struct.pack("<ff", 0.25, -10)  # scl_slope, scl_inter: nibabel would rescale on saving
+    raw[352:] = np.arange(756, dtype="<i2").reshape(9, 12, 7).tobytes("F")
+    path.write_bytes(gzip.compress(bytes(raw)))
+    np.testing.assert_allclose(read_volume(path).data.ravel(), np.arange(756) * 0.25 - 10)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64, bool])
+def test_every_real_type_is_taken(dtype):
+    data = (noise() > 100) if dtype is bool else noise().astype(dtype)
+    volume = read_volume(data)
+    assert volume.data.dtype == np.float32
+    np.testing.assert_allclose(volume.data, data.astype(np.float32))
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: a[None], lambda a: a[..., None], lambda a: a[None, None]])
+def test_arrays_and_tensors_are_taken_as_ras_with_or_without_a_channel(wrap):
+    for source in (wrap(noise()), torch.from_numpy(wrap(noise())).requires_grad_()):
+        volume = read_volume(source)
+        np.testing.assert_array_equal(volume.data, noise())
+        assert volume.affine is None and volume.stored_spacing is None and volume.stored_orientation == "RAS"
+    assert read_volume(torch.from_numpy(noise()).bfloat16()).data.dtype == np.float32
+
+
+def test_the_source_array_is_never_written_to():
+    data = noise()
+    before = data.copy()
+    volume = read_volume(data)
+    map_volume(apply_mask(volume, data > 100), 16)
+    np.testing.assert_array_equal(data, before)
+    np.testing.assert_array_equal(volume.data, before)
+
+
+def test_nibabels_own_files_are_read_or_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("nibabel.global"), "disabled", True)
+    taken = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in sorted(NIBABEL_DATA.glob("*.*")):
+            try:
+                assert read_volume(path).data.ndim == 3
+                taken.add(path.name)
+            except VolumeError as error:
+                assert str(path) in str(error) and str(error).endswith(".") and "\n" not in str(error)
+    single_volumes = {"anatomical.nii", "reoriented_anat_moved.nii", "standard.nii.gz", "tiny.mnc", "scaled+tlrc.HEAD"}
+    assert single_volumes <= taken
+    four_dimensional = {"example4d.nii.gz", "functional.nii", "test.mgz", "minc1_4d.mnc", "example_nifti2.nii.gz"}
+    assert not four_dimensional & taken
+
+
+# ------------------------------------------------------------------------------------------ what is refused, and how
+
+
+def refusal(source, *needles):
+    with pytest.raises(VolumeError) as caught:
+        map_volume(read_volume(source), 16)
+    message = str(caught.value)
+    for needle in needles:
+        assert needle in message, message
+    assert message.endswith(".") and "\n" not in message
+    assert ": " in message  # what was found: what to do
+    return message
+
+
+def test_missing_files_folders_urls_and_other_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a scan")
+    (tmp_path / "empty.nii.gz").write_bytes(b"")
+    (tmp_path / "fake.nii.gz").write_text("not gzip")
+    refusal(tmp_path / "absent.nii", "absent.nii does not exist")
+    refusal(tmp_path, "folder")
+    refusal("", "does not exist")
+    refusal("https://example.org/scan.nii.gz", "URL", "download")
+    refusal(tmp_path / "notes.txt", "notes.txt is no volume", "dcm2niix")
+    refusal(tmp_path / "empty.nii.gz", "Empty file")
+    refusal(tmp_path / "fake.nii.gz", "not a gzip file")
+    refusal(42, "int")
+    refusal(None, "NoneType")
+
+
+def test_truncated_and_damaged_files(tmp_path):
+    for name in ("a.nii", "a.nii.gz", "a.mgz"):
+        kind = nibabel.MGHImage if name.endswith("mgz") else nibabel.Nifti1Image
+        path = Path(saved(tmp_path, kind(noise(), SPACING), name))
+        path.write_bytes(path.read_bytes()[:-300])
+        refusal(path, name, "again")
+
+
+def test_a_flipped_bit_in_compressed_voxels_is_noticed(tmp_path):
+    path = Path(saved(tmp_path, nibabel.Nifti1Image(noise(), SPACING)))
+    stored = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=0))
+    stored[1500] ^= 1  # level 0 stores voxels as they are: only the checksum can tell
+    path.write_bytes(bytes(stored))
+    refusal(path, "CRC")
+
+
+def test_shapes_that_are_not_one_volume(tmp_path):
+    for shape in [(9, 12, 7, 2), (9, 12, 7, 1, 3)]:
+        refusal(saved(tmp_path, nibabel.Nifti1Image(noise(shape), np.eye(4))), "several frames", str(shape))
+    for shape in [(9, 12), (9, 12, 1), (1, 12, 7)]:
+        refusal(saved(tmp_path, nibabel.Nifti1Image(noise(shape), np.eye(4))), "not a 3D volume")
+    refusal(noise((3, 9, 12, 7)), "several frames")
+    refusal(np.zeros((3, 3)), "not a 3D volume")
+
+
+def test_colour_complex_and_text(tmp_path):
+    colour = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    refusal(saved(tmp_path, nibabel.Nifti1Image(colour, np.eye(4))), "colour", "grey-scale")
+    refusal(saved(tmp_path, nibabel.Nifti1Image(noise().astype(np.complex64), np.eye(4))), "complex")
+    refusal(noise().astype(np.complex64), "complex")
+    refusal(np.full((3, 3, 3), "x"), "structured")
+
+
+def test_voxels_that_are_not_numbers(tmp_path):
+    for bad in (np.nan, np.inf, -np.inf):
+        data = noise()
+        data[3, 4, 5] = bad
+        refusal(saved(tmp_path, nibabel.Nifti1Image(data, SPACING)), "1 NaN or infinite")
+        refusal(data, "1 NaN or infinite")
+    refusal(noise().astype(np.float64) * 1e300, "none of a scan")
+
+
+def test_constant_volumes(tmp_path):
+    refusal(saved(tmp_path, nibabel.Nifti1Image(np.full((5, 6, 7), 3.0), SPACING)), "constant", "3")
+    for brightness in (1, 1e8):
+        dot = np.zeros((61, 61, 61), dtype=np.float32)
+        dot[1, 1, 1] = brightness  # between the lattice's points
+        refusal(dot, "constant once")
+
+
+def test_orientation_must_be_stated_and_sound(tmp_path):
+    refusal(saved(tmp_path, nibabel.Nifti1Image(noise(), None)), "which way is left", "neither sform nor qform")
+    refusal(saved(tmp_path, nibabel.Nifti2Image(noise(), None), "a.nii"), "which way is left")
+    refusal(saved(tmp_path, nibabel.AnalyzeImage(noise(), np.eye(4)), "b.img"), "which way is left")
+    for column, value in [(0, 0.0), (1, np.nan), (2, np.inf)]:
+        affine = np.eye(4)
+        affine[column, column] = value
+        raw = bytearray(nibabel.Nifti1Image(noise(), np.eye(4)).to_bytes())
+        raw[280:328] = affine[:3].astype("<f4").tobytes()  # srow_x, srow_y, srow_z
+        (tmp_path / "c.nii").write_bytes(raw)
+        refusal(tmp_path / "c.nii", "singular or not finite")
+
+
+def test_a_header_that_claims_too_much_is_refused_before_anything_is_allocated(tmp_path):
+    for dims, needle in [((3, 2000, 2000, 2000), "8e+09 voxels"), ((3, 900, 900, 900), "promises")]:
+        raw = bytearray(nibabel.Nifti1Image(noise(), np.eye(4)).to_bytes())
+        raw[40:48] = np.array(dims, dtype="<i2").tobytes()
+        (tmp_path / "a.nii").write_bytes(raw)
+        (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(raw)))
+        refusal(tmp_path / "a.nii", needle)
+        refusal(tmp_path / "a.nii.gz", needle)
+
+
+def test_random_damage_gives_volume_errors_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("nibabel.global"), "disabled", True)
+    generator = np.random.default_rng(42)
+    kinds = {"a.nii": nibabel.Nifti1Image, "b.nii.gz": nibabel.Nifti1Image, "c.nii": nibabel.Nifti2Image}
+    kinds |= {"d.mgh": nibabel.MGHImage, "e.mgz": nibabel.MGHImage}
+    intact = {name: Path(saved(tmp_path, kind(noise(), SPACING), name)).read_bytes() for name, kind in kinds.items()}
+    refused = 0
+    for trial in range(400):
+        name = list(intact)[trial % len(intact)]
+        damaged = bytearray(intact[name])
+        inside = name.endswith("z") and trial % 2
+        if inside:
+            damaged = bytearray(gzip.decompress(damaged))
+        if trial % 3 == 0:
+            damaged = damaged[: generator.integers(len(damaged))]
+        else:
+            for _ in range(generator.integers(1, 4)):
+                damaged[generator.integers(min(348, len(damaged)))] = generator.integers(256)
+        path = tmp_path / f"damaged-{name}"
+        path.write_bytes(gzip.compress(bytes(damaged)) if inside else bytes(damaged))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                assert np.isfinite(map_volume(read_volume(path), 16)).all()
+        except VolumeError as error:
+            refused += 1
+            assert str(path) in str(error) and str(error).endswith(".") and "\n" not in str(error)
+    assert refused > 100
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_no_file_stays_open(tmp_path):
+    good = saved(tmp_path, nibabel.Nifti1Image(noise(), SPACING))
+    cut = tmp_path / "cut.nii.gz"
+    cut.write_bytes(Path(good).read_bytes()[:-100])
+    open_before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+    for _ in range(3):
+        read_volume(good)
+        with pytest.raises(VolumeError):
+            read_volume(cut)
+    gc.collect()
+    if open_before:
+        assert len(list(Path("/proc/self/fd").iterdir())) <= open_before
+
+
+# ------------------------------------------------------------------------------------------------------------- masks
+
+
+def test_a_mask_zeroes_the_outside_before_resampling(tmp_path):
+    data, brain = noise(), np.zeros((9, 12, 7), dtype=np.uint8)
+    brain[2:6, 3:9, 1:5] = 7  # anything above 0 is brain
+    flipped = nibabel.Nifti1Image(brain, SPACING).as_reoriented(np.array([[1, -1], [0, 1], [2, -1]]))
+    volume = apply_mask(read_volume(nibabel.Nifti1Image(data, SPACING)), saved(tmp_path, flipped))
+    np.testing.assert_array_equal(volume.data, data * (brain > 0))
+    np.testing.assert_allclose(map_volume(volume, 20), reference(data * (brain > 0), 20), atol=2e-4)
+
+
+def test_masks_that_do_not_fit(tmp_path):
+    volume = read_volume(nibabel.Nifti1Image(noise(), SPACING))
+    brain = (noise() > 100).astype(np.uint8)
+    shifted, nearly = SPACING.copy(), SPACING.copy()
+    shifted[0, 3], nearly[0, 3] = 0.4, 0.01
+    with pytest.raises(VolumeError, match="own grid"):
+        apply_mask(volume, brain[:-1])
+    with pytest.raises(VolumeError, match="0.8 voxels off"):
+        apply_mask(volume, nibabel.Nifti1Image(brain, shifted))
+    with pytest.raises(VolumeError, match="empty mask"):
+        apply_mask(volume, nibabel.Nifti1Image(brain * 0, SPACING))
+    with pytest.raises(VolumeError, match="does not exist"):
+        apply_mask(volume, tmp_path / "no.nii")
+    assert apply_mask(volume, nibabel.Nifti1Image(brain, nearly)).data.any()
+    np.testing.assert_array_equal(apply_mask(volume, np.ones_like(brain)).data, volume.data)
