@@ -1,0 +1,320 @@
+"""The splits of a run: made once, written to `splits.json`, then obeyed and checked again whenever they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from .labels import name
+from .scans import CohortError, Scan, write_beside
+
+VERSION = 1
+CLASSES = {0: "normal", 1: "injury"}
+
+
+def make_splits(
+    scans: Sequence[Scan],
+    *,
+    num_folds: int = 5,
+    seed: int = 42,
+    split: str = "family",
+    file_hashes: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Deal the scans in use into folds, stratified by label; what comes out depends on ids, labels and seed only.
+
+    `family` keeps siblings and all sessions of an infant together. `paper` keeps only an infant's sessions together,
+    by the highest label among them, and counts the sibling pairs it tears.
+
+    Args:
+        scans: of any status; only those `used` are dealt.
+        num_folds: at least 2.
+        seed: of the shuffle, 0 to 2**32 - 1.
+        split: `family` or `paper`.
+        file_hashes: image path -> SHA-256; recorded if given, so that a changed file is noticed later.
+
+    Returns:
+        What `splits.json` holds: version, seed, rule, num_folds, sibling_pairs, torn_sibling_pairs, the scans of each
+        fold counted by class, and per participant its family, fold and sessions with label and file hash.
+
+    Raises:
+        CohortError: two scans with one name, or too few families or infants of a class for so many folds.
+    """
+    if split not in ("family", "paper"):
+        raise CohortError(f"The split is {split!r}: choose family or paper.")
+    if num_folds < 2:
+        raise CohortError(f"{num_folds} fold(s) leave nothing to train on: choose at least 2.")
+    if not 0 <= seed < 2**32:
+        raise CohortError(f"The seed is {seed}: choose one from 0 to {2**32 - 1}.")
+    scans = _used(scans)
+    by_participant: dict[str, list[Scan]] = defaultdict(list)
+    for scan in scans:
+        by_participant[scan.participant_id].append(scan)
+    family = _families(scans)
+    if split == "family":
+        _enough([(scan.family, scan.label) for scan in scans], num_folds, "families")
+        labels = np.array([scan.label for scan in scans])
+        groups = np.array([scan.family for scan in scans])
+        dealer = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+        fold_of = {scans[i].participant_id: fold for fold, (_, held_out) in enumerate(dealer) for i in held_out}
+    else:
+        participants = sorted(by_participant)
+        labels = np.array([max(scan.label for scan in by_participant[participant]) for participant in participants])
+        _enough(list(zip(participants, labels, strict=True)), num_folds, "infants")
+        dealer = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
+        fold_of = {participants[i]: fold for fold, (_, held_out) in enumerate(dealer) for i in held_out}
+
+    siblings = defaultdict(list)
+    for participant in sorted(by_participant):
+        siblings[family[participant]].append(participant)
+    pairs = [pair for members in siblings.values() for pair in combinations(members, 2)]
+    splits = {
+        "version": VERSION,
+        "seed": seed,
+        "rule": split,
+        "num_folds": num_folds,
+        "sibling_pairs": len(pairs),
+        "torn_sibling_pairs": sum(fold_of[first] != fold_of[second] for first, second in pairs),
+        "folds": _count(scans, fold_of, num_folds),
+        "participants": {
+            participant: {
+                "family": family[participant],
+                "fold": fold_of[participant],
+                "sessions": {scan.session_id: _record(scan, file_hashes) for scan in by_participant[participant]},
+            }
+            for participant in sorted(by_participant)
+        },
+    }
+    check_splits(splits, scans, file_hashes)
+    return splits
+
+
+def write_splits(splits: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write `splits.json`, the same text for the same splits."""
+    write_beside(path, json.dumps(splits, indent=2, sort_keys=True) + "\n")
+
+
+def read_splits(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read `splits.json`; call `check_splits` before relying on it. Raises CohortError when it is no such file."""
+    try:
+        splits = json.loads(Path(path).read_text(encoding="utf-8"))
+        if splits["version"] != VERSION:
+            raise ValueError(f"version {splits['version']} instead of {VERSION}")
+        if type(splits["num_folds"]) is not int or not splits["participants"]:
+            raise ValueError("no folds or no participants")
+        if splits["rule"] not in ("family", "paper"):
+            raise ValueError(f"rule {splits['rule']!r}")
+        for participant, entry in splits["participants"].items():
+            if type(entry["fold"]) is not int or not 0 <= entry["fold"] < splits["num_folds"]:
+                raise ValueError(f"fold {entry['fold']!r} of sub-{participant}")
+            for record in entry["sessions"].values():
+                _ = record["label"], entry["family"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CohortError(
+            f"{path} does not hold usable splits ({type(error).__name__}: {error}): start the run anew with "
+            "--overwrite."
+        ) from error
+    return splits
+
+
+def check_splits(splits: dict[str, Any], scans: Sequence[Scan], file_hashes: dict[str, str] | None = None) -> None:
+    """Check that the splits belong to these scans and that nothing stands on both sides of a fold.
+
+    Args:
+        splits: from `make_splits` or `read_splits`.
+        scans: of any status; those `used` must be the ones that were split.
+        file_hashes: image path -> SHA-256, for every scan in use; None leaves the files unchecked.
+
+    Raises:
+        CohortError: a scan is new, gone, or has another label or file than when the splits were made; a family (rule
+            `family`) is in several folds; one file serves as two scans; a fold lacks a class. Names what is wrong.
+    """
+    scans = _used(scans)
+    anew = "put the cohort back as it was, or start the run anew with --overwrite."
+    recorded = {
+        (participant, session): record
+        for participant, entry in splits["participants"].items()
+        for session, record in entry["sessions"].items()
+    }
+    present = {(scan.participant_id, scan.session_id): scan for scan in scans}
+    for keys, complaint in ((present.keys() - recorded, "not in the splits"), (recorded.keys() - present, "gone")):
+        if keys:
+            raise CohortError(f"The cohort has changed since it was split ({complaint}: {_some(keys)}): {anew}")
+    changed = [key for key, scan in present.items() if recorded[key]["label"] != scan.label]
+    if changed:
+        raise CohortError(f"Labels have changed since the cohort was split ({_some(changed)}): {anew}")
+
+    fold_of = {participant: entry["fold"] for participant, entry in splits["participants"].items()}
+    if splits["rule"] == "family":
+        # by the families on record and those of today, should the two differ
+        members: dict[str, set[str]] = defaultdict(set)
+        for participant, family in [
+            *((participant, entry["family"]) for participant, entry in splits["participants"].items()),
+            *_families(scans).items(),
+        ]:
+            members[family].add(participant)
+        torn = sorted(family for family in members if len({fold_of[member] for member in members[family]}) > 1)
+        if torn:
+            listed = "; ".join(
+                f"{family}: {', '.join(f'sub-{m}' for m in sorted(members[family]))}" for family in torn[:3]
+            )
+            raise CohortError(
+                f"Families on both sides of a split: {len(torn)} ({listed}). Start the run anew with --overwrite."
+            )
+    if file_hashes is not None:
+        _check_files(recorded, present, file_hashes, anew)
+    _both_classes(_count(scans, fold_of, splits["num_folds"]))
+
+
+def fold_scans(splits: dict[str, Any], scans: Sequence[Scan], fold: int) -> tuple[list[Scan], list[Scan]]:
+    """The scans in use that train a fold and those that are held out from it, in the order given.
+
+    Raises:
+        CohortError: there is no such fold, or a scan is not in the splits.
+    """
+    if not 0 <= fold < splits["num_folds"]:
+        raise CohortError(f"There is no fold {fold}: the splits have folds 0 to {splits['num_folds'] - 1}.")
+    parts: tuple[list[Scan], list[Scan]] = ([], [])
+    for scan in scans:
+        if scan.status != "used":
+            continue
+        entry = splits["participants"].get(scan.participant_id)
+        if entry is None or scan.session_id not in entry["sessions"]:
+            raise CohortError(f"{name(scan.participant_id, scan.session_id)} is not in the splits: start the run anew.")
+        parts[entry["fold"] == fold].append(scan)
+    return parts
+
+
+def inner_split(train_scans: Sequence[Scan], *, seed: int) -> tuple[list[Scan], list[Scan]]:
+    """Hold out a fifth of a fold's training scans, by family and stratified; both parts in the order given.
+
+    Args:
+        train_scans: the first part of `fold_scans`.
+        seed: of the shuffle, 0 to 2**32 - 1.
+
+    Returns:
+        The scans to train on and those to choose epoch, threshold and temperature on.
+
+    Raises:
+        CohortError: there are too few families for both classes on both sides.
+    """
+    scans = _used(train_scans)
+    _families(scans)
+    labels = np.array([scan.label for scan in scans])
+    groups = np.array([scan.family for scan in scans])
+    # a fifth needs five families of a class; of a smaller cohort a greater part has to do
+    num_parts = min(5, *(len(set(groups[labels == label])) for label in CLASSES))
+    dealer = StratifiedGroupKFold(max(num_parts, 2), shuffle=True, random_state=seed)
+    choices = []
+    for _, held_out in dealer.split(labels, labels, groups) if num_parts > 1 else ():
+        families = {scans[i].family for i in held_out}
+        inner = [scan for scan in train_scans if scan.status == "used" and scan.family in families]
+        train = [scan for scan in train_scans if scan.status == "used" and scan.family not in families]
+        if all({scan.label for scan in part} == set(CLASSES) for part in (train, inner)):
+            choices.append((train, inner))
+    if choices:
+        return min(choices, key=lambda parts: abs(len(parts[1]) - len(scans) / 5))
+    raise CohortError(
+        f"The {len(scans)} training scans of {len(set(groups))} families cannot be parted with both classes on both "
+        "sides: use --selection last, or a larger cohort."
+    )
+
+
+def _used(scans: Sequence[Scan]) -> list[Scan]:
+    """The scans in use, sorted so that nothing depends on the order given; each must have a label and its own name."""
+    scans = sorted(
+        (scan for scan in scans if scan.status == "used"), key=lambda scan: (scan.participant_id, scan.session_id)
+    )
+    if not scans:
+        raise CohortError("There is no scan to split: every one is excluded.")
+    for scan in scans:
+        if scan.label not in CLASSES:
+            raise CohortError(f"{name(scan.participant_id, scan.session_id)} has no label: label or exclude it.")
+    twice = [key for key, n in Counter((scan.participant_id, scan.session_id) for scan in scans).items() if n > 1]
+    if twice:
+        raise CohortError(f"The cohort has scans more than once ({_some(twice)}): keep one of each.")
+    return scans
+
+
+def _families(scans: Sequence[Scan]) -> dict[str, str]:
+    """The family of each participant, who must have just one."""
+    family: dict[str, str] = {}
+    for scan in scans:
+        if family.setdefault(scan.participant_id, scan.family) != scan.family:
+            raise CohortError(
+                f"sub-{scan.participant_id} is in two families, {family[scan.participant_id]} and {scan.family}: "
+                "give it one family_id."
+            )
+    return family
+
+
+def _enough(units: list[tuple[str, int]], num_folds: int, what: str) -> None:
+    """Refuse more folds than there are units (families or infants), in all or with a label of either class."""
+    counts = {"": len({unit for unit, _ in units})}
+    counts |= {f" with the label {word}": len({unit for unit, own in units if own == k}) for k, word in CLASSES.items()}
+    for which, number in counts.items():
+        if number < num_folds:
+            raise CohortError(
+                f"There are {number} {what}{which}, fewer than the {num_folds} folds: choose fewer --num_folds, or a "
+                "larger cohort."
+            )
+
+
+def _count(scans: Sequence[Scan], fold_of: dict[str, int], num_folds: int) -> list[dict[str, int]]:
+    counts = Counter((fold_of[scan.participant_id], scan.label) for scan in scans)
+    return [{word: counts[fold, label] for label, word in CLASSES.items()} for fold in range(num_folds)]
+
+
+def _both_classes(folds: list[dict[str, int]]) -> None:
+    for fold, counts in enumerate(folds):
+        for word, number in counts.items():
+            if number in (0, sum(other[word] for other in folds)):
+                where = "held-out" if number == 0 else "training"
+                raise CohortError(
+                    f"The {where} part of fold {fold} has no scan of the class {word}: choose fewer --num_folds, or "
+                    "another --seed."
+                )
+
+
+def _record(scan: Scan, file_hashes: dict[str, str] | None) -> dict[str, Any]:
+    return {"label": scan.label, **({"sha256": _hash(scan, file_hashes)} if file_hashes is not None else {})}
+
+
+def _hash(scan: Scan, file_hashes: dict[str, str]) -> str:
+    if scan.image not in file_hashes:
+        raise CohortError(f"No file hash was given for {scan.image}: hash every scan in use, or none.")
+    return file_hashes[scan.image]
+
+
+def _check_files(
+    recorded: dict[tuple[str, str], dict[str, Any]],
+    present: dict[tuple[str, str], Scan],
+    file_hashes: dict[str, str],
+    anew: str,
+) -> None:
+    owner: dict[str, tuple[str, str]] = {}
+    changed = []
+    for key, scan in present.items():
+        sha256 = _hash(scan, file_hashes)
+        # even on one side of the split the same file twice would count an infant twice
+        if owner.setdefault(sha256, key) != key:
+            raise CohortError(
+                f"{name(*owner[sha256])} and {name(*key)} have the same image file ({scan.image}): remove one of them."
+            )
+        if recorded[key].get("sha256", sha256) != sha256:
+            changed.append(key)
+    if changed:
+        raise CohortError(f"Image files have changed since the cohort was split ({_some(changed)}): {anew}")
+
+
+def _some(keys: Any) -> str:
+    """The first three scans by name, and how many there are in all."""
+    keys = sorted(keys)
+    return ", ".join(name(*key) for key in keys[:3]) + (f" and {len(keys) - 3} others" if len(keys) > 3 else "")

@@ -1,0 +1,309 @@
+"""What scans there are: the images of a BIDS tree joined with their labels, none dropped without being counted."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import pandas as pd
+
+from .images import (
+    CohortError,
+    SessionImages,
+    find_images,
+    list_sessions,
+    mask_names,
+    session_images,
+    subject_folders,
+)
+from .labels import SEXES, SINGLETONS, Row, assign, has_labels, known_score, label_of_score, name, read_rows
+
+__all__ = [
+    "CohortError",
+    "Scan",
+    "SessionImages",
+    "exclude",
+    "find_images",
+    "find_scans",
+    "flow",
+    "read_cohort",
+    "session_images",
+    "write_beside",
+    "write_cohort",
+]
+
+DHCP_ID = re.compile(r"^CC\d{5}[A-Z]{2}\d{2}$")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One session of one infant, used or not. Ids come without their `sub-` and `ses-`, paths are absolute."""
+
+    participant_id: str
+    session_id: str  # "" in a tree without sessions
+    family: str  # what siblings share
+    image: str | None  # None when the label table lists a scan that is not on disk
+    mask: str | None  # brain mask
+    segmentation: str | None  # DrawEM's nine tissues
+    label: int | None  # 0 normal, 1 injury
+    radiology_score: str  # 1 to 5, Q, or "" when unknown
+    sex: str  # M, F, or ""
+    birth_age: float | None  # weeks
+    birth_weight: float | None  # kg
+    singleton: str  # S, M (of a multiple birth), or ""
+    scan_age: float | None  # post-menstrual age, weeks
+    status: str  # used, or why not: no image, poor quality, unlabelled, birth age, unreadable
+    reason: str  # a sentence; "" when used
+
+
+def find_scans(
+    data_dir: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None = None,
+    *,
+    brain_mask: str = "none",
+    max_birth_age: float | None = None,
+) -> list[Scan]:
+    """Every scan of a BIDS cohort with its label, also those that cannot be used and why; sorted by id.
+
+    The labels come from the table given, else from the tree's own `sub-X_sessions.tsv`, `combined.tsv` and
+    `participants.tsv`, a score of the session before one of the infant. Covariates come from all of them.
+
+    Args:
+        data_dir: folder with `sub-X/ses-Y/anat/` or `sub-X/anat/`.
+        labels: table with `participant_id`, `session_id` (or not) and `label`, `score_group` or `radiology_score`.
+        brain_mask: `required` to refuse a cohort where a scan in use has none, else `none`.
+        max_birth_age: in weeks; only infants born before it are used.
+
+    Raises:
+        CohortError: nothing to use, or anything in the files that leaves a scan or its label in doubt.
+    """
+    if brain_mask not in ("none", "required"):
+        raise CohortError(f"brain_mask is {brain_mask!r}: choose none or required.")
+    on_disk = {(found.participant_id, found.session_id): found for found in list_sessions(data_dir)}
+    if not any(found.image for found in on_disk.values()):
+        find_images(data_dir)  # says what was looked for
+    _refuse_copies(on_disk.values())
+    label_tables, tables = _read_tables(Path(os.path.abspath(Path(data_dir).expanduser())), labels)
+
+    rows: dict[str, list[Row]] = {}
+    sessions: dict[str, dict[str, float | None]] = {}
+    for participant, session in on_disk:
+        sessions.setdefault(participant, {})[session] = None
+    for row in (row for table in tables for row in table):
+        rows.setdefault(row.participant_id, []).append(row)
+        if row.session_id:
+            known = sessions.setdefault(row.participant_id, {})
+            if known.get(row.session_id) is None:
+                known[row.session_id] = row.number("scan_age")
+    assigned = assign(label_tables, sessions)
+
+    scans = []
+    with_image = {key for key, found in on_disk.items() if found.image}
+    for key in sorted(with_image | set(assigned)):
+        found = on_disk.get(key) or SessionImages(*key, None, None, None)
+        row = assigned.get(key)
+        scan = _describe(found, row, rows.get(key[0], []), sessions.get(key[0], {}))
+        status, reason = _exclusion(scan, assigned, max_birth_age, labels)
+        scans.append(exclude(scan, status, reason) if status else scan)
+    if not any(scan.status == "used" for scan in scans):
+        raise CohortError(_nothing_to_use(scans, data_dir))
+    if brain_mask == "required":
+        _require_masks(scans)
+    return scans
+
+
+def exclude(scan: Scan, status: str, reason: str) -> Scan:
+    """The same scan, out of use: a status of a word or two and a sentence why."""
+    return replace(scan, status=status, reason=reason)
+
+
+def flow(scans: Iterable[Scan]) -> dict[str, int]:
+    """Scans found, how many have a label, how many are excluded for each reason, how many are used, and by class.
+
+    `found` counts every scan, also those that only the label table knows (`no image`): it is the sum of `used` and the
+    exclusions.
+    """
+    scans = list(scans)
+    by_status = Counter(scan.status for scan in scans)
+    used = Counter(scan.label for scan in scans if scan.status == "used")
+    return {
+        "found": len(scans),
+        "labelled": sum(scan.label is not None for scan in scans),
+        **{status: by_status[status] for status in sorted(by_status) if status != "used"},
+        "used": by_status["used"],
+        "used normal": used[0],
+        "used injury": used[1],
+    }
+
+
+def write_cohort(scans: Iterable[Scan], path: str | os.PathLike[str]) -> None:
+    """Write `cohort.csv`: a row a scan, a column a field, empty cells for what is unknown."""
+    table = pd.DataFrame(
+        [["" if (value := getattr(scan, f.name)) is None else str(value) for f in fields(Scan)] for scan in scans],
+        columns=[f.name for f in fields(Scan)],
+    )
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    write_beside(path, text.getvalue())
+
+
+def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
+    """Read what `write_cohort` wrote. Raises CohortError when the file is missing or is no such table."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        scans = []
+        for row in table[[f.name for f in fields(Scan)]].to_dict("records"):
+            for column in ("image", "mask", "segmentation"):
+                row[column] = row[column] or None
+            for column in ("birth_age", "birth_weight", "scan_age"):
+                row[column] = float(row[column]) if row[column] else None
+            row["label"] = int(row["label"]) if row["label"] else None
+            scans.append(Scan(**row))
+    except (OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CohortError(f"{path} is not a cohort written by train.py ({reason}): start the run anew.") from error
+    return scans
+
+
+def write_beside(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file beside its place and rename it, so that no reader meets half of it."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _read_tables(root: Path, labels: str | os.PathLike[str] | None) -> tuple[list[list[Row]], list[list[Row]]]:
+    """The tables that label the scans, and all that describe them, in both the one that wins first."""
+    sessions = [folder / f"{folder.name}_sessions.tsv" for folder in subject_folders(root)]
+    tree = [[row for path in sessions if path.is_file() for row in read_rows(path, path.parent.name)]]
+    tree += [read_rows(root / file) for file in ("combined.tsv", "participants.tsv") if (root / file).is_file()]
+    if labels is not None:
+        table = read_rows(Path(labels).expanduser())
+        if not has_labels(table):
+            raise CohortError(
+                f"{labels} has no column label, score_group or radiology_score; its columns are {_columns(table)}."
+            )
+        return [table], [table, *tree]
+    label_tables = [table for table in tree if has_labels(table)]
+    if not label_tables:
+        columns = f" (columns found: {_columns([row for table in tree for row in table])})" if any(tree) else ""
+        raise CohortError(
+            f"No labels in {root}: neither sub-*_sessions.tsv nor combined.tsv nor participants.tsv has a column "
+            f"label, score_group or radiology_score{columns}; give a table with --labels."
+        )
+    return label_tables, tree
+
+
+def _columns(rows: list[Row]) -> str:
+    return ", ".join(dict.fromkeys(column for row in rows for column in row.cells))
+
+
+def _describe(found: SessionImages, row: Row | None, rows: list[Row], sessions: dict[str, float | None]) -> Scan:
+    """A scan with all that the tables say of it and its infant."""
+    participant, session = found.participant_id, found.session_id
+    of_session = [other for other in rows if session and other.session_id == session]
+    of_infant = [other for other in rows if not other.session_id]
+    nearest = [*of_session, *([row] if row else []), *(of_infant if len(sessions) < 2 else [])]
+    anywhere = [*nearest, *of_infant, *rows]
+    sexes = (SEXES.get(other.cells.get(column, "").lower()) for other in anywhere for column in ("sex", "gender"))
+    singletons = (SINGLETONS.get(other.cells.get("singleton", "").lower()) for other in anywhere)
+    return Scan(
+        participant_id=participant,
+        session_id=session,
+        family=_family(participant, rows),
+        image=found.image,
+        mask=found.mask,
+        segmentation=found.segmentation,
+        label=row.label if row else None,
+        radiology_score=_score(row, of_session),
+        sex=next(filter(None, sexes), ""),
+        birth_age=_first_number(anywhere, "birth_age"),
+        birth_weight=_first_number(anywhere, "birth_weight"),
+        singleton=next(filter(None, singletons), ""),
+        scan_age=_first_number(nearest, "scan_age"),
+        status="used",
+        reason="",
+    )
+
+
+def _family(participant: str, rows: list[Row]) -> str:
+    if DHCP_ID.match(participant):
+        return participant[:7]  # the eighth character tells siblings apart
+    families = sorted({row.cells["family_id"] for row in rows if row.cells.get("family_id")})
+    if len(families) > 1:
+        raise CohortError(f"sub-{participant} has several values of family_id ({', '.join(families)}): give it one.")
+    return families[0] if families else participant
+
+
+def _score(row: Row | None, of_session: list[Row]) -> str:
+    """The score that goes with the label; the session's own where the label table tells none."""
+    if row is None or row.score:
+        return row.score if row else ""
+    for score in filter(None, (known_score(other.cells.get("radiology_score", "")) for other in of_session)):
+        # labels by another reader may differ from dHCP's score, which then must not stand beside them
+        return score if score == "Q" or label_of_score(score) == row.label else ""
+    return ""
+
+
+def _first_number(rows: list[Row], column: str) -> float | None:
+    return next((number for row in rows if (number := row.number(column)) is not None), None)
+
+
+def _exclusion(
+    scan: Scan,
+    assigned: dict[tuple[str, str], Row],
+    max_birth_age: float | None,
+    labels: str | os.PathLike[str] | None,
+) -> tuple[str, str]:
+    """Why a scan is not used: a status and a sentence, both "" when it is."""
+    if scan.image is None:
+        return "no image", "The labels list it, but no T2-weighted image was found for it."
+    if scan.radiology_score == "Q":
+        return "poor quality", "Its radiology score is Q: the quality of the scan was too poor to be scored."
+    if scan.label is None:
+        others = [f"ses-{session}" for infant, session in assigned if infant == scan.participant_id and session]
+        where = labels or "the tables of the cohort"
+        if others:
+            return "unlabelled", f"The label of sub-{scan.participant_id} belongs to {', '.join(sorted(others))}."
+        return "unlabelled", f"No label was found for {name(scan.participant_id, scan.session_id)} in {where}."
+    if max_birth_age is not None and (scan.birth_age is None or scan.birth_age >= max_birth_age):
+        born = "Its birth age is unknown" if scan.birth_age is None else f"Born at {scan.birth_age:g} weeks"
+        return "birth age", f"{born}, and only infants born before {max_birth_age:g} weeks are used."
+    return "", ""
+
+
+def _refuse_copies(found: Iterable[SessionImages]) -> None:
+    seen: dict[str, SessionImages] = {}
+    for scan in found:
+        if scan.image is None:
+            continue
+        other = seen.setdefault(os.path.realpath(scan.image), scan)
+        if other is not scan:
+            raise CohortError(f"{other.image} and {scan.image} are links to the same file: remove one of them.")
+
+
+def _require_masks(scans: list[Scan]) -> None:
+    missing = [scan for scan in scans if scan.status == "used" and scan.mask is None]
+    if missing:
+        listed = ", ".join(str(scan.image) for scan in missing[:3])
+        raise CohortError(
+            f"A brain mask is required, and {len(missing)} of the scans have none beside the image: {listed}"
+            f"{' and others' if len(missing) > 3 else ''}; looked for {mask_names()}. Add the masks, or use "
+            "--brain_mask none."
+        )
+
+
+def _nothing_to_use(scans: list[Scan], data_dir: str | os.PathLike[str]) -> str:
+    counts = ", ".join(f"{number} {status}" for status, number in sorted(Counter(s.status for s in scans).items()))
+    message = f"None of the {len(scans)} scans of {data_dir} can be used ({counts})."
+    unseen = [scan.participant_id for scan in scans if scan.status == "no image"]
+    unlabelled = [scan.participant_id for scan in scans if scan.status == "unlabelled"]
+    if unseen and unlabelled:
+        return f"{message} The labels name sub-{unseen[0]} while the folder has sub-{unlabelled[0]}: do the ids agree?"
+    return f"{message} First reason: {scans[0].reason} Check the label table and the options."
