@@ -1,0 +1,137 @@
+"""Standardised volumes of a cohort on disk, built once, shared by all folds and runs, rebuilt only for what changed.
+
+A shard is one Arrow file set written by `datasets`, memory-mapped when read: 8.5 MB a scan at 128^3. A scan's entry is
+found by its path, size and time of change, within a folder named after the processor's settings and code. Delete
+`gloresnet/` in the datasets cache (`HF_DATASETS_CACHE`) to free the space; it is built anew when needed.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import torch
+from datasets import Array4D, Dataset, Features, Value, concatenate_datasets
+from filelock import FileLock
+
+from preprocessing import GloResNetImageProcessor, VolumeError
+
+from .scans import Scan
+
+
+def standardised_volumes(
+    scans: list[Scan], processor: GloResNetImageProcessor, *, num_workers: int | None = None
+) -> tuple[Dataset, list[Scan]]:
+    """The processor's volumes of the scans in use, from the cache where they are there and built where not.
+
+    Args:
+        scans: as found; only those with status `used` are read.
+        processor: the preprocessing to apply, with each scan's brain mask if it demands one.
+        num_workers: processes that build; every core when left out.
+
+    Returns:
+        A dataset with one row a usable scan, in their order: `pixel_values` (1, S, S, S) float32 and `sha256` of the
+        image file; and all scans again, those that could not be read marked `unreadable` with the reason.
+    """
+    folder = _folder(processor)
+    folder.mkdir(parents=True, exist_ok=True)
+    # a second run on the same cohort waits here, then finds everything done
+    with FileLock(folder / ".lock"):
+        for unfinished in folder.glob(".building-*"):
+            shutil.rmtree(unfinished)
+        rows, _ = _index(folder)
+        missing = [scan for scan in scans if scan.status == "used" and _key(scan) not in rows]
+        errors = _build(missing, processor, folder, num_workers or available_cores()) if missing else {}
+        rows, volumes = _index(folder)
+    scans = [
+        replace(scan, status="unreadable", reason=errors[_key(scan)])
+        if scan.status == "used" and _key(scan) in errors
+        else scan
+        for scan in scans
+    ]
+    wanted = [rows[_key(scan)] for scan in scans if scan.status == "used"]
+    return volumes.select(wanted).select_columns(["pixel_values", "sha256"]), scans
+
+
+def available_cores() -> int:
+    """Cores this process may use, which in a container or a batch job is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _build(scans: list[Scan], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:
+    """Add a shard with the volumes of `scans`; returns key -> reason of those that could not be read."""
+    building = folder / f".building-{uuid.uuid4().hex}"
+    building.mkdir()
+    rows = [{"key": _key(scan), "image": scan.image, "mask": scan.mask} for scan in scans]
+    num_workers = min(num_workers, len(rows))
+    built = Dataset.from_list(rows).map(
+        _standardise,
+        fn_kwargs={"processor": processor},
+        features=_features(processor),
+        remove_columns=["image", "mask"],
+        writer_batch_size=8,  # the default of 1000 volumes takes gigabytes
+        num_proc=num_workers if num_workers > 1 else None,
+        cache_file_name=str(building / "volumes.arrow"),
+        load_from_cache_file=False,
+        desc="Standardising scans",
+    )
+    errors = {row["key"]: row["error"] for row in built.select_columns(["key", "error"]) if row["error"]}
+    building.rename(folder / uuid.uuid4().hex)
+    return errors
+
+
+def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
+    # a forked worker must not enter the thread pool that its parent may have used: it would wait for ever
+    torch.set_num_threads(1)
+    blank = {"sha256": "", "pixel_values": torch.zeros(1, *[processor.image_size] * 3).numpy()}
+    try:
+        masks = {"mask": row["mask"]} if processor.brain_mask == "required" else {}
+        volume = processor(row["image"], return_tensors="np", **masks)["pixel_values"][0]
+        with open(row["image"], "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except (VolumeError, OSError) as error:
+        return {"key": row["key"], "error": " ".join(str(error).split()), **blank}
+    return {"key": row["key"], "error": "", "sha256": sha256, "pixel_values": volume}
+
+
+def _key(scan: Scan) -> str:
+    """What tells one state of a scan's files from another, without reading them."""
+    states = []
+    for path in (scan.image, scan.mask):
+        if path is not None:
+            path = os.path.realpath(path)
+            state = os.stat(path) if os.path.exists(path) else None
+            states.append([path, state and state.st_size, state and state.st_mtime_ns])
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+
+
+def _folder(processor: GloResNetImageProcessor) -> Path:
+    """One folder for each way of preprocessing: its settings, and the code that carries them out."""
+    settings = {name: getattr(processor, name) for name in ("image_size", "eps", "brain_mask")}
+    package = Path(inspect.getfile(GloResNetImageProcessor)).parent
+    code = "".join(path.read_text() for path in sorted(package.glob("*_gloresnet.py")))
+    digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + code).encode()).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE) / "gloresnet" / f"{processor.image_size}-{digest[:16]}"
+
+
+def _features(processor: GloResNetImageProcessor) -> Features:
+    volume = Array4D((1, *[processor.image_size] * 3), "float32")
+    return Features(key=Value("string"), sha256=Value("string"), error=Value("string"), pixel_values=volume)
+
+
+def _index(folder: Path) -> tuple[dict[str, int], Dataset]:
+    """key -> row, and the dataset of all shards; scans that could not be read have no key, and are tried again."""
+    shards = [Dataset.from_file(str(path)) for path in sorted(folder.glob("[0-9a-f]*/*.arrow"))]
+    if not shards:
+        return {}, Dataset.from_dict({"pixel_values": [], "sha256": []})
+    volumes = concatenate_datasets(shards)
+    entries = volumes.select_columns(["key", "error"])
+    rows = {
+        key: row for row, (key, error) in enumerate(zip(entries["key"], entries["error"], strict=True)) if not error
+    }
+    return rows, volumes

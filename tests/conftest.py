@@ -1,0 +1,63 @@
+"""Tiny cohorts for the tests, and caches of their own so that no test meets another's or the user's."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# read when the libraries are imported, so set before any test imports them
+_CACHE = tempfile.mkdtemp(prefix="gloresnet-tests-")
+os.environ["HF_HOME"] = _CACHE
+os.environ["HF_DATASETS_CACHE"] = str(Path(_CACHE) / "datasets")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import nibabel as nib  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_the_cache():
+    yield
+    import shutil
+
+    shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+def write_tiny_cohort(folder: Path, num_subjects: int = 12, seed: int = 0, edge: int = 12) -> Path:
+    """A BIDS cohort of noise cubes, every second one with a bright corner and a score of 5; two infants are twins."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    participants = ["participant_id\tbirth_age\tbirth_weight\tsingleton\tsex"]
+    for number in range(num_subjects):
+        # the last two share a family, as twins do
+        family = min(number, num_subjects - 2)
+        letter = "X" if number < num_subjects - 2 else "AB"[number - num_subjects + 2]
+        subject = f"CC{family:05d}{letter}N{number % 90 + 10}"
+        score = 5 if number % 2 else 1
+        volume = rng.normal(100, 10, (edge, edge + 2, edge - 1)).astype(np.float32)
+        if score == 5:
+            volume[: edge // 2, : edge // 2] += 80
+        anat = folder / f"sub-{subject}" / "ses-1" / "anat"
+        anat.mkdir(parents=True)
+        stem = f"sub-{subject}_ses-1"
+        nib.save(nib.Nifti1Image(volume, np.diag([0.5, 0.5, 0.5, 1])), anat / f"{stem}_desc-restore_T2w.nii.gz")
+        mask = np.zeros(volume.shape, np.uint8)
+        mask[2:-2, 2:-2, 2:-2] = 1
+        nib.save(nib.Nifti1Image(mask, np.diag([0.5, 0.5, 0.5, 1])), anat / f"{stem}_desc-brain_mask.nii.gz")
+        (folder / f"sub-{subject}" / f"sub-{subject}_sessions.tsv").write_text(
+            f"session_id\tscan_age\tradiology_score\n1\t{36 + number / 10:.1f}\t{score}\n"
+        )
+        participants.append(f"{subject}\t{30 + number / 10:.1f}\t1.5\tS\t{'MF'[number % 2]}")
+    (folder / "participants.tsv").write_text("\n".join(participants) + "\n")
+    return folder
+
+
+@pytest.fixture
+def tiny_cohort(tmp_path):
+    return write_tiny_cohort(tmp_path / "bids")
+
+
+@pytest.fixture(scope="session")
+def shared_tiny_cohort(tmp_path_factory):
+    """For tests that only read it."""
+    return write_tiny_cohort(tmp_path_factory.mktemp("shared") / "bids")
