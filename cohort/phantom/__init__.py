@@ -1,0 +1,29 @@
+"""A synthetic, dHCP-shaped neonatal cohort with known truth, deterministic from one seed. Never clinical evidence.
+
+    python -m cohort.phantom --output data/phantom-clear
+
+`generate_phantom_cohort` writes a folder, `make_phantom_scan` makes one scan in memory. NumPy and SciPy only.
+"""
+
+from .grids import Grid, full_grid, small_grid
+from .pathology import INJURIES, Injury
+from .plan import PRESETS, PlannedScan, plan_cohort
+from .scan import PhantomScan, make_phantom_scan
+from .writer import PhantomFolderError, generate_phantom_cohort, is_phantom, phantom_description
+
+__all__ = [
+    "INJURIES",
+    "PRESETS",
+    "Grid",
+    "Injury",
+    "PhantomFolderError",
+    "PhantomScan",
+    "PlannedScan",
+    "full_grid",
+    "generate_phantom_cohort",
+    "is_phantom",
+    "make_phantom_scan",
+    "phantom_description",
+    "plan_cohort",
+    "small_grid",
+]

@@ -1,0 +1,86 @@
+"""Smooth random fields on cubic B-spline lattices, and named random generators.
+
+A field is a function of position in mm, not of the voxel grid: an infant has the same gyri at any voxel size. All
+arithmetic is plain NumPy and SciPy loops (no BLAS), so results do not depend on threads and workers may be forked.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from scipy import fft, ndimage
+
+_EXTENT_MM = 110.0  # lattices reach from -110 to 110 mm: beyond the field of view
+_BAND_EXTENT_MM = 80.0  # fields of one wavelength are read on the brain only
+_SPLINE_SD = (151.0 / 315.0) ** 1.5  # of a 3D cubic B-spline series with unit white-noise coefficients, mean position
+
+
+def named_rng(seed: int, *names: str | int) -> np.random.Generator:
+    """A generator that depends on the seed and on what it is for, never on what was drawn elsewhere."""
+    return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
+
+
+class SmoothField:
+    """A zero-mean, unit-variance (before mixing) Gaussian field with correlation length near `spacing` mm.
+
+    Args:
+        family, own: generators; twins share the first. `own_share` is the part of the variance that is one's own.
+        spacing: lattice step in mm; zero crossings along a line are about 2.7 steps apart.
+        own_share: 0-1.
+        wavelength: in mm, for a field of one wavelength (+-20 %) whose zero levels lie evenly, half a wavelength
+            apart, like gyri; the lattice step is then a fifth of it and `spacing` is not used.
+    """
+
+    def __init__(
+        self,
+        family: np.random.Generator,
+        own: np.random.Generator,
+        spacing: float = 10.0,
+        own_share: float = 0.2,
+        wavelength: float | None = None,
+    ):
+        spacing = spacing if wavelength is None else wavelength / 5.0
+        self.extent = _EXTENT_MM if wavelength is None else _BAND_EXTENT_MM
+        size = int(2 * self.extent / spacing) + 5
+        shared = family.standard_normal((size, size, size), dtype=np.float32)
+        single = own.standard_normal((size, size, size), dtype=np.float32)
+        self.spacing = spacing
+        mixed = np.sqrt(1.0 - own_share) * shared + np.sqrt(own_share) * single
+        if wavelength is None:
+            self.coefficients = (mixed / _SPLINE_SD).astype(np.float32)
+            return
+        step, half_step = np.fft.fftfreq(size), np.fft.rfftfreq(size)
+        cycles = np.sqrt(step[:, None, None] ** 2 + step[None, :, None] ** 2 + half_step[None, None, :] ** 2)
+        band = np.exp(-0.5 * ((cycles * 5.0 - 1.0) / 0.2) ** 2).astype(np.float32)
+        filtered = fft.irfftn(fft.rfftn(mixed) * band, s=mixed.shape)
+        # at five points a wavelength the spline series keeps about 0.76 of the amplitude of its coefficients
+        self.coefficients = (filtered / (0.76 * filtered.std())).astype(np.float32)
+
+    def on_axes(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """The field on the grid spanned by three 1-D coordinate arrays (mm): float32, (len(x), len(y), len(z))."""
+        values = self.coefficients
+        for axis, positions in enumerate((x, y, z)):
+            values = _spline_along(values, (np.asarray(positions) + self.extent) / self.spacing + 1.0, axis)
+        return values
+
+    def at(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """The field at scattered points: three arrays of one shape (mm), float32 of that shape."""
+        last = self.coefficients.shape[0] - 3.0
+        where = [np.clip((p + self.extent) / self.spacing + 1.0, 1.0, last) for p in (x, y, z)]
+        return ndimage.map_coordinates(self.coefficients, where, order=3, prefilter=False, output=np.float32)
+
+
+def _spline_along(values: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
+    """Evaluate a cubic B-spline series along one axis at fractional lattice positions."""
+    positions = np.clip(positions, 1.0, values.shape[axis] - 3.0)
+    first = np.floor(positions).astype(int)
+    t = (positions - first).astype(np.float32)
+    weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    total = None
+    for step, weight in enumerate(weights):
+        term = np.take(values, first - 1 + step, axis=axis) * weight.reshape(shape).astype(np.float32)
+        total = term if total is None else np.add(total, term, out=total)
+    return total

@@ -1,0 +1,328 @@
+"""Who gets what: families, ages, scores, injuries, motion and grids of a phantom cohort, before any image is made.
+
+Ages, birth weight, sex, motion and grid are dealt out before the labels and independently of them (motion unless
+`motion_confounding` asks for it). Their distributions are those of all 128 infants of Table 1 of the paper taken
+together: GA 32.5 +- 3.4 weeks, birth weight 1.84 +- 0.70 kg, PMA 36.4 +- 3.4 weeks, 61 % male.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .fields import named_rng
+from .grids import Grid, full_grid, small_grid
+from .pathology import Injury
+
+PRESETS = ("clear", "dhcp", "null")
+DEFAULT_SUBJECTS = {"clear": 48, "dhcp": 128, "null": 48}
+INJURED_SHARE = {"clear": 20 / 48, "dhcp": 54 / 128, "null": 20 / 48}
+SCORE_TWO_SHARE = 32 / 74  # of the normal
+PAIR_SHARE = {"clear": 6 / 48, "dhcp": 20 / 128, "null": 6 / 48}  # twin pairs an infant of the cohort
+EQUAL_PAIR_SHARE = 0.70  # twin pairs of one label
+# `dhcp`, among 128 infants; they come on top of them.
+EXTRA_SESSIONS, EXTRA_POOR_INFANTS = 14 / 128, 3 / 128
+MOTION_SHARE = 0.125
+MALE_SHARE = 78 / 128
+POOR_QUALITY = "Q"
+
+_SCORE_FIVE = (  # major injuries of the dhcp preset, dealt in turn
+    (("ventriculomegaly", "moderate"),),
+    (("ivh", "minor"),),
+    (("cystic_pvl", "small"),),
+    (("ventriculomegaly", "severe"), ("ivh", "major")),
+    (("atrophy", "moderate"),),
+    (("ventriculomegaly", "mild"),),
+    (("cystic_pvl", "large"),),
+    (("ivh", "major"), ("ventriculomegaly", "moderate")),
+    (("atrophy", "severe"),),
+    (("cystic_pvl", "confluent"), ("ventriculomegaly", "mild")),
+    (("ivh", "minor"), ("ventriculomegaly", "mild")),
+    (("atrophy", "mild"), ("ventriculomegaly", "mild")),
+)
+# `clear`: cysts, clot and atrophy come with the enlarged ventricles they go with in life (blood distends them, lost
+# white matter gives way to them), so every positive is visible from across the room.
+_CLEAR = (
+    (("ventriculomegaly", "severe"),),
+    (("ivh", "major"), ("ventriculomegaly", "moderate")),
+    (("cystic_pvl", "large"), ("ventriculomegaly", "moderate")),
+    (("atrophy", "severe"), ("ventriculomegaly", "moderate")),
+    (("ventriculomegaly", "moderate"),),
+    (("cystic_pvl", "confluent"), ("ventriculomegaly", "moderate")),
+    (("ivh", "major"), ("ventriculomegaly", "severe")),
+)
+
+
+@dataclass(frozen=True)
+class PlannedScan:
+    """One session to generate.
+
+    Attributes:
+        participant_id: as in the release, `CC` + family digits + X / A / B + ...; session_id: digits.
+        family_id: the first seven characters, shared by twins.
+        birth_age, scan_age: weeks; birth_weight: kg; sex: Male or Female; singleton: Single or Multiple.
+        radiology_score: text, 1-5 or Q; label: 0, 1, or None for Q.
+        injuries: what the image shows. In `null` it is unrelated to the score.
+        motion: strength 0-1.
+    """
+
+    participant_id: str
+    session_id: str
+    family_id: str
+    singleton: str
+    sex: str
+    birth_age: float
+    birth_weight: float
+    scan_age: float
+    scan_number: int
+    radiology_score: str
+    sedation: int
+    injuries: tuple[Injury, ...]
+    motion: float
+    grid: Grid
+
+    @property
+    def label(self) -> int | None:
+        """1 for a score of 3 or more, 0 below, None for poor quality."""
+        return None if self.radiology_score == POOR_QUALITY else int(int(self.radiology_score) >= 3)
+
+
+def plan_cohort(
+    preset: str = "clear",
+    num_subjects: int | None = None,
+    seed: int = 42,
+    voxel_size: float = 1.25,
+    use_full_grid: bool = False,
+    motion_confounding: float = 0.0,
+) -> list[PlannedScan]:
+    """Plan every session of a cohort, sorted by participant and session.
+
+    Args:
+        preset: `clear`, `dhcp` or `null`.
+        num_subjects: infants with a labelled first session; 48, 128, 48 by default. Second sessions and infants of
+            poor quality (`dhcp`) come on top: 14 and 3 of 128.
+        motion_confounding: 0 = motion in 12.5 % of the scans whatever the label; 1 = in all scans labelled injured and
+            in no other; in between, linear.
+    """
+    count = DEFAULT_SUBJECTS[preset] if num_subjects is None else num_subjects
+    # `null` is the cohort of `clear` with its labels dealt out anew
+    name = "dhcp" if preset == "dhcp" else "clear"
+    labels, families = _deal_labels(named_rng(seed, name, "labels"), count, name)
+    scans = _deal_infants(named_rng(seed, name, "infants"), families)
+    scores, injuries = _deal_scores(named_rng(seed, name, "scores"), labels, name)
+    scans = [replace(scan, radiology_score=s, injuries=i) for scan, s, i in zip(scans, scores, injuries, strict=True)]
+    if preset == "null":
+        order = _unrelated_permutation(named_rng(seed, "null", "permutation"), families, scans)
+        scans = [replace(scan, radiology_score=scores[k]) for scan, k in zip(scans, order, strict=True)]
+    if preset == "dhcp":
+        scans += _second_sessions(named_rng(seed, name, "second"), scans, round(EXTRA_SESSIONS * count))
+        scans += _poor_infants(named_rng(seed, name, "poor"), scans, round(EXTRA_POOR_INFANTS * count))
+    scans = _deal_motion(named_rng(seed, name, "motion"), scans, motion_confounding)
+    grids = [
+        full_grid(named_rng(seed, "grid", s.participant_id, s.session_id)) if use_full_grid else small_grid(voxel_size)
+        for s in scans
+    ]
+    scans = [replace(scan, grid=grid) for scan, grid in zip(scans, grids, strict=True)]
+    return sorted(scans, key=lambda scan: (scan.participant_id, scan.session_id))
+
+
+def _deal_labels(rng: np.random.Generator, count: int, preset: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (count,) and family numbers (count,), twins next to each other, families in random order."""
+    injured = min(max(round(INJURED_SHARE[preset] * count), 1), count - 1)
+    pairs = round(PAIR_SHARE[preset] * count)
+    equal = round(EQUAL_PAIR_SHARE * pairs)
+    # As many injured among twins as among singletons, rounded at random so that being a twin tells nothing.
+    both = min(max(int((pairs * injured / count) - (pairs - equal) / 2 + rng.random()), 0), equal)
+    groups = [(1, 1)] * both + [(0, 0)] * (equal - both)
+    groups += [(0, 1) if rng.random() < 0.5 else (1, 0) for _ in range(pairs - equal)]
+    single_injured = injured - sum(map(sum, groups))
+    single = count - 2 * pairs
+    groups += [(1,)] * single_injured + [(0,)] * (single - single_injured)
+    groups = [groups[k] for k in rng.permutation(len(groups))]
+    labels = np.array([label for group in groups for label in group])
+    families = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return labels, families
+
+
+def _deal_infants(rng: np.random.Generator, families: np.ndarray, taken: tuple[str, ...] = ()) -> list[PlannedScan]:
+    """Identity and birth data of every infant, one planned scan each, blind to the labels."""
+    number = int(families.max()) + 1
+    birth_ages, scan_ages = _deal_ages(rng, number)
+    count = families.size
+    sexes = np.array(["Male"] * round(MALE_SHARE * count) + ["Female"] * (count - round(MALE_SHARE * count)))
+    sexes = sexes[rng.permutation(count)]
+    # Families above 50000 keep clear of the ids of the real release.
+    codes = [c for c in rng.permutation(np.arange(50000, 100000)) if f"CC{c}" not in taken][:number]
+    sessions = rng.permutation(np.arange(10000, 80000))
+    sizes = np.bincount(families)
+    scans = []
+    for position, family in enumerate(families):
+        first = position == 0 or families[position - 1] != family
+        twin = sizes[family] > 1
+        letter = ("A" if first else "B") if twin else "X"
+        tail = f"{string.ascii_uppercase[int(rng.integers(26))]}{int(rng.integers(5, 25)):02d}"
+        weight = _birth_weight(birth_ages[family], float(rng.standard_normal()), twin)
+        scans.append(
+            PlannedScan(
+                participant_id=f"CC{codes[family]}{letter}{tail}",
+                session_id=str(sessions[position]),
+                family_id=f"CC{codes[family]}",
+                singleton="Multiple" if twin else "Single",
+                sex=str(sexes[position]),
+                birth_age=round(float(birth_ages[family]), 2),
+                birth_weight=round(weight, 2),
+                scan_age=round(float(scan_ages[family]), 2),
+                scan_number=1,
+                radiology_score="1",
+                sedation=int(rng.random() < 0.03),
+                injuries=(),
+                motion=0.0,
+                grid=small_grid(),
+            )
+        )
+    return scans
+
+
+def _deal_ages(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gestational and post-menstrual age of every family, weeks: Beta-shaped on 23-36.9 and 29-45 with the moments of
+    Table 1 (stratified, so that small cohorts meet them too); every scan is at least two days after birth."""
+    birth = np.sort(23.0 + 13.9 * rng.beta(1.96, 0.90, size=(400, number)), axis=1).mean(axis=0)
+    scan = np.sort(29.0 + 16.0 * rng.beta(2.01, 2.36, size=(400, number)), axis=1).mean(axis=0)
+    ages = np.empty(number)
+    free = list(scan)
+    for k in range(number - 1, -1, -1):  # oldest first: it has the fewest scan ages to choose from
+        later = [i for i, age in enumerate(free) if age >= birth[k] + 0.3]
+        ages[k] = free.pop(int(rng.choice(later))) if later else max(free.pop(), birth[k] + 0.3)
+    order = rng.permutation(number)
+    return birth[order], ages[order]
+
+
+def _birth_weight(birth_age: float, z: float, twin: bool) -> float:
+    """Birth weight in kg for a gestational age: exponential growth of 11.5 % a week, SD 14 %, twins 4 % lighter."""
+    return float(
+        np.clip(1.59 * np.exp(0.115 * (birth_age - 32.0) + 0.14 * np.clip(z, -2.2, 2.2)), 0.45, 4.0)
+        * (0.97 if twin else 1.01)
+    )
+
+
+def _deal_scores(
+    rng: np.random.Generator, labels: np.ndarray, preset: str
+) -> tuple[list[str], list[tuple[Injury, ...]]]:
+    """Radiology score and injuries that fit each label."""
+    scores, injuries = [""] * labels.size, [()] * labels.size
+    normal = rng.permutation(np.flatnonzero(labels == 0))
+    for rank, k in enumerate(normal):
+        scores[k] = "2" if rank < round(SCORE_TWO_SHARE * normal.size) else "1"
+    injured = rng.permutation(np.flatnonzero(labels == 1))
+    punctate = round(29 / 54 * injured.size) if preset == "dhcp" else 0
+    outside = round(2 / 54 * injured.size) if preset == "dhcp" else 0
+    table = _SCORE_FIVE if preset == "dhcp" else _CLEAR
+    for rank, k in enumerate(injured):
+        if rank < punctate:
+            scores[k] = "3"
+            injuries[k] = (Injury("punctate", "many" if rank % 2 else "few", _side(rng)),)
+        elif rank < punctate + outside:
+            scores[k] = "4"  # a finding outside the brain: nothing in the brain to see
+        else:
+            scores[k] = "5"
+            chosen = table[(rank - punctate - outside) % len(table)]
+            side = _side(rng)
+            injuries[k] = tuple(Injury(n, s, "both" if n == "atrophy" else side) for n, s in chosen)
+    return scores, injuries
+
+
+def _side(rng: np.random.Generator) -> str:
+    return ("both", "both", "left", "right")[int(rng.integers(4))]
+
+
+def _unrelated_permutation(rng: np.random.Generator, families: np.ndarray, scans: list[PlannedScan]) -> np.ndarray:
+    """A permutation over families after which labels and injuries are uncorrelated (|r| <= 0.1) and labels and scan
+    ages nearly so (0.2): with 48 scans a single draw can leave a correlation of 0.3, which is a signal to be found.
+    Where no draw of 500 reaches that, the best one."""
+    labels = np.array([scan.label for scan in scans])
+    injured = np.array([bool(scan.injuries) for scan in scans], dtype=float)
+    ages = np.array([scan.scan_age for scan in scans])
+    best, best_value = None, np.inf
+    for _ in range(500):
+        order = _permuted_over_families(rng, families)
+        value = max(abs(_correlation(labels[order], injured)) / 0.1, abs(_correlation(labels[order], ages)) / 0.2)
+        if value < best_value:
+            best, best_value = order, value
+        if value <= 1.0:
+            break
+    return best
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    spread = a.std() * b.std()
+    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread else 0.0
+
+
+def _permuted_over_families(rng: np.random.Generator, families: np.ndarray) -> np.ndarray:
+    """For every infant, whose score it gets: whole families of one size swap their scores."""
+    order = np.arange(families.size)
+    sizes = np.bincount(families)
+    for size in np.unique(sizes):
+        members = np.array([np.flatnonzero(families == f) for f in np.flatnonzero(sizes == size)])
+        order[members] = members[rng.permutation(len(members))]
+    return order
+
+
+def _second_sessions(rng: np.random.Generator, scans: list[PlannedScan], count: int) -> list[PlannedScan]:
+    """Later sessions of infants first scanned early, each with a score of its own: injuries stay, punctate lesions
+    fade in half, a normal infant seldom worsens; about one in ten is of poor quality."""
+    early = [scan for scan in scans if scan.scan_age < 38.0]
+    later_ids = rng.permutation(np.arange(80000, 100000))  # session numbers grow with time
+    sessions = []
+    for rank, k in enumerate(rng.permutation(len(early))[:count]):
+        first = early[k]
+        age = round(float(min(rng.uniform(first.scan_age + 3.0, first.scan_age + 9.0), 44.5)), 2)
+        score, injuries = first.radiology_score, first.injuries
+        if score == "3" and rng.random() < 0.5:
+            score, injuries = "1", ()
+        elif score in ("1", "2"):
+            score = "5" if rng.random() < 0.12 else ("1", "2")[int(rng.integers(2))]
+            injuries = (Injury("ventriculomegaly", "moderate"),) if score == "5" else ()
+        if rank % 10 == 5:
+            score = POOR_QUALITY
+        sessions.append(
+            replace(
+                first,
+                session_id=str(later_ids[rank]),
+                scan_age=age,
+                scan_number=2,
+                radiology_score=score,
+                injuries=injuries,
+            )
+        )
+    return sessions
+
+
+def _poor_infants(rng: np.random.Generator, scans: list[PlannedScan], count: int) -> list[PlannedScan]:
+    """Infants whose only session is of poor quality."""
+    if not count:
+        return []
+    taken = tuple(scan.family_id for scan in scans)
+    infants = _deal_infants(rng, np.arange(count), taken)
+    return [replace(scan, radiology_score=POOR_QUALITY) for scan in infants]
+
+
+def _deal_motion(rng: np.random.Generator, scans: list[PlannedScan], confounding: float) -> list[PlannedScan]:
+    """Give motion to 12.5 % of the scans, or, with `confounding`, to more of the injured and fewer of the normal."""
+    labels = np.array([-1 if scan.label is None else scan.label for scan in scans])
+    strengths = rng.uniform(0.4, 1.0, labels.size)
+    moved = np.zeros(labels.size, dtype=bool)
+    order = rng.permutation(labels.size)
+    if confounding == 0:
+        for number in {scan.scan_number for scan in scans}:
+            group = np.array([k for k in order if labels[k] >= 0 and scans[k].scan_number == number])
+            moved[group[: round(MOTION_SHARE * group.size)]] = True
+    else:
+        shares = {1: MOTION_SHARE + confounding * (1 - MOTION_SHARE), 0: MOTION_SHARE * (1 - confounding)}
+        for label, share in shares.items():
+            group = order[labels[order] == label]
+            moved[group[: round(share * group.size)]] = True
+    strengths = np.where(labels < 0, 1.0, np.where(moved, strengths, 0.0))  # poor quality is motion at its worst
+    return [replace(scan, motion=round(float(s), 3)) for scan, s in zip(scans, strengths, strict=True)]
