@@ -1,0 +1,1 @@
+"""Evaluation of a screening run: pure functions of its tables (predictions, cohort, covariates, history)."""

@@ -1,0 +1,189 @@
+"""Whether a probability of 0.3 means three in ten, and what decisions on it are worth.
+
+Van Calster 2019 (DOI 10.1186/s12916-019-1466-7) for calibration in the large, slope and curve; Vickers 2006
+(DOI 10.1177/0272989X06295361) for net benefit; Guo 2017 (arXiv 1706.04599) for temperature scaling.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+from sklearn.metrics import brier_score_loss, roc_auc_score
+from statsmodels.stats.proportion import proportion_confint
+
+from evaluation.metrics import checked_pair
+from evaluation.uncertainty import DRAWS, Interval, family_weights, percentile_interval
+
+CLIP = 1e-6  # probabilities nearer to 0 or 1 than this are moved to it before a logit is taken
+DECISION_THRESHOLDS = np.round(np.arange(0.10, 0.6001, 0.01), 2)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Brier score, calibration in the large (intercept at slope 1) and slope; a perfect model has intercept 0, slope 1.
+
+    ``brier_reference`` is the score of always saying the prevalence; ``undefined`` gives the reason of a missing value.
+    """
+
+    brier: Interval
+    brier_reference: float
+    intercept: Interval
+    slope: Interval
+    undefined: dict[str, str]
+
+
+def calibration(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    families: ArrayLike,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Calibration:
+    """Calibration of the probabilities as they are.
+
+    Brier = mean (p - y)^2, interval by family bootstrap. Intercept a: logit P(y) = a + logit p. Slope b:
+    logit P(y) = a' + b logit p. Both by maximum likelihood (statsmodels), Wald intervals from the covariance clustered
+    on families. A slope below 1 means probabilities too extreme, as of an overfitted model.
+    """
+    label, probability = checked_pair(labels, probabilities)
+    weights = np.vstack([np.ones((1, len(label))), family_weights(families, draws, seed)])
+    brier = weights @ (probability - label) ** 2 / weights.sum(axis=1)
+    assert np.isclose(brier[0], brier_score_loss(label, probability))
+    prevalence = float(label.mean())
+    undefined: dict[str, str] = {}
+    missing = Interval(None, None, None, 0, level)
+    intercept = slope = missing
+    log_odds = logit(np.clip(probability, CLIP, 1 - CLIP))
+    if label.min() == label.max():
+        undefined["intercept"] = undefined["slope"] = "all scans are of one class"
+    else:
+        intercept = _clustered_fit(label, np.ones((len(label), 1)), families, level, offset=log_odds)
+        auc = roc_auc_score(label, probability)
+        if np.ptp(log_odds) == 0:
+            undefined["slope"] = "all scans have the same probability"
+        elif auc in (0.0, 1.0):
+            undefined["slope"] = "the probabilities separate the classes without error, so the slope is unbounded"
+        else:
+            slope = _clustered_fit(label, sm.add_constant(log_odds), families, level)
+    return Calibration(
+        percentile_interval(brier[0], brier[1:], level), prevalence * (1 - prevalence), intercept, slope, undefined
+    )
+
+
+def _clustered_fit(
+    label: np.ndarray, design: np.ndarray, families: ArrayLike, level: float, offset: np.ndarray | None = None
+) -> Interval:
+    """Last coefficient of a logistic regression with its Wald interval, the covariance clustered on families."""
+    groups = np.unique(np.asarray(families).astype(str), return_inverse=True)[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = sm.GLM(label, design, family=sm.families.Binomial(), offset=offset)
+        if len(np.unique(groups)) > design.shape[1]:
+            fit = model.fit(cov_type="cluster", cov_kwds={"groups": groups})
+            low, high = fit.conf_int(alpha=1 - level)[-1]
+        else:
+            fit, low, high = model.fit(), np.nan, np.nan
+    known = np.isfinite([low, high]).all()
+    return Interval(float(fit.params[-1]), float(low) if known else None, float(high) if known else None, 0, level)
+
+
+def reliability_table(labels: ArrayLike, probabilities: ArrayLike, bins: int = 5) -> pd.DataFrame:
+    """Scans in ``bins`` groups of near-equal size by probability, with the injured share of each.
+
+    Returns:
+        A row a group: ``low, high`` (probabilities of the group), ``n, n_injury, mean_probability, observed,
+        observed_low, observed_high`` (Wilson 95 % interval). Equal probabilities stay together; groups may be fewer.
+    """
+    label, probability = checked_pair(labels, probabilities)
+    if bins < 1:
+        raise ValueError(f"At least one bin is needed, got {bins}.")
+    edges = np.unique(np.quantile(probability, np.linspace(0, 1, bins + 1)))
+    group = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, max(len(edges) - 2, 0))
+    rows = []
+    for k in np.unique(group):
+        p, y = probability[group == k], label[group == k]
+        low, high = proportion_confint(int(y.sum()), len(y), method="wilson")
+        rows.append((p.min(), p.max(), len(p), int(y.sum()), p.mean(), y.mean(), low, high))
+    columns = ["low", "high", "n", "n_injury", "mean_probability", "observed", "observed_low", "observed_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def smooth_calibration(labels: ArrayLike, probabilities: ArrayLike, fraction: float = 0.75) -> pd.DataFrame:
+    """Locally weighted regression of label on probability: a calibration curve without bins (probability, observed)."""
+    label, probability = checked_pair(labels, probabilities)
+    curve = sm.nonparametric.lowess(label, probability, frac=fraction, it=0)
+    table = pd.DataFrame(curve, columns=["probability", "observed"]).groupby("probability", as_index=False).mean()
+    return table.assign(observed=table["observed"].clip(0, 1)).dropna()
+
+
+def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Temperature T of least log loss of mean over views of sigmoid(logit(p_v) / T), searched between 0.05 and 20.
+
+    Args:
+        labels: (n,), scans that neither trained the model nor are scored later.
+        probabilities: (n,) probability of injury at T = 1, or (views, n) of the test-time views. For two classes
+            softmax(z / T)[1] = sigmoid((z1 - z0) / T) and z1 - z0 = logit(p): the very thing `predict_proba` computes.
+
+    Returns:
+        T > 1 softens the probabilities, T < 1 sharpens them. 1 when only one class is there (nothing can be fitted).
+    """
+    views = np.atleast_2d(np.asarray(probabilities, dtype=np.float64))
+    for view in views:
+        label, _ = checked_pair(labels, view)
+    if label.min() == label.max():
+        return 1.0
+    log_odds = logit(np.clip(views, CLIP, 1 - CLIP))
+
+    def log_loss(log_temperature: float) -> float:
+        p = np.clip(expit(log_odds / np.exp(log_temperature)).mean(axis=0), CLIP, 1 - CLIP)
+        return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
+
+    found = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def decision_curve(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    families: ArrayLike | None = None,
+    thresholds: ArrayLike = DECISION_THRESHOLDS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Net benefit of acting on p >= t, per scan screened, beside acting on everyone and on no one.
+
+    Net benefit at t = tp / n - fp / n * t / (1 - t): true positives, less false positives at the odds that t declares.
+
+    Returns:
+        ``threshold, model, treat_all, treat_none`` and, when families are given, ``model_low, model_high`` (95 %
+        family-bootstrap percentiles).
+    """
+    label, probability = checked_pair(labels, probabilities)
+    grid = np.asarray(thresholds, dtype=np.float64)
+    if not ((grid > 0) & (grid < 1)).all():
+        raise ValueError("Decision thresholds must lie strictly between 0 and 1.")
+    odds = grid / (1 - grid)
+    called = probability[:, None] >= grid  # (n, thresholds)
+    gain = called * np.where(label[:, None] == 1, 1.0, -odds)  # each scan's contribution
+    prevalence = label.mean()
+    table = pd.DataFrame(
+        {
+            "threshold": grid,
+            "model": gain.mean(axis=0),
+            "treat_all": prevalence - (1 - prevalence) * odds,
+            "treat_none": 0.0,
+        }
+    )
+    if families is not None:
+        weights = family_weights(families, draws, seed)
+        drawn = weights @ gain / weights.sum(axis=1, keepdims=True)
+        table["model_low"], table["model_high"] = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return table

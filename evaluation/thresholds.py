@@ -1,0 +1,47 @@
+"""Decision thresholds chosen on inner scans, before the scored fold is seen (`--selection inner`)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import roc_curve
+
+from evaluation.metrics import checked_pair
+
+FIXED_THRESHOLD = 0.5
+TARGET_SENSITIVITY = 0.90
+
+
+def _candidates(labels: ArrayLike, probabilities: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sensitivity, specificity and a threshold for every distinct way of calling the scans, from few calls to many.
+
+    A threshold stands midway between the last probability it calls injury and the next lower one, so that a new scan
+    just below an inner scan is treated like it. The first candidate of `roc_curve`, which calls nobody, is left out.
+    """
+    label, probability = checked_pair(labels, probabilities)
+    if label.min() == label.max():
+        raise ValueError("A threshold cannot be chosen from scans of one class; the inner scans need both.")
+    false_positive_rate, sensitivity, called_from = roc_curve(label, probability, drop_intermediate=False)
+    called_from = called_from[1:]
+    next_lower = np.append(called_from[1:], 0.0)
+    return sensitivity[1:], 1 - false_positive_rate[1:], (called_from + next_lower) / 2
+
+
+def youden_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """The threshold of highest J = sensitivity + specificity - 1 (Youden 1950, Cancer 3:32).
+
+    Among equals the one of highest sensitivity, this being a screening test. Needs both classes, else ValueError.
+    """
+    sensitivity, specificity, threshold = _candidates(labels, probabilities)
+    youden = sensitivity + specificity
+    return float(threshold[np.flatnonzero(youden >= youden.max() - 1e-12)[-1]])
+
+
+def sensitivity_threshold(
+    labels: ArrayLike, probabilities: ArrayLike, sensitivity: float = TARGET_SENSITIVITY
+) -> float:
+    """The highest threshold at which at least ``sensitivity`` of the injured are called injured. Needs both classes."""
+    if not 0 < sensitivity <= 1:
+        raise ValueError(f"The target sensitivity must lie in (0, 1], got {sensitivity}.")
+    reached, _, threshold = _candidates(labels, probabilities)
+    return float(threshold[np.flatnonzero(reached >= sensitivity - 1e-12)[0]])

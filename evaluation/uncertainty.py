@@ -1,0 +1,303 @@
+"""Intervals, differences and nulls that know that siblings and repeated sessions are not independent.
+
+Families are the sampling unit throughout: siblings share genes, home and scanner week, sessions share the infant.
+Cluster bootstrap: Davison & Hinkley 1997, section 3.8 (DOI 10.1017/CBO9780511802843). Cross-validated predictions
+carry a second source of variation, the training sets, that no resampling of the scored scans can see
+(DOI 10.1016/j.neuroimage.2017.06.061); the intervals are therefore a lower bound of the uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+
+from evaluation.metrics import checked_pair
+
+DRAWS = 2000
+PERMUTATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A statistic and its percentile interval; ``low`` and ``high`` are None when it is undefined in too many draws."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    draws: int  # bootstrap draws in which the statistic was defined
+    level: float = 0.95
+
+    def __str__(self) -> str:
+        if self.estimate is None:
+            return "undefined"
+        if self.low is None or self.high is None:
+            return f"{self.estimate:.3f} (no interval)"
+        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def family_weights(families: ArrayLike, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """How often each scan appears in each bootstrap draw, when whole families are drawn with replacement.
+
+    Returns:
+        float64 (draws, n): every scan has its family's count; a draw's family counts sum to the families.
+    """
+    name, member = np.unique(np.asarray(families).astype(str), return_inverse=True)
+    if draws < 1:
+        raise ValueError(f"At least one bootstrap draw is needed, got {draws}.")
+    counts = np.random.default_rng(seed).multinomial(len(name), np.full(len(name), 1 / len(name)), size=draws)
+    return counts[:, member].astype(np.float64)
+
+
+def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: np.ndarray) -> np.ndarray:
+    """ROC AUC under many weightings at once: sum_ij u_i v_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum u sum v).
+
+    Args:
+        labels, scores: (n,).
+        weights: (draws, n); or several weightings of any origin.
+
+    Returns:
+        (draws,), NaN where a draw has only one class.
+    """
+    label, score = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])  # first scan of each group of tied scores
+    positive = np.add.reduceat(weights[:, order] * (label[order] == 1), starts, axis=1)
+    negative = np.add.reduceat(weights[:, order] * (label[order] == 0), starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, (positive * (below + negative / 2)).sum(axis=1) / pairs, np.nan)
+
+
+def weighted_average_precision(labels: ArrayLike, scores: ArrayLike, weights: np.ndarray) -> np.ndarray:
+    """Average precision, sum_k (R_k - R_{k-1}) P_k over descending distinct scores, under many weightings: (draws,)."""
+    label, score = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    order = np.argsort(-score, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) < 0])
+    positive = np.add.reduceat(weights[:, order] * (label[order] == 1), starts, axis=1)
+    called = np.cumsum(np.add.reduceat(weights[:, order], starts, axis=1), axis=1)
+    total = positive.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(called > 0, np.cumsum(positive, axis=1) / called, 0.0)
+        return np.where(total > 0, (positive * precision).sum(axis=1) / total, np.nan)
+
+
+def weighted_within_fold_auc(labels: ArrayLike, scores: ArrayLike, folds: ArrayLike, weights: np.ndarray) -> np.ndarray:
+    """AUC over pairs of the same fold only, so that no two models' probabilities are ranked together: (draws,).
+
+    sum over folds of concordant pairs / sum over folds of pairs.
+    """
+    label, fold = np.asarray(labels), np.asarray(folds)
+    concordant, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    for k in np.unique(fold):
+        inside = fold == k
+        part = weights[:, inside]
+        of_fold = (part * (label[inside] == 1)).sum(axis=1) * (part * (label[inside] == 0)).sum(axis=1)
+        auc = weighted_auc(label[inside], np.asarray(scores)[inside], part)
+        concordant += np.where(of_fold > 0, np.nan_to_num(auc) * of_fold, 0.0)
+        pairs += of_fold
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, concordant / pairs, np.nan)
+
+
+def weighted_screening_metrics(
+    labels: ArrayLike, scores: ArrayLike, weights: np.ndarray, threshold: float | np.ndarray = 0.5
+) -> dict[str, np.ndarray]:
+    """The ten metrics of `evaluation.metrics` under many weightings: name -> (draws,), NaN where undefined.
+
+    ``threshold`` may be (n,): the threshold of each scan's own fold.
+    """
+    label, score = checked_pair(labels, scores)
+    called = score >= threshold
+    tp, fp = weights @ (called & (label == 1)), weights @ (called & (label == 0))
+    fn, tn = weights @ (~called & (label == 1)), weights @ (~called & (label == 0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
+        margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+        return {
+            "accuracy": (tp + tn) / (tp + fp + fn + tn),
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "ppv": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "mcc": (tp * tn - fp * fn) / np.sqrt(margins),
+            "auc": weighted_auc(label, score, weights),
+            "average_precision": weighted_average_precision(label, score, weights),
+        }
+
+
+def percentile_interval(estimate: float | None, draws: np.ndarray, level: float = 0.95) -> Interval:
+    """Percentile interval of the draws in which the statistic is defined; none when fewer than half of them are."""
+    defined = draws[np.isfinite(draws)]
+    if estimate is None or not np.isfinite(estimate):
+        return Interval(None, None, None, len(defined), level)
+    if len(defined) < max(2, len(draws) / 2):
+        return Interval(float(estimate), None, None, len(defined), level)
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(estimate), float(low), float(high), len(defined), level)
+
+
+def bootstrap_metrics(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    families: ArrayLike,
+    threshold: float | np.ndarray = 0.5,
+    folds: ArrayLike | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Every metric of the scans with its family-cluster bootstrap interval (percentile).
+
+    Args:
+        labels, probabilities, families: (n,).
+        threshold: one threshold, or (n,) each scan's own (thresholds chosen inside each training fold).
+        folds: (n,), adds ``within_fold_auc`` (`weighted_within_fold_auc`).
+
+    Returns:
+        metric -> `Interval`. At a bound (an AUC of 1, a sensitivity of 0) resampling repeats the bound: the interval is
+        then empty-handed, and the true value may well lie beyond it.
+    """
+    label, probability = checked_pair(labels, probabilities)
+    weights = np.vstack(
+        [np.ones((1, len(label))), family_weights(families, draws, seed)]
+    )  # row 0: the scans as they are
+    values = weighted_screening_metrics(label, probability, weights, threshold)
+    if folds is not None:
+        values["within_fold_auc"] = weighted_within_fold_auc(label, probability, folds, weights)
+    return {name: percentile_interval(each[0], each[1:], level) for name, each in values.items()}
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """AUC of two models on the same scans, the difference a - b with its interval, a two-sided bootstrap p-value."""
+
+    auc_a: float
+    auc_b: float
+    difference: Interval
+    p_value: float
+
+
+def paired_auc_difference(
+    labels: ArrayLike,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    families: ArrayLike,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> PairedDifference:
+    """Difference of two AUCs on the same scans; each draw resamples families for both models together.
+
+    p = 2 min(share of draws <= 0, share of draws >= 0), each with the +1 rule.
+    """
+    label, a = checked_pair(labels, scores_a)
+    label, b = checked_pair(labels, scores_b)
+    weights = np.vstack([np.ones((1, len(label))), family_weights(families, draws, seed)])
+    auc_a, auc_b = weighted_auc(label, a, weights), weighted_auc(label, b, weights)
+    if not np.isfinite(auc_a[0]):
+        raise ValueError("AUCs cannot be compared: the scans are all of one class.")
+    difference = auc_a - auc_b
+    defined = difference[1:][np.isfinite(difference[1:])]
+    tails = [(1 + np.sum(defined <= 0)) / (1 + len(defined)), (1 + np.sum(defined >= 0)) / (1 + len(defined))]
+    return PairedDifference(
+        float(auc_a[0]),
+        float(auc_b[0]),
+        percentile_interval(difference[0], difference[1:], level),
+        float(min(1.0, 2 * min(tails))),
+    )
+
+
+def permute_labels(labels: ArrayLike, families: ArrayLike, permutations: int, seed: int = 0) -> np.ndarray:
+    """Labels permuted over families: (permutations, n).
+
+    Families of equal size swap their sets of labels, and labels are shuffled inside each family (whole-block and
+    within-block exchange, DOI 10.1016/j.neuroimage.2015.05.092). Each permutation keeps the class counts and how alike
+    siblings are; a family whose size no other has keeps its own labels, in another order.
+    """
+    label = np.asarray(labels)
+    family = np.asarray(families).astype(str)
+    random = np.random.default_rng(seed)
+    blocks: dict[int, list[np.ndarray]] = {}
+    for name in np.unique(family):
+        scans = np.flatnonzero(family == name)
+        blocks.setdefault(len(scans), []).append(scans)
+    permuted = np.empty((permutations, len(label)), dtype=label.dtype)
+    for members in blocks.values():
+        scans = np.stack(members)  # (families of this size, size)
+        rows = np.argsort(random.random((permutations, len(scans))), axis=1)
+        values = label[scans][rows]  # (permutations, families, size)
+        values = np.take_along_axis(values, np.argsort(random.random(values.shape), axis=2), axis=2)
+        permuted[:, scans.ravel()] = values.reshape(permutations, -1)
+    return permuted
+
+
+def permutation_p_value(observed: float, null: ArrayLike) -> float:
+    """One-sided p = (1 + null values >= observed) / (1 + null values); DOI 10.2202/1544-6115.1585."""
+    values = np.asarray(null, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        raise ValueError("The null distribution is empty: no permutation gave a defined statistic.")
+    return float((1 + np.sum(values >= observed - 1e-12)) / (1 + len(values)))
+
+
+def permutation_null(
+    labels: ArrayLike,
+    families: ArrayLike,
+    statistic: Callable[[np.ndarray], float],
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> np.ndarray:
+    """The statistic recomputed from the start (refitting included) for each permutation over families."""
+    return np.array([statistic(row) for row in permute_labels(labels, families, permutations, seed)], dtype=np.float64)
+
+
+def fixed_prediction_null(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    families: ArrayLike,
+    folds: ArrayLike,
+    threshold: float = 0.5,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Null of predictions that are kept as they are while labels are permuted over families (nothing is refitted).
+
+    Says what chance gives to *these* probabilities. It cannot show the pull below 0.5 that cross-validation itself has
+    under the null, because the training labels stay; a null with refitting (`permutation_null`) can.
+
+    Returns:
+        ``pooled_accuracy, mean_accuracy`` (over folds), ``pooled_auc, mean_auc``: each (permutations,); a fold of one
+        class is left out of that permutation's mean AUC.
+    """
+    label, probability = checked_pair(labels, probabilities)
+    permuted = permute_labels(label, families, permutations, seed)
+    called = (probability >= threshold).astype(int)
+    right = permuted == called
+    auc = _auc_of_many_labels(permuted, probability)
+    fold = np.asarray(folds)
+    each = [fold == k for k in np.unique(fold)]
+    by_fold = np.stack([_auc_of_many_labels(permuted[:, inside], probability[inside]) for inside in each])
+    counted = np.isfinite(by_fold).sum(axis=0)
+    mean_auc = np.where(counted > 0, np.nansum(by_fold, axis=0) / np.maximum(counted, 1), np.nan)
+    return {
+        "pooled_accuracy": right.mean(axis=1),
+        "mean_accuracy": np.mean([right[:, inside].mean(axis=1) for inside in each], axis=0),
+        "pooled_auc": auc,
+        "mean_auc": mean_auc,
+    }
+
+
+def _auc_of_many_labels(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """AUC of one score under many labellings (draws, n), by average ranks (Mann-Whitney): (draws,)."""
+    positives = labels.sum(axis=1)
+    negatives = labels.shape[1] - positives
+    with np.errstate(invalid="ignore", divide="ignore"):
+        u = labels @ rankdata(scores) - positives * (positives + 1) / 2
+        return np.where(positives * negatives > 0, u / (positives * negatives), np.nan)
