@@ -1,0 +1,101 @@
+"""Recipes: the paper's, what others change, and every way of getting a setting wrong."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from training.recipe import Recipe, RecipeError, add_recipe_flags, load_recipe
+
+
+def test_the_papers_recipe_is_the_papers():
+    recipe = load_recipe("paper")
+    assert recipe.num_train_epochs == 150
+    assert recipe.per_device_train_batch_size == 32
+    assert (recipe.learning_rate, recipe.min_learning_rate, recipe.weight_decay) == (2e-3, 1e-6, 0.01)
+    assert (recipe.rotation_degrees, recipe.flip_prob) == (10, 0.5)
+    assert (recipe.mixup_prob, recipe.mixup_alpha) == (0.5, 1)
+    assert (recipe.image_size, recipe.num_folds, recipe.init) == (128, 5, "medicalnet")
+
+
+def test_demo_changes_only_what_it_names():
+    paper, demo = load_recipe("paper"), load_recipe("demo")
+    changed = {line.split(":")[0] for line in demo.differences(paper)}
+    assert changed == {"image_size", "init", "num_train_epochs", "per_device_train_batch_size", "learning_rate"}
+    assert demo.mixed_precision == "no"
+
+
+def test_flags_override_and_leave_the_rest_alone():
+    parser = argparse.ArgumentParser()
+    add_recipe_flags(parser)
+    flags = vars(parser.parse_args(["--learning_rate", "1e-4", "--max_birth_age", "37", "--gradient_checkpointing"]))
+    assert flags == {"learning_rate": 1e-4, "max_birth_age": 37.0, "gradient_checkpointing": True}
+    recipe = load_recipe("demo", **flags)
+    assert recipe.learning_rate == 1e-4
+    assert recipe.differences(load_recipe("demo")) == [
+        "max_birth_age: 37.0, not None",
+        "gradient_checkpointing: True, not False",
+        "learning_rate: 0.0001, not 0.001",
+    ]
+
+
+def test_every_setting_has_a_flag_with_its_name():
+    parser = argparse.ArgumentParser()
+    add_recipe_flags(parser)
+    text = parser.format_help()
+    for field in dataclasses.fields(Recipe):
+        assert f"--{field.name}" in text
+
+
+def test_saved_recipe_reads_back_equal(tmp_path):
+    recipe = load_recipe("demo", max_birth_age=36.5, mixed_precision="bf16", min_learning_rate=1e-7)
+    recipe.save(tmp_path / "recipe.yaml")
+    assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_file_names_only_what_it_changes(tmp_path):
+    # YAML 1.1 reads `no` as false and 1e-3 as text: both are what the writer meant
+    (tmp_path / "mine.yaml").write_text("mixed_precision: no\nlearning_rate: 1e-3\nrotation_degrees: 5\n")
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    assert (recipe.mixed_precision, recipe.learning_rate, recipe.rotation_degrees) == ("no", 1e-3, 5.0)
+    assert recipe.num_train_epochs == 150
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 15}, "image_size is 15: it must be from 16 to 512"),
+        ({"image_size": 64.5}, "image_size is 64.5: it must be an int"),
+        ({"num_train_epochs": True}, "num_train_epochs is True: it must be an int"),
+        ({"flip_prob": 1.5}, "flip_prob is 1.5: it must be from 0 to 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast': it must be a float"),
+        ({"min_learning_rate": 1.0}, "min_learning_rate 1.0 is above learning_rate 0.001"),
+        ({"split": "scan"}, "split is 'scan': choose one of family, paper"),
+        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size is 1: it must be 2 or more"),
+        ({"seed": None}, "seed is None"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("demo", **settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 3\n", "unknown settings epochs: the known ones are image_size"),
+        ("- 1\n", "is not a list of `setting: value` lines"),
+        ("a: [1\n", "is not YAML"),
+    ],
+)
+def test_broken_recipe_files_are_named(tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(tmp_path / "bad.yaml"))
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(RecipeError, match="There is no recipe fast: choose one of demo, paper"):
+        load_recipe("fast")

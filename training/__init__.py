@@ -1,0 +1,1 @@
+"""How a fold is trained: recipe, augmentation, mixup, loss, loop and checkpoints."""

@@ -1,0 +1,118 @@
+"""One epoch of training, and the probabilities of a set of scans. Everything distributed goes through Accelerate."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from .augmentation import augment, draw_augmentation
+from .loss import weighted_soft_cross_entropy
+from .mixup import draw_mixing, mix
+from .recipe import Recipe
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training has diverged; the message says where and what to change."""
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    weights: Tensor,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    epoch: int,
+    fold: int,
+    progress: tqdm,
+) -> float:
+    """Augment, mix and learn from every batch once; returns the mean loss over the samples of all processes.
+
+    Every random number of an epoch follows from (seed, fold, epoch, process), so that a resumed run repeats it.
+
+    Raises:
+        NonFiniteLossError: the loss is infinite or not a number; no step is made with it.
+    """
+    model.train()
+    loader.set_epoch(epoch)
+    rng = np.random.default_rng([recipe.seed, fold, epoch, accelerator.process_index])
+    total, count = 0.0, 0
+    for step, batch in enumerate(loader, start=1):
+        volumes, targets = batch["pixel_values"], F.one_hot(batch["labels"], 2).float()
+        drawn = draw_augmentation(
+            rng, len(volumes), rotation_degrees=recipe.rotation_degrees, flip_prob=recipe.flip_prob
+        )
+        volumes = augment(volumes, drawn)
+        mixing = draw_mixing(rng, len(volumes), mixup_prob=recipe.mixup_prob, mixup_alpha=recipe.mixup_alpha)
+        if mixing is not None:
+            volumes, targets = mix(volumes, targets, mixing)
+
+        with accelerator.accumulate(model):
+            loss = weighted_soft_cross_entropy(model(volumes).logits, targets, weights)
+            losses = accelerator.gather(loss.detach().repeat(len(volumes)))
+            # gathered, so that every process stops at the same step
+            if not torch.isfinite(losses).all():
+                raise NonFiniteLossError(_diverged(f"the loss became {losses.mean().item()}", epoch, step, recipe))
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        total, count = total + losses.sum().item(), count + len(losses)
+        progress.update()
+        progress.set_postfix(epoch=epoch, loss=f"{total / count:.3f}")
+    return total / count
+
+
+def predict_fold(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> dict[int, np.ndarray]:
+    """Probability of injury of every scan of the loader, once each, whatever the number of processes.
+
+    Args:
+        model: not wrapped for distribution.
+        loader: over a `ScanDataset`, prepared by the accelerator.
+
+    Returns:
+        row -> (V,) float64 probabilities of the test-time views, the plain one first; on every process.
+    """
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():  # the running statistics that the main process saves
+            torch.distributed.broadcast(buffer, 0)
+    predictions = {}
+    for batch in loader:
+        views = model.predict_views(batch["pixel_values"])[:, :, 1].T.contiguous()
+        # gather_for_metrics drops what was padded to make the last batches even
+        rows, views = accelerator.gather_for_metrics((batch["row"], views))
+        predictions.update(zip(rows.tolist(), views.double().cpu().numpy(), strict=True))
+    expected = loader.dataset.rows
+    if sorted(predictions) != sorted(expected):
+        raise RuntimeError(f"{len(expected)} scans were to be predicted, but {len(predictions)} came back.")
+    return predictions
+
+
+def check_finite(predictions: dict[int, np.ndarray], epoch: int, recipe: Recipe) -> None:
+    """Stop before a checkpoint is made of weights that no longer answer.
+
+    Raises:
+        NonFiniteLossError: a probability is not a number.
+    """
+    if not all(np.isfinite(views).all() for views in predictions.values()):
+        raise NonFiniteLossError(_diverged("the network's answers are no longer numbers", epoch, None, recipe))
+
+
+def mean_log_loss(labels: list[int], probabilities: list[float]) -> float:
+    """-(1/n) sum log p of the true class, the probabilities kept 1e-7 off 0 and 1."""
+    truth = [p if label == 1 else 1 - p for label, p in zip(labels, probabilities, strict=True)]
+    return -sum(math.log(min(max(p, 1e-7), 1 - 1e-7)) for p in truth) / len(truth)
+
+
+def _diverged(what: str, epoch: int, step: int | None, recipe: Recipe) -> str:
+    place = f"epoch {epoch}" + (f", step {step}" if step else "")
+    precision = "" if recipe.mixed_precision == "no" else " or --mixed_precision no"
+    return (
+        f"Training diverged: {what} at {place}. The checkpoint of the epoch before is kept; start anew with a "
+        f"--learning_rate below {recipe.learning_rate:g}{precision}, in another --output_dir or with --overwrite."
+    )

@@ -1,0 +1,39 @@
+"""Mixup of standardised volumes (Zhang et al. 2018, arXiv 1710.09412), one lambda a sample."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Mixing(NamedTuple):
+    """Who is mixed with whom, and how much of each volume stays."""
+
+    shares: np.ndarray
+    """(B,), lambda in [0, 1]"""
+    partners: np.ndarray
+    """(B,), a permutation of the batch"""
+
+
+def draw_mixing(rng: np.random.Generator, batch_size: int, *, mixup_prob: float, mixup_alpha: float) -> Mixing | None:
+    """With probability `mixup_prob` a mini-batch: lambda_i ~ Beta(alpha, alpha) and a permutation; else `None`."""
+    if rng.random() >= mixup_prob:
+        return None
+    return Mixing(rng.beta(mixup_alpha, mixup_alpha, size=batch_size), rng.permutation(batch_size))
+
+
+def mix(volumes: Tensor, targets: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
+    """x~_i = lambda_i x_i + (1 - lambda_i) x_pi(i), and the same for the class probabilities.
+
+    Args:
+        volumes: (B, 1, R, A, S).
+        targets: (B, C) class probabilities.
+
+    Returns:
+        New tensors of the same shapes.
+    """
+    shares = torch.as_tensor(mixing.shares, dtype=volumes.dtype, device=volumes.device)
+    partners = torch.as_tensor(mixing.partners, device=volumes.device)
+    mixed_volumes = torch.lerp(volumes[partners], volumes, shares.view(-1, 1, 1, 1, 1))
+    return mixed_volumes, torch.lerp(targets[partners], targets, shares.view(-1, 1))

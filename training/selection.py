@@ -1,0 +1,43 @@
+"""Which epoch's weights count, and what else may be chosen on scans that neither train nor score (evaluation.md 2)."""
+
+import numpy as np
+
+from evaluation.calibration import fit_temperature
+from evaluation.thresholds import sensitivity_threshold, youden_threshold
+
+
+def select_epoch(history: list[dict], rule: str) -> int:
+    """The epoch that the rule chooses among those so far; the first among equals.
+
+    Args:
+        history: rows with `epoch`, and `val_accuracy` (on the scored fold) or `inner_loss` (on the inner scans).
+        rule: `last`; `inner`, the lowest log loss on inner scans, a proper score where accuracy moves in steps of a
+            scan; `paper`, the highest accuracy on the scored fold, which makes that fold's figures optimistic.
+    """
+    if rule == "last":
+        return history[-1]["epoch"]
+    if rule == "inner":
+        return min(history, key=lambda row: row["inner_loss"])["epoch"]
+    return max(history, key=lambda row: row["val_accuracy"])["epoch"]
+
+
+def fit_on_inner(labels: list[int], views: np.ndarray) -> dict:
+    """Temperature, then thresholds at that temperature, from the inner scans alone.
+
+    Args:
+        labels: (n,).
+        views: (V, n) probabilities of injury of the test-time views at temperature 1.
+
+    Returns:
+        `n`, `temperature`, `threshold_youden`, `threshold_sensitivity_90` (probabilities).
+    """
+    temperature = fit_temperature(labels, views)
+    clipped = np.clip(views, 1e-7, 1 - 1e-7)
+    odds = (clipped / (1 - clipped)) ** (1 / temperature)
+    probabilities = (odds / (1 + odds)).mean(axis=0)
+    return {
+        "n": len(labels),
+        "temperature": temperature,
+        "threshold_youden": youden_threshold(labels, probabilities),
+        "threshold_sensitivity_90": sensitivity_threshold(labels, probabilities),
+    }
