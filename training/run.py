@@ -39,37 +39,23 @@ def open_run(folder: Path, recipe: Recipe, source: dict, num_processes: int, *, 
     Raises:
         RunError: the folder holds a run with other settings, or something that is no run.
     """
-    if overwrite:
-        _remove_run(folder)
     recorded = folder / "environment.json"
-    if not recorded.is_file():
-        if not overwrite and folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise RunError(f"{folder} is not empty and holds no run: choose another --output_dir, or add --overwrite.")
+    entries = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    # a run killed in its first second leaves some of its own files, and nothing else
+    foreign = [name for name in entries if name not in RUN_FILES and not name.startswith(".")]
+    if foreign and not recorded.is_file() and not overwrite:
+        raise RunError(f"{folder} is not empty and holds no run: choose another --output_dir, or add --overwrite.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if overwrite:
+            _remove_run(folder)
+        if recorded.is_file():
+            return _same_run(folder, recipe, source, num_processes)
         if recipe.num_threads is None:
-            recipe = _with_threads(recipe, max(1, available_cores() // _processes_here(num_processes)))
-        folder.mkdir(parents=True, exist_ok=True)
+            recipe = replace(recipe, num_threads=max(1, available_cores() // _processes_here(num_processes)))
         recipe.save(folder / "recipe.yaml")
         write_json(recorded, {"source": source, "num_processes": num_processes, **environment()})
         return recipe
-
-    before = read_json(recorded)
-    try:
-        saved = load_recipe(str(folder / "recipe.yaml"))
-    except RecipeError as error:
-        raise RunError(f"{error} Or start anew with --overwrite.") from error
-    if recipe.num_threads is None:
-        recipe = _with_threads(recipe, saved.num_threads)
-    differences = recipe.differences(saved)
-    started_from = before["source"]
-    differences += [f"{k}: {v!r}, not {started_from.get(k)!r}" for k, v in source.items() if v != started_from.get(k)]
-    if num_processes != before["num_processes"]:
-        differences.append(f"number of processes: {num_processes}, not {before['num_processes']}")
-    if differences:
-        raise RunError(
-            f"{folder} holds a run with other settings ({'; '.join(differences)}): repeat those, choose another "
-            "--output_dir, or start anew with --overwrite."
-        )
-    return recipe
 
 
 @contextmanager
@@ -112,13 +98,31 @@ def _processes_here(num_processes: int) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
 
 
-def _with_threads(recipe: Recipe, num_threads: int) -> Recipe:
-    return replace(recipe, num_threads=num_threads)
+def _same_run(folder: Path, recipe: Recipe, source: dict, num_processes: int) -> Recipe:
+    """The recipe to go on with in a folder that holds a run, which must have been started with the same."""
+    before = read_json(folder / "environment.json")
+    try:
+        saved = load_recipe(str(folder / "recipe.yaml"))
+    except RecipeError as error:
+        raise RunError(f"{error} Or start anew with --overwrite.") from error
+    if recipe.num_threads is None:
+        recipe = replace(recipe, num_threads=saved.num_threads)
+    differences = recipe.differences(saved)
+    started_from = before["source"]
+    differences += [f"{k}: {v!r}, not {started_from.get(k)!r}" for k, v in source.items() if v != started_from.get(k)]
+    if num_processes != before["num_processes"]:
+        differences.append(f"number of processes: {num_processes}, not {before['num_processes']}")
+    if differences:
+        raise RunError(
+            f"{folder} holds a run with other settings ({'; '.join(differences)}): repeat those, choose another "
+            "--output_dir, or start anew with --overwrite."
+        )
+    return recipe
 
 
 def _remove_run(folder: Path) -> None:
     """Remove the files of a run, and only those."""
     for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
-    for path in [*folder.glob("fold-*"), folder / "figures"]:
+    for path in [*folder.glob("fold-[0-9]*"), folder / "figures"]:
         shutil.rmtree(path, ignore_errors=True)
