@@ -1,16 +1,16 @@
 """One checkpoint an epoch, written beside and renamed: whatever is there under its final name is complete."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 
-import pandas as pd
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 SELECTED = "selected.safetensors"
-HISTORY = "history.csv"
+HISTORY = "history.json"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -38,7 +38,7 @@ def save_checkpoint(
     accelerator.save_state(str(beside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        pd.DataFrame(history).to_csv(beside / HISTORY, index=False)
+        (beside / HISTORY).write_text(json.dumps(history))
         if selected is not None:
             save_file(selected, beside / SELECTED)
         beside.rename(final)
@@ -51,7 +51,6 @@ def save_checkpoint(
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> tuple[list[dict], dict[str, Tensor] | None]:
     """Restore what `save_checkpoint` saved; returns the history so far and the weights selected so far."""
     accelerator.load_state(str(checkpoint))
-    # round_trip: a selected loss must compare equal to itself after the detour through text
-    history = pd.read_csv(checkpoint / HISTORY, float_precision="round_trip").to_dict("records")
+    history = json.loads((checkpoint / HISTORY).read_text())
     selected = load_file(checkpoint / SELECTED) if (checkpoint / SELECTED).is_file() else None
     return history, selected
