@@ -114,8 +114,7 @@ def plan_cohort(
     scores, injuries = _deal_scores(named_rng(seed, name, "scores"), labels, name)
     scans = [replace(scan, radiology_score=s, injuries=i) for scan, s, i in zip(scans, scores, injuries, strict=True)]
     if preset == "null":
-        moving = [scan.motion for scan in _deal_motion(named_rng(seed, name, "motion"), scans, 0.0)]
-        order = _unrelated_permutation(named_rng(seed, "null", "permutation"), families, scans, moving)
+        order = _permuted_over_families(named_rng(seed, "null", "permutation"), families)
         scans = [replace(scan, radiology_score=scores[k]) for scan, k in zip(scans, order, strict=True)]
     if preset == "dhcp":
         scans += _second_sessions(named_rng(seed, name, "second"), scans, round(EXTRA_SESSIONS * count))
@@ -238,37 +237,13 @@ def _side(rng: np.random.Generator) -> str:
     return ("both", "both", "left", "right")[int(rng.integers(4))]
 
 
-def _unrelated_permutation(
-    rng: np.random.Generator, families: np.ndarray, scans: list[PlannedScan], moving: list[float]
-) -> np.ndarray:
-    """A permutation over families that leaves labels uncorrelated with injury and motion (|r| <= 0.1) and nearly so
-    with scan age (0.2): with 48 scans a single draw can leave a correlation of 0.3, which is a signal to be found.
-    Where no draw of 500 reaches that, the best one. The price: a classifier out of fold does slightly worse than
-    chance, as what is balanced over all scans is unbalanced the other way where it was not trained."""
-    labels = np.array([scan.label for scan in scans])
-    visible = [
-        (np.array([bool(scan.injuries) for scan in scans], dtype=float), 0.1),
-        (np.array(moving, dtype=float), 0.1),
-        (np.array([scan.scan_age for scan in scans]), 0.2),
-    ]
-    best, best_value = None, np.inf
-    for _ in range(500):
-        order = _permuted_over_families(rng, families)
-        value = max(abs(_correlation(labels[order], trait)) / limit for trait, limit in visible)
-        if value < best_value:
-            best, best_value = order, value
-        if value <= 1.0:
-            break
-    return best
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    spread = a.std() * b.std()
-    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread else 0.0
-
-
 def _permuted_over_families(rng: np.random.Generator, families: np.ndarray) -> np.ndarray:
-    """For every infant, whose score it gets: whole families of one size swap their scores."""
+    """For every infant, whose score it gets: whole families of one size swap their scores.
+
+    The draw is not chosen. With 48 scans it may leave labels and injury correlated by 0.3, which can be learnt; but a
+    draw chosen for its balance is worse: what is balanced over all folds is unbalanced the other way outside each of
+    them, and every classifier does far worse than chance. Judge a null cohort by its permutation distribution.
+    """
     order = np.arange(families.size)
     sizes = np.bincount(families)
     for size in np.unique(sizes):
