@@ -34,7 +34,7 @@ from evaluation.tables import InputError, read_json, write_json, write_text
 from modeling_gloresnet import GloResNetForImageClassification, MedicalNetImportError
 from publishing.card import render_card
 from publishing.export import export_model
-from training.build import ScanDataset, new_loader, new_model, new_processor, start_accelerator
+from training.build import ScanDataset, keep_freed_memory, new_loader, new_model, new_processor, start_accelerator
 from training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from training.loop import NonFiniteLossError, check_finite, mean_log_loss, predict_fold, train_one_epoch
 from training.loss import class_weights
@@ -55,6 +55,7 @@ class Cohort(NamedTuple):
 
 def train(options: argparse.Namespace, settings: dict) -> None:
     """The whole run: cohort, folds, and what they add up to."""
+    keep_freed_memory()
     data_dir = Path(options.data_dir or f"data/phantom-{options.phantom or 'clear'}")
     recipe_name = options.recipe or ("paper" if options.data_dir and not is_phantom(data_dir) else "demo")
     recipe = load_recipe(recipe_name, **settings)
