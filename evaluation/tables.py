@@ -108,7 +108,10 @@ def read_predictions(run_folder: str | os.PathLike[str]) -> pd.DataFrame:
     """
     run = Path(run_folder)
     if not run.is_dir():
-        raise InputError(f"{run} is not a folder; give the run folder written by train.py (runs/NAME).")
+        what = "is a file" if run.exists() else "does not exist"
+        raise InputError(f"{run} {what}; give the folder of a run written by train.py (runs/NAME).")
+    if not (run / "splits.json").is_file():
+        raise InputError(f"{run} is not the folder of a run, or the run has not begun: splits.json is missing.")
     splits = read_json(run / "splits.json")
     num_folds = splits.get("num_folds")
     if not isinstance(num_folds, int) or num_folds < 2:

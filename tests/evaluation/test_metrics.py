@@ -239,7 +239,7 @@ def test_partial_or_broken_run_names_what_is_missing(tmp_path):
         write_cv_metrics(run)
     with pytest.raises(InputError, match="splits.json is missing"):
         write_cv_metrics(tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="nowhere does not exist"):
         write_cv_metrics(tmp_path / "nowhere")
 
 

@@ -1,0 +1,95 @@
+"""Are several runs, taken together, any better than chance? Made for runs on permuted labels, where they must not be.
+
+    python -m evaluation.chance runs/null-seed-*        a table: observed means over the runs, null interval, verdict
+
+The honest figures (each fold's honest epoch) and the optimistic ones (each fold's best epoch on the scored scans) are
+averaged over the runs and set against one null: the honest predictions kept, labels permuted over families.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evaluation.findings import NULL_STATISTICS, null_statistics
+from evaluation.optimism import audit_optimism
+from evaluation.study import KEYS, Study, read_run
+from evaluation.tables import InputError
+from evaluation.uncertainty import PERMUTATIONS, fixed_prediction_null, permutation_p_value
+
+BEST_EPOCH = "best_epoch_mean_accuracy"
+
+
+def chance_over_runs(
+    studies: Sequence[Study], permutations: int = PERMUTATIONS, seed: int = 0, level: float = 0.95
+) -> pd.DataFrame:
+    """Means over runs of AUC and accuracy, honest and by the best epoch, against their permutation null.
+
+    Runs of the same scans share each permutation, because their errors are alike; runs of different cohorts are
+    permuted apart.
+
+    Returns:
+        A row a statistic (`NULL_STATISTICS` and ``best_epoch_mean_accuracy``, which is set against the null of the
+        honest mean accuracy): ``statistic, observed, null_mean, low, high`` (``level`` interval of the null),
+        ``p_value`` (one-sided, +1 rule), ``inside``.
+
+    Raises:
+        InputError: no run, a run without histories, or a statistic undefined in some run.
+    """
+    if not studies:
+        raise InputError("There is no run to set against chance.")
+    cohorts: dict[frozenset[tuple[str, str]], int] = {}
+    observed: dict[str, list[float]] = {name: [] for name in (*NULL_STATISTICS, BEST_EPOCH)}
+    nulls: dict[str, list[np.ndarray]] = {name: [] for name in NULL_STATISTICS}
+    for study in studies:
+        table = study.table.sort_values(KEYS, kind="stable")  # one order of scans, so that a shared seed permutes alike
+        own_seed = seed + cohorts.setdefault(frozenset(map(tuple, table[KEYS].to_numpy())), len(cohorts))
+        columns = (table["label"], table["p_injury"], table["family"], table["fold"])
+        null = fixed_prediction_null(*columns, permutations=permutations, seed=own_seed)
+        values = null_statistics(table)
+        for name in NULL_STATISTICS:
+            if not np.isfinite(values[name]):
+                raise InputError(f"{study.name}: {name.replace('_', ' ')} is undefined, its scans are of one class.")
+            observed[name].append(values[name])
+            nulls[name].append(null[name])
+        audit = audit_optimism(study.histories, study.fold_metrics).summary.set_index("metric")
+        observed[BEST_EPOCH].append(float(audit.loc["accuracy", "best"]))
+    rows = []
+    for name, values in observed.items():
+        null = np.mean(nulls["mean_accuracy" if name == BEST_EPOCH else name], axis=0)
+        low, high = np.nanquantile(null, [(1 - level) / 2, (1 + level) / 2])
+        mean = float(np.mean(values))
+        p_value = permutation_p_value(mean, null)
+        rows.append((name, mean, float(np.nanmean(null)), float(low), float(high), p_value, bool(low <= mean <= high)))
+    columns = ["statistic", "observed", "null_mean", "low", "high", "p_value", "inside"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module's head."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.chance", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    parser.add_argument("--permutations", type=int, default=PERMUTATIONS, help="default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the permutations, default %(default)s")
+    options = parser.parse_args(arguments)
+    if options.permutations < 20 or options.seed < 0:
+        parser.error("--permutations is at least 20 and --seed at least 0.")
+    try:
+        table = chance_over_runs([read_run(run) for run in options.runs], options.permutations, options.seed)
+    except (InputError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    print(f"Means over {len(options.runs)} run(s); null: {options.permutations} permutations of labels over families.")
+    print(
+        table.assign(inside=table["inside"].map({True: "yes", False: "NO"})).to_string(index=False, float_format="%.3f")
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""What simple knowledge achieves on the same folds: a network must beat these before it has seen anything.
+
+Each control is a scikit-learn pipeline (missing values replaced by the training median and flagged, standardised,
+class-weighted logistic regression), fitted on the training part of every fold and scored on the held-out part, exactly
+as the network is. The network's loss is class-weighted too, so that 0.5 means the same for both.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from evaluation.logistic import fit_many
+from evaluation.measures import QUALITY, TISSUES
+from evaluation.metrics import checked_pair
+from evaluation.uncertainty import (
+    DRAWS,
+    PERMUTATIONS,
+    Interval,
+    PairedDifference,
+    bootstrap_metrics,
+    paired_auc_difference,
+    permutation_p_value,
+    permute_labels,
+    weighted_auc,
+)
+
+MANY_FEATURES = 32  # from this many on, the penalty is chosen inside each training part
+PENALTIES = np.logspace(-4, 1, 6)
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control on the run's folds.
+
+    Attributes:
+        name: as printed.
+        features: how many columns it uses.
+        probabilities: (n,) out-of-fold, aligned with the predictions.
+        metrics: with family-bootstrap intervals, `within_fold_auc` included.
+        difference: AUC of the network minus AUC of the control, paired.
+        null: (permutations,) pooled AUC refitted on labels permuted over families; None when not asked for.
+        p_value: of the control's own AUC against that null.
+    """
+
+    name: str
+    features: int
+    probabilities: np.ndarray
+    metrics: dict[str, Interval]
+    difference: PairedDifference | None
+    null: np.ndarray | None
+    p_value: float | None
+
+
+def covariate_features(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The cheap controls' features (n, d) from a table's covariates; missing values stay NaN.
+
+    "PMA at scan" from ``scan_age``; "GA, birth weight, sex" from ``birth_age, birth_weight, sex``. A set none of whose
+    columns holds a value is left out.
+    """
+    male = pd.Series(table["sex"] if "sex" in table else "", index=table.index).map({"M": 1.0, "F": 0.0})
+    columns = {name: table.get(name, pd.Series(np.nan, index=table.index)) for name in ("birth_age", "birth_weight")}
+    sets = {
+        "PMA at scan": [table.get("scan_age", pd.Series(np.nan, index=table.index))],
+        "GA, birth weight, sex": [columns["birth_age"], columns["birth_weight"], male],
+    }
+    arrays = {name: np.column_stack([part.to_numpy(float) for part in parts]) for name, parts in sets.items()}
+    return {name: array for name, array in arrays.items() if np.isfinite(array).any()}
+
+
+def measured_features(table: pd.DataFrame, measures: pd.DataFrame, columns: ArrayLike | None = None) -> np.ndarray:
+    """Rows of a table of measurements or features in the order of the predictions (n, d), NaN for scans not measured.
+
+    Args:
+        table: predictions with ``participant_id, session_id``.
+        measures: the same keys and numeric columns (`evaluation.measures`, or an encoder's features).
+        columns: which to take; all numeric ones by default.
+    """
+    keys = ["participant_id", "session_id"]
+    names = [c for c in (measures.columns if columns is None else columns) if c not in keys]
+    joined = table[keys].astype(str).merge(measures.astype({key: str for key in keys}), on=keys, how="left")
+    if len(joined) != len(table):
+        raise ValueError("The measurements hold a scan more than once.")
+    return joined[names].to_numpy(float)
+
+
+QUALITY_COLUMNS = list(QUALITY)
+VOLUME_COLUMNS = [*TISSUES.values(), "ventricle_share"]
+
+
+def _preparation() -> Pipeline:
+    return make_pipeline(
+        SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler()
+    )
+
+
+def _regression(penalty: float = 1.0) -> LogisticRegression:
+    return LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
+
+
+def _fit(features: np.ndarray, labels: np.ndarray, families: np.ndarray) -> LogisticRegression | GridSearchCV:
+    """Logistic regression; with many features its penalty is the best of `PENALTIES` on inner family-grouped folds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        smallest = min(len(np.unique(families[labels == label])) for label in (0, 1))
+        if features.shape[1] < MANY_FEATURES or smallest < 3:
+            return _regression().fit(features, labels)
+        inner = StratifiedGroupKFold(3, shuffle=True, random_state=0).split(features, labels, families)
+        inner = [part for part in inner if len(np.unique(labels[part[0]])) == len(np.unique(labels[part[1]])) == 2]
+        if not inner:
+            return _regression().fit(features, labels)
+        search = GridSearchCV(_regression(), {"C": PENALTIES}, scoring="neg_log_loss", cv=inner)
+        return search.fit(features, labels)
+
+
+def out_of_fold_probabilities(
+    labels: ArrayLike, features: ArrayLike, folds: ArrayLike, families: ArrayLike
+) -> np.ndarray:
+    """Probability of injury (n,) of each scan from the regression that was fitted on the other folds.
+
+    A training part of one class gives that class's share (0 or 1) to all.
+    """
+    return _Folds(np.asarray(features, dtype=np.float64), folds, families).predict(np.asarray(labels))
+
+
+def majority_probabilities(labels: ArrayLike, folds: ArrayLike) -> np.ndarray:
+    """Share of injured scans in the training part of each scan's fold (n,): the class that is more frequent, always."""
+    label, fold = np.asarray(labels), np.asarray(folds)
+    return np.array([label[fold != k].mean() for k in fold])
+
+
+class _Folds:
+    """Features prepared once a fold (imputation and scale need no labels), so that many labellings can be tried."""
+
+    def __init__(self, features: np.ndarray, folds: ArrayLike, families: ArrayLike) -> None:
+        self.fold, self.family, self.n = np.asarray(folds), np.asarray(families), len(features)
+        if len(np.unique(self.fold)) < 2:
+            raise ValueError("Controls need at least two folds to be fitted on one and scored on the other.")
+        self.parts = []
+        for k in np.unique(self.fold):
+            train, held_out = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
+            preparation = _preparation().fit(features[train])
+            prepared = preparation.transform(features[train]), preparation.transform(features[held_out])
+            self.parts.append((train, held_out, *prepared))
+
+    @threadpool_limits.wrap(limits=1)  # threads cost such small problems more than they bring
+    def predict(self, labels: np.ndarray) -> np.ndarray:
+        """Out-of-fold probabilities (n,) for these labels."""
+        probabilities = np.empty(self.n)
+        for train, held_out, train_features, held_out_features in self.parts:
+            if len(np.unique(labels[train])) < 2:
+                probabilities[held_out] = labels[train].mean()
+                continue
+            model = _fit(train_features, labels[train], self.family[train])
+            probabilities[held_out] = model.predict_proba(held_out_features)[:, 1]
+        return probabilities
+
+    def permuted_auc(self, labellings: np.ndarray) -> np.ndarray:
+        """Pooled AUC (m,) of each labelling (m, n), the regressions refitted for it."""
+        probabilities = np.empty(labellings.shape)
+        for train, held_out, train_features, held_out_features in self.parts:
+            labels = labellings[:, train]
+            share = labels.mean(axis=1)
+            both = (share > 0) & (share < 1)
+            probabilities[:, held_out] = share[:, None]
+            weights, converged = fit_many(train_features, labels[both])
+            design = np.column_stack([held_out_features, np.ones(len(held_out))])
+            probabilities[np.ix_(both, held_out)] = expit(weights @ design.T)
+            for row in np.flatnonzero(both)[~converged]:
+                model = _regression().fit(train_features, labellings[row, train])
+                probabilities[row, held_out] = model.predict_proba(held_out_features)[:, 1]
+        return np.array(
+            [weighted_auc(*pair, np.ones((1, self.n)))[0] for pair in zip(labellings, probabilities, strict=True)]
+        )
+
+
+def evaluate_control(
+    name: str,
+    table: pd.DataFrame,
+    features: ArrayLike | None,
+    permutations: int = 0,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Control:
+    """Fit and score one control on the predictions' folds.
+
+    Args:
+        table: ``label, family, fold, p_injury`` a scan.
+        features: (n, d) aligned with the table, NaN where missing; None gives the majority class.
+        permutations: refits for the null; 0 leaves it out.
+    """
+    label, network = checked_pair(table["label"], table["p_injury"])
+    fold, family = table["fold"].to_numpy(), table["family"].to_numpy()
+    null = p_value = None
+    if features is None:
+        count, probabilities = 0, majority_probabilities(label, fold)
+    else:
+        features = np.asarray(features, dtype=np.float64)
+        if len(features) != len(table):
+            raise ValueError(f"{name}: {len(features)} rows of features for {len(table)} scans.")
+        count, fitted = features.shape[1], _Folds(features, fold, family)
+        probabilities = fitted.predict(label)
+        if permutations:
+            null = fitted.permuted_auc(permute_labels(label, family, permutations, seed))
+    metrics = bootstrap_metrics(label, probabilities, family, folds=fold, draws=draws, seed=seed)
+    if null is not None and metrics["auc"].estimate is not None:
+        p_value = permutation_p_value(metrics["auc"].estimate, null)
+    difference = None
+    if 0 < label.sum() < len(label):
+        difference = paired_auc_difference(label, network, probabilities, family, draws=draws, seed=seed)
+    return Control(name, count, probabilities, metrics, difference, null, p_value)
+
+
+def evaluate_controls(
+    table: pd.DataFrame,
+    extra: Mapping[str, np.ndarray] | None = None,
+    permutations: int = PERMUTATIONS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Control]:
+    """The majority class, the cheap controls of the table's covariates, and any extra feature sets, in this order.
+
+    The null is refitted ``permutations`` times for sets of fewer than `MANY_FEATURES` columns; larger ones are scored
+    without it.
+    """
+    controls = [evaluate_control("Majority class", table, None, draws=draws, seed=seed)]
+    for name, features in {**covariate_features(table), **(extra or {})}.items():
+        repeats = permutations if features.shape[1] < MANY_FEATURES else 0
+        controls.append(evaluate_control(name, table, features, repeats, draws, seed))
+    return controls

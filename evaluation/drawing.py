@@ -1,0 +1,97 @@
+"""How every figure of a report looks, and how it is saved: colours that survive colour blindness and a grey printer."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito's palette (DOI 10.1038/nmeth.1618); every line has a dash and a marker of its own besides
+BLACK, BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = (
+    "#000000",
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#CC79A7",
+)
+GREY = "#767676"
+STYLES = [
+    {"color": BLUE, "linestyle": "-", "marker": "o"},
+    {"color": VERMILLION, "linestyle": "--", "marker": "s"},
+    {"color": GREEN, "linestyle": "-.", "marker": "^"},
+    {"color": PURPLE, "linestyle": ":", "marker": "D"},
+    {"color": BLACK, "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+    {"color": ORANGE, "linestyle": (0, (8, 2)), "marker": "P"},
+    {"color": SKY, "linestyle": (0, (1, 3)), "marker": "X"},
+]
+SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "gloresnet",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+
+
+styled = matplotlib.rc_context(SETTINGS)  # a decorator: texts and legends take their look when they are made
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure: file name without extension, caption, the figure, and the numbers drawn."""
+
+    name: str
+    caption: str
+    figure: Figure
+    data: pd.DataFrame
+
+
+def new_figure(width: float = 4.6, height: float = 4.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure (inches) and its axes, not registered with pyplot, so nothing has to be closed; call inside `styled`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def save_drawing(drawing: Drawing, folder: Path) -> str:
+    """Write NAME.svg, .pdf, .png and .csv (the numbers drawn), each beside and renamed; same input, same bytes.
+
+    Returns:
+        The figure as a ``data:`` address (SVG), so that a page holds it without files beside.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {kind: rendered(drawing.figure, kind) for kind in ("svg", "pdf", "png")}
+    contents["csv"] = drawing.data.to_csv(index=False).encode("utf-8")
+    for kind, content in contents.items():
+        beside = folder / f".{drawing.name}.{os.getpid()}.{kind}"
+        beside.write_bytes(content)
+        os.replace(beside, folder / f"{drawing.name}.{kind}")
+    return "data:image/svg+xml;base64," + base64.b64encode(contents["svg"]).decode("ascii")
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The figure as a file's bytes, without a date; its layout is settled by the first rendering."""
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(buffer, format=kind, metadata=undated)
+    figure.set_layout_engine("none")
+    return buffer.getvalue()

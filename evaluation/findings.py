@@ -1,0 +1,246 @@
+"""Everything a report says of one study, computed once and kept as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluation.calibration import Calibration, calibration
+from evaluation.controls import Control, evaluate_controls
+from evaluation.metrics import confusion_counts, cross_validation_metrics
+from evaluation.optimism import OptimismAudit, audit_optimism
+from evaluation.study import Study
+from evaluation.subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts
+from evaluation.uncertainty import (
+    DRAWS,
+    PERMUTATIONS,
+    Interval,
+    PairedDifference,
+    bootstrap_metrics,
+    fixed_prediction_null,
+    paired_auc_difference,
+    permutation_p_value,
+)
+
+NULL_STATISTICS = ("pooled_auc", "mean_auc", "pooled_accuracy", "mean_accuracy")
+
+
+@dataclass(frozen=True)
+class NetworkNull:
+    """What chance gives the network: by permuting labels against its predictions, and by training on permuted labels.
+
+    Each maps `NULL_STATISTICS` to values; ``refitted`` has one value a null run and is empty without such runs.
+    """
+
+    observed: dict[str, float]
+    fixed: dict[str, np.ndarray]
+    fixed_p: dict[str, float]
+    refitted: dict[str, np.ndarray] = field(default_factory=dict)
+    refitted_p: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The numbers of one report; see `evaluate_study`."""
+
+    study: Study
+    cross_validation: dict[str, Any]
+    at_threshold: dict[str, dict[str, Interval]]
+    confusion: dict[str, dict[str, int]]
+    calibration: Calibration
+    augmentation: PairedDifference | None
+    controls: list[Control]
+    null: NetworkNull | None
+    audit: OptimismAudit | None
+    sensitivity: list[Part]
+    subgroups: list[Part]
+    draws: int
+    permutations: int
+    seed: int
+
+    @property
+    def both_classes(self) -> bool:
+        """Whether there is anything to tell apart."""
+        return self.study.table["label"].nunique() == 2
+
+
+def evaluate_study(
+    study: Study,
+    *,
+    features: Mapping[str, np.ndarray] | None = None,
+    null_runs: Sequence[pd.DataFrame] = (),
+    draws: int = DRAWS,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Findings:
+    """Compute everything.
+
+    Args:
+        study: from `read_run` or `read_external`.
+        features: extra controls, name -> (n, d) aligned with the study's table.
+        null_runs: predictions of networks trained on permuted labels, for a null with refitting.
+        draws: of the family bootstrap.
+        permutations: of each null; 0 leaves nulls out.
+        seed: of all resampling.
+    """
+    table = study.table
+    label, p, family = (table[column].to_numpy() for column in ("label", "p_injury", "family"))
+    at_threshold, confusion = {}, {}
+    for name, threshold in study.thresholds.items():
+        args = (label, p, family, threshold, table["fold"].to_numpy() if len(study.folds) > 1 else None)
+        at_threshold[name] = bootstrap_metrics(*args, draws=draws, seed=seed)
+        confusion[name] = _pooled_confusion(label, p, threshold)
+    both = len(set(label.tolist())) == 2
+    several = len(study.folds) > 1
+    augmentation = None
+    if both and not np.allclose(p, table["p_injury_no_tta"]):
+        augmentation = paired_auc_difference(label, p, table["p_injury_no_tta"], family, draws, seed)
+    controls = []
+    if several and both:
+        controls = evaluate_controls(table, features, permutations, draws, seed)
+    return Findings(
+        study=study,
+        cross_validation=cross_validation_metrics(table),
+        at_threshold=at_threshold,
+        confusion=confusion,
+        calibration=calibration(label, p, family, draws, seed),
+        augmentation=augmentation,
+        controls=controls,
+        null=network_null(table, null_runs, permutations, seed) if both and permutations else None,
+        audit=audit_optimism(study.histories, study.fold_metrics) if study.histories else None,
+        sensitivity=evaluate_parts(table, SENSITIVITY_ANALYSES, draws=draws, seed=seed),
+        subgroups=evaluate_parts(table, SUBGROUPS, draws=draws, seed=seed),
+        draws=draws,
+        permutations=permutations,
+        seed=seed,
+    )
+
+
+def _pooled_confusion(label: np.ndarray, p: np.ndarray, threshold: np.ndarray) -> dict[str, int]:
+    """One matrix over scans whose thresholds may differ by fold: a call is p >= its own threshold."""
+    return confusion_counts(label, (p >= threshold).astype(float), 0.5)
+
+
+def null_statistics(table: pd.DataFrame) -> dict[str, float]:
+    """Pooled and fold-mean AUC and accuracy at threshold 0.5; NaN where undefined."""
+    result = cross_validation_metrics(table)
+    values = {
+        "pooled_auc": result["pooled"]["auc"],
+        "mean_auc": result["mean_sd"]["auc"]["mean"],
+        "pooled_accuracy": result["pooled"]["accuracy"],
+        "mean_accuracy": result["mean_sd"]["accuracy"]["mean"],
+    }
+    return {name: np.nan if value is None else float(value) for name, value in values.items()}
+
+
+def network_null(
+    table: pd.DataFrame, null_runs: Sequence[pd.DataFrame] = (), permutations: int = PERMUTATIONS, seed: int = 0
+) -> NetworkNull:
+    """The network against chance.
+
+    ``fixed`` permutes labels over families against the predictions as they are. ``refitted`` takes runs of the same
+    recipe on permuted labels, each giving one value; only that null shows the bias of cross-validation itself.
+    """
+    observed = null_statistics(table)
+    args = (table["label"], table["p_injury"], table["family"], table["fold"])
+    fixed = fixed_prediction_null(*args, permutations=permutations, seed=seed)
+    refitted = {}
+    if len(null_runs):
+        each = [null_statistics(run) for run in null_runs]
+        refitted = {name: np.array([values[name] for values in each]) for name in NULL_STATISTICS}
+    known = [name for name in NULL_STATISTICS if np.isfinite(observed[name])]
+    return NetworkNull(
+        observed=observed,
+        fixed=fixed,
+        fixed_p={name: permutation_p_value(observed[name], fixed[name]) for name in known},
+        refitted=refitted,
+        refitted_p={name: permutation_p_value(observed[name], refitted[name]) for name in known if name in refitted},
+    )
+
+
+def summary_for_json(findings: Findings) -> dict[str, Any]:
+    """The findings beyond `cross_validation_metrics` as plain values, for ``cv_metrics.json``; undefined is null."""
+    null, audit = findings.null, findings.audit
+    content = {
+        "bootstrap": {"draws": findings.draws, "unit": "family", "interval": "percentile, 95 %", "seed": findings.seed},
+        "thresholds": {
+            name: {
+                "note": findings.study.threshold_notes[name],
+                "confusion_matrix": findings.confusion[name],
+                "metrics": _intervals(metrics),
+            }
+            for name, metrics in findings.at_threshold.items()
+        },
+        "calibration": {
+            **_intervals({k: getattr(findings.calibration, k) for k in ("brier", "intercept", "slope")}),
+            "brier_reference": findings.calibration.brier_reference,
+            "undefined": findings.calibration.undefined,
+        },
+        "augmentation_auc_difference": findings.augmentation and _difference(findings.augmentation),
+        "controls": [
+            {
+                "name": control.name,
+                "features": control.features,
+                "metrics": _intervals(control.metrics),
+                "network_minus_control": control.difference and _difference(control.difference),
+                "null": _null(control.null) if control.null is not None else None,
+                "p_value": control.p_value,
+            }
+            for control in findings.controls
+        ],
+        "null": null
+        and {
+            name: {
+                "observed": null.observed[name],
+                "fixed_predictions": {**_null(null.fixed[name]), "p_value": null.fixed_p.get(name)},
+                "retrained": {**_null(null.refitted[name]), "p_value": null.refitted_p.get(name)}
+                if name in null.refitted
+                else None,
+            }
+            for name in NULL_STATISTICS
+        },
+        "optimism": audit
+        and {
+            row["metric"]: {key: row[key] for key in ("honest", "best", "difference", "n_folds")}
+            for row in audit.summary.to_dict("records")
+        },
+        "sensitivity_analyses": [_part(part) for part in findings.sensitivity],
+        "subgroups": [_part(part) for part in findings.subgroups],
+    }
+    return _plain(content)
+
+
+def _intervals(metrics: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: {"estimate": i.estimate, "low": i.low, "high": i.high} for name, i in metrics.items()}
+
+
+def _difference(pair: PairedDifference) -> dict[str, Any]:
+    return {**asdict(pair), "difference": _intervals({"d": pair.difference})["d"]}
+
+
+def _null(values: np.ndarray) -> dict[str, Any]:
+    defined = values[np.isfinite(values)]
+    if not len(defined):
+        return {"n": 0, "mean": None, "percentile_95": None}
+    return {"n": len(defined), "mean": float(defined.mean()), "percentile_95": float(np.quantile(defined, 0.95))}
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {**asdict(part), "metrics": _intervals(part.metrics)}
+
+
+def _plain(content: Any) -> Any:
+    """Numpy scalars as Python's, NaN as None, all the way down."""
+    if isinstance(content, Mapping):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    if isinstance(content, np.generic):
+        content = content.item()
+    if isinstance(content, float) and not np.isfinite(content):
+        return None
+    return content

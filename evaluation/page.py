@@ -1,0 +1,276 @@
+"""From findings to one HTML page with its figures inside, and the figures' own files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from evaluation import wording
+from evaluation.cases import phantom_truth, thumbnails, wrong_by_score, wrong_calls
+from evaluation.comparison import Comparison
+from evaluation.drawing import Drawing, save_drawing
+from evaluation.figures import (
+    TITLES,
+    comparison_figure,
+    counted,
+    decision_figure,
+    folds_figure,
+    forest_figure,
+    null_figure,
+    optimism_figure,
+    p_text,
+    precision_recall_figure,
+    reliability_figure,
+    roc_figure,
+)
+from evaluation.findings import NULL_STATISTICS, Findings
+from evaluation.metrics import METRIC_NAMES
+from evaluation.published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
+from evaluation.study import Study
+from evaluation.table_one import fold_counts, score_counts, table_one
+from evaluation.tables import scan_name
+
+NULL_TITLES = {
+    "pooled_auc": "AUC, pooled",
+    "mean_auc": "AUC, mean over folds",
+    "pooled_accuracy": "Accuracy at 0.5, pooled",
+    "mean_accuracy": "Accuracy at 0.5, mean over folds",
+}
+CONTENTS = [
+    ("scans", "Scans and infants"),
+    ("performance", "Performance"),
+    ("calibration", "Calibration and decisions"),
+    ("controls", "Controls on the same folds"),
+    ("chance", "Against chance"),
+    ("optimism", "Optimism audit"),
+    ("parts", "Sensitivity analyses and subgroups"),
+    ("errors", "Missed cases and false alarms"),
+    ("paper", "The paper's figures"),
+    ("limits", "Limits"),
+    ("methods", "Methods"),
+]
+
+
+def render_study(
+    findings: Findings, folder: Path, numbers_file: str, *, with_scans: bool = True, controls_missing: str = ""
+) -> str:
+    """The page of one study; its figures are saved into ``folder`` too (SVG, PDF, PNG, CSV)."""
+    study, table = findings.study, findings.study.table
+    figures = _save(study_drawings(findings), folder)
+    missed, alarms = wrong_calls(table)
+    truth = phantom_truth(table) if with_scans or study.phantom else {}
+    null, audit = findings.null, findings.audit
+    show_paper = not study.external and findings.both_classes
+    sections = {"controls": findings.controls, "chance": null, "optimism": audit, "paper": show_paper}
+    heading = f"{'External validation' if study.external else 'Evaluation'}: {study.name}"
+    if study.phantom:
+        heading += " (phantom cohort)"
+    context = {
+        "title": f"{heading} - GloResNet",
+        "heading": heading,
+        "subtitle": _subtitle(study),
+        "banners": wording.banners(findings),
+        "summary": wording.summary(findings),
+        "contents": [(id_, name) for id_, name in CONTENTS if sections.get(id_, True)],
+        "study": study,
+        "findings": findings,
+        "labels": {0: "normal", 1: "injured"},
+        "titles": TITLES,
+        "flow": _flow_rows(study.flow),
+        "exclusion_reasons": len(study.exclusions) > 0 and not study.external,
+        "table_one": table_one(table).to_dict("records"),
+        "scores": score_counts(table).to_dict("records"),
+        "fold_counts": fold_counts(table).to_dict("records"),
+        "selected_epochs": {fold: metrics.get("selected_epoch", "") for fold, metrics in study.fold_metrics.items()},
+        "split_sentence": wording.split(findings) if not study.external else "",
+        "selection_sentence": wording.selection(findings),
+        "confusion": findings.confusion,
+        "at_threshold": findings.at_threshold,
+        "at_half": findings.at_threshold["0.5"],
+        "metric_order": [m for m in (*METRIC_NAMES, "within_fold_auc") if m in findings.at_threshold["0.5"]],
+        "ranked": ("auc", "average_precision", "within_fold_auc"),
+        "mean_sd": findings.cross_validation["mean_sd"],
+        "interval_notes": wording.interval_notes(findings),
+        "cross_validation": findings.cross_validation,
+        "fold_metrics_shown": ("accuracy", "sensitivity", "specificity", "f1", "mcc", "auc"),
+        "calibration": findings.calibration,
+        "temperature_sentence": wording.temperature(findings),
+        "controls": findings.controls,
+        "controls_missing": controls_missing,
+        "null": null,
+        "null_titles": {
+            name: NULL_TITLES[name] for name in NULL_STATISTICS if not study.external or "mean" not in name
+        },
+        "null_rows": {name: _spread(values) for name, values in null.fixed.items()} if null else {},
+        "refitted_rows": {name: _spread(values) for name, values in null.refitted.items()} if null else {},
+        "null_runs": len(next(iter(null.refitted.values()))) if null and null.refitted else 0,
+        "audit": audit,
+        "audit_rows": audit.summary.to_dict("records") if audit else [],
+        "wrong": wrong_by_score(table).to_dict("records"),
+        "cases": [
+            ("Missed cases: injured, called normal", _case_rows(missed, truth, with_scans)),
+            ("False alarms: normal, called injured", _case_rows(alarms, truth, with_scans)),
+        ],
+        "truth": bool(truth),
+        "with_scans": with_scans,
+        "paper": {**TABLE_2_MEANS, **TABLE_2_BEST_FOLD} if show_paper else None,
+        "paper_columns": TABLE_2_COLUMNS,
+        "paper_sentence": wording.paper_sentence(findings),
+        "limits": wording.limits(findings),
+        "methods": wording.methods(findings),
+        "references": wording.REFERENCES,
+        "settings": wording.settings(findings),
+        "numbers_file": numbers_file,
+        "figures": figures,
+    }
+    return _environment().get_template("report.html.jinja").render(context)
+
+
+def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: Path, draws: int) -> str:
+    """The page of several runs beside each other; its figure is saved into ``folder`` too."""
+    drawings = [comparison_figure(comparison)] if comparison.table["label"].nunique() == 2 else []
+    phantoms = sorted({study.phantom for study in studies if study.phantom})
+    metrics = ["auc", "within_fold_auc", "accuracy", "sensitivity", "specificity"]
+    context = {
+        "comparison": comparison,
+        "studies": dict(zip(comparison.names, studies, strict=True)),
+        "phantoms": phantoms,
+        "titles": TITLES,
+        "metrics": metrics,
+        "over_runs": {
+            metric: _mean_sd([comparison.metrics[n][metric].estimate for n in comparison.names]) for metric in metrics
+        },
+        "draws": draws,
+        "figures": _save(drawings, folder),
+        "families": comparison.table["family"].nunique(),
+        "injured": int(comparison.table["label"].sum()),
+    }
+    return _environment().get_template("comparison.html.jinja").render(context)
+
+
+def study_drawings(findings: Findings) -> list[Drawing]:
+    """All figures that the study allows, in the order of the page."""
+    study, metrics = findings.study, findings.at_threshold["0.5"]
+    table, drawings = study.table, []
+    if findings.both_classes:
+        drawings.append(roc_figure(table, metrics["auc"], study.thresholds, findings.draws, findings.seed))
+        average = metrics["average_precision"]
+        drawings.append(precision_recall_figure(table, average, findings.draws, findings.seed))
+    if not study.external:
+        drawings.append(folds_figure(findings.cross_validation["folds"], metrics))
+    if findings.both_classes:
+        drawings += [reliability_figure(table), decision_figure(table, findings.draws, findings.seed)]
+    if findings.controls:
+        rows = [("Network", metrics["auc"]), *((c.name, c.metrics["auc"]) for c in findings.controls)]
+        caption = "Pooled AUC of the network (shaded: its interval) and of the controls on the same folds."
+        drawings.append(forest_figure("controls", caption, counted(table["label"]), rows, metrics["auc"]))
+    if findings.null:
+        drawings.append(null_figure(*_nulls(findings)))
+    if findings.audit:
+        drawings.append(optimism_figure(findings.audit))
+    parts = [*findings.sensitivity, *findings.subgroups[1:]]
+    rows = [(f"{part.name} (n = {part.n})", part.metrics["auc"]) for part in parts if part.metrics]
+    if len(rows) > 1:
+        caption = "AUC in parts of the cohort; shaded: the interval of all scans."
+        drawings.append(forest_figure("parts", caption, counted(table["label"]), rows, rows[0][1]))
+    return drawings
+
+
+def _nulls(findings: Findings) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, float]]:
+    null = findings.null
+    nulls = {"Network, predictions fixed": null.fixed["pooled_auc"]}
+    observed = {"Network, predictions fixed": null.observed["pooled_auc"]}
+    p_values = {"Network, predictions fixed": null.fixed_p["pooled_auc"]}
+    if null.refitted:
+        nulls["Network, retrained"] = null.refitted["pooled_auc"]
+        observed["Network, retrained"] = null.observed["pooled_auc"]
+        p_values["Network, retrained"] = null.refitted_p["pooled_auc"]
+    for control in findings.controls:
+        if control.null is not None and control.p_value is not None:
+            title = f"{control.name}, refitted"
+            nulls[title], p_values[title] = control.null, control.p_value
+            observed[title] = control.metrics["auc"].estimate
+    return nulls, observed, p_values
+
+
+def _save(drawings: Sequence[Drawing], folder: Path) -> dict[str, dict[str, Any]]:
+    """Save each figure's files and return what the page shows of it, by name."""
+    figures = {}
+    for number, drawing in enumerate(drawings, start=1):
+        address = save_drawing(drawing, folder)
+        figures[drawing.name] = {"number": number, "caption": drawing.caption, "address": address}
+    return figures
+
+
+def _subtitle(study: Study) -> str:
+    scans = f"{len(study.table)} scans, {int(study.table['label'].sum())} injured"
+    if study.external:
+        return f"Finished model on the scans labelled in {study.cohort}: {scans}."
+    return f"{len(study.folds)}-fold cross-validation of GloResNet on the cohort {study.cohort}: {scans}."
+
+
+def _flow_rows(flow: dict[str, int]) -> list[tuple[str, int]]:
+    titles = {"found": "Found", "labelled": "With a label", "used": "Used"}
+    titles |= {"used normal": "of these normal", "used injury": "of these injured"}
+    return [(titles.get(name, f"Excluded: {name}"), count) for name, count in flow.items()]
+
+
+def _case_rows(cases: pd.DataFrame, truth: dict, with_scans: bool) -> list[dict[str, Any]]:
+    pictures = thumbnails(cases) if with_scans else [None] * len(cases)
+    rows = []
+    for row, picture in zip(cases.to_dict("records"), pictures, strict=True):
+        held = truth.get((row["participant_id"], row["session_id"]), "")
+        rows.append({**row, "name": scan_name(row), "picture": picture, "truth": held})
+    return rows
+
+
+def _mean_sd(values: list[float | None]) -> str:
+    """Mean and SD of the runs, "–" where one is undefined."""
+    if any(value is None for value in values):
+        return "–"
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.3f}"
+
+
+def _spread(values: np.ndarray) -> dict[str, float | None]:
+    defined = values[np.isfinite(values)]
+    if not len(defined):
+        return {"mean": None, "percentile_95": None}
+    return {"mean": float(defined.mean()), "percentile_95": float(np.quantile(defined, 0.95))}
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fixed": fixed, "signed": signed, "p": p_value}
+    return environment
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals, a dash where there is none."""
+    if value is None or isinstance(value, float) and not np.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    if not text.strip("-0."):
+        text = text.lstrip("-")  # no "-0.00"
+    return text.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """As `fixed`, with its sign."""
+    text = fixed(value, digits)
+    return f"+{text}" if text[0].isdigit() and value else text
+
+
+def p_value(value: float | None) -> str:
+    """A p-value, a dash where there is none."""
+    return "–" if value is None else p_text(value)

@@ -1,0 +1,217 @@
+"""One self-contained report of a run, of a model on another site's scans, or of several runs beside each other.
+
+    python -m evaluation.report runs/NAME                         report.html, figures/ and cv_metrics.json in runs/NAME
+    python -m evaluation.report predictions.csv --labels labels.tsv --model runs/NAME/fold-4/model
+    python -m evaluation.report runs/A runs/B --output comparison
+
+The page needs no network and no file beside it. Exit status: 0 written, 1 the input cannot be evaluated, 2 the call
+was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluation.comparison import compare_studies
+from evaluation.controls import QUALITY_COLUMNS, VOLUME_COLUMNS, measured_features
+from evaluation.external import read_external
+from evaluation.findings import evaluate_study, summary_for_json
+from evaluation.measures import measure_quality, measure_volumes
+from evaluation.metrics import write_cv_metrics
+from evaluation.page import render_comparison, render_study
+from evaluation.study import KEYS, Study, read_run
+from evaluation.tables import InputError, read_predictions, read_table, write_json, write_text
+from evaluation.uncertainty import DRAWS, PERMUTATIONS
+
+FEW_BYTES = 500e6  # up to this much of images is measured without being asked
+
+
+def write_report(
+    run_folder: str | os.PathLike[str],
+    *,
+    image_controls: bool | None = None,
+    features: Sequence[str | os.PathLike[str]] = (),
+    null_runs: Sequence[str | os.PathLike[str]] = (),
+    with_scans: bool = True,
+    draws: int = DRAWS,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Path:
+    """Evaluate a finished run: ``report.html``, ``figures/`` and ``cv_metrics.json`` in its folder.
+
+    Args:
+        run_folder: ``runs/NAME`` with all folds done.
+        image_controls: measure image quality and tissue volumes for controls; None does so for small cohorts (up to
+            500 MB of image files) or where an earlier report kept the measurements.
+        features: tables (``participant_id, session_id`` and numbers) of an encoder's features, each a control.
+        null_runs: run folders of the same recipe trained on permuted labels, for a null with retraining.
+        with_scans: name the wrongly called scans and show slices of them.
+        draws, permutations, seed: of the resampling.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        InputError: the run is partial or broken; the message names what is missing.
+    """
+    run = Path(run_folder)
+    study = read_run(run)
+    measured = _measurements(study, run / "figures", image_controls)
+    sets = {name: measured_features(study.table, *table) for name, table in measured.items()}
+    for path in map(Path, features):
+        sets[f"Features: {path.stem}"] = _features(study, path)
+    nulls = [read_predictions(folder) for folder in null_runs]
+    findings = evaluate_study(study, features=sets, null_runs=nulls, draws=draws, permutations=permutations, seed=seed)
+    missing = ""
+    if not measured and (study.table["image"] != "").any():
+        missing = "Controls from image quality and tissue volumes: --image_controls."
+    write_json(run / "cv_metrics.json", {**write_cv_metrics(run), "report": summary_for_json(findings)})
+    page = render_study(findings, run / "figures", "cv_metrics.json", with_scans=with_scans, controls_missing=missing)
+    return write_text(run / "report.html", page)
+
+
+def write_external_report(
+    predictions: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    with_scans: bool = True,
+    draws: int = DRAWS,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Path:
+    """Evaluate a finished model on labelled scans it never met; see `read_external`.
+
+    Writes ``report.html``, ``figures/`` and ``metrics.json`` into ``output`` (default: beside the predictions, in
+    ``PREDICTIONS-report``) and returns the path of ``report.html``.
+    """
+    study = read_external(predictions, labels, model)
+    folder = Path(output) if output else Path(predictions).with_name(f"{Path(predictions).stem}-report")
+    findings = evaluate_study(study, draws=draws, permutations=permutations, seed=seed)
+    pooled = findings.cross_validation["pooled"]
+    write_json(folder / "metrics.json", {**pooled, "flow": study.flow, "report": summary_for_json(findings)})
+    page = render_study(findings, folder / "figures", "metrics.json", with_scans=with_scans)
+    return write_text(folder / "report.html", page)
+
+
+def write_comparison(
+    run_folders: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Path:
+    """Compare finished runs on the scans they share: paired AUC differences, one overlaid ROC figure.
+
+    Writes ``report.html`` and ``figures/`` into ``output`` and returns the path of ``report.html``.
+    """
+    studies = [read_run(folder) for folder in run_folders]
+    comparison = compare_studies(studies, draws, seed)
+    folder = Path(output)
+    page = render_comparison(comparison, studies, folder / "figures", draws)
+    return write_text(folder / "report.html", page)
+
+
+def _measurements(study: Study, folder: Path, wanted: bool | None) -> dict[str, tuple[pd.DataFrame, list[str]]]:
+    """Name of a control -> (measurements, columns); kept as CSV, so that a second report need not open the images."""
+    tasks = {
+        "Image quality (motion proxies)": ("image", "image_quality", measure_quality, QUALITY_COLUMNS),
+        "Tissue and ventricle volumes": ("segmentation", "tissue_volumes", measure_volumes, VOLUME_COLUMNS),
+    }
+    results = {}
+    for name, (column, file, measure, columns) in tasks.items():
+        kept = folder / f"{file}.csv"
+        known = read_table(kept) if kept.is_file() else None
+        if known is None or not set(map(tuple, study.table[KEYS].to_numpy())) <= set(
+            map(tuple, known[KEYS].to_numpy())
+        ):
+            paths = [Path(path) for path in study.table[column] if path]
+            present = [path for path in paths if path.is_file()]
+            if wanted and not paths:
+                continue  # nothing of the kind in this cohort
+            if wanted and len(present) < len(paths):
+                lost = next(path for path in paths if not path.is_file())
+                raise InputError(f"{lost} is not there any more; put the cohort back, or leave out --image_controls.")
+            small = sum(path.stat().st_size for path in present) <= FEW_BYTES
+            if wanted is False or not paths or len(present) < len(paths) or not (wanted or small):
+                continue
+            known = measure(study.table)
+            write_text(kept, known.to_csv(index=False))
+        results[name] = (known, columns)
+    return results
+
+
+def _features(study: Study, path: Path) -> np.ndarray:
+    table = read_table(path, tuple(KEYS))
+    numeric = [c for c in table.columns if c not in KEYS and pd.api.types.is_numeric_dtype(table[c])]
+    if not numeric:
+        raise InputError(f"{path} has no numeric column beside participant_id and session_id.")
+    values = measured_features(study.table, table, numeric)
+    absent = int(np.isnan(values).all(axis=1).sum())
+    if absent:
+        raise InputError(f"{path} has no features for {absent} of the {len(values)} scans of the run.")
+    return values
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module's head."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "input", nargs="+", type=Path, metavar="RUN|PREDICTIONS", help="run folders, or a predictions.csv"
+    )
+    parser.add_argument("--labels", type=Path, help="labels of the scans in predictions.csv (TSV or CSV)")
+    parser.add_argument("--model", type=Path, help="model folder behind predictions.csv, for its frozen thresholds")
+    parser.add_argument("--output", type=Path, help="folder of an external report or a comparison")
+    parser.add_argument(
+        "--image_controls",
+        action=argparse.BooleanOptionalAction,
+        help="controls that open every image and segmentation",
+    )
+    parser.add_argument(
+        "--features", nargs="+", type=Path, default=[], metavar="CSV", help="encoder features as controls"
+    )
+    parser.add_argument("--null_runs", nargs="+", type=Path, default=[], metavar="RUN", help="runs on permuted labels")
+    parser.add_argument("--without_scans", action="store_true", help="no scan named, no slice shown")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="bootstrap draws, default %(default)s")
+    parser.add_argument("--permutations", type=int, default=PERMUTATIONS, help="default %(default)s; 0 for no nulls")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling, default %(default)s")
+    options = parser.parse_args(arguments)
+    if options.draws < 100 or options.permutations < 0 or options.seed < 0:
+        parser.error("--draws is at least 100, --permutations and --seed at least 0.")
+    resampling: dict[str, Any] = {"draws": options.draws, "seed": options.seed}
+    first = options.input[0]
+    try:
+        if first.is_file():
+            if options.labels is None or len(options.input) > 1:
+                parser.error("a predictions.csv is given alone and needs --labels.")
+            report = write_external_report(
+                first, options.labels, options.output, model=options.model, permutations=options.permutations,
+                with_scans=not options.without_scans, **resampling,
+            )  # fmt: skip
+        elif len(options.input) > 1:
+            report = write_comparison(options.input, options.output or Path("comparison"), **resampling)
+        else:
+            report = write_report(
+                first, image_controls=options.image_controls, features=options.features, null_runs=options.null_runs,
+                with_scans=not options.without_scans, permutations=options.permutations, **resampling,
+            )  # fmt: skip
+    except (InputError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    print(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The same metrics on parts of the cohort: does a figure rest on one score, one age, or one child of each family?
+
+Every part is cut from the out-of-fold predictions; nothing is trained again. Parts are small and many, so their
+intervals are wide and some will look remarkable by chance: they are there to be read together, not one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from evaluation.uncertainty import DRAWS, Interval, bootstrap_metrics
+
+SHOWN = ("auc", "sensitivity", "specificity", "accuracy")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the cohort: its metrics with intervals, or the reason why it has none."""
+
+    name: str
+    n: int
+    n_injury: int
+    n_families: int
+    metrics: dict[str, Interval]
+    note: str = ""
+
+
+def _score(scans: pd.DataFrame) -> pd.Series:
+    return pd.to_numeric(scans["radiology_score"], errors="coerce")
+
+
+def _one_sibling(scans: pd.DataFrame) -> pd.Series:
+    """All scans of the first infant (by id) of each family."""
+    return scans["participant_id"] == scans.groupby("family")["participant_id"].transform("min")
+
+
+def _first_session(scans: pd.DataFrame) -> pd.Series:
+    """The youngest scan of each infant; by session id where an age is missing."""
+    order = scans.sort_values(["participant_id", "scan_age", "session_id"], na_position="last")
+    first = order.groupby("participant_id").head(1).index
+    return scans.index.to_series().isin(first)
+
+
+SENSITIVITY_ANALYSES: dict[str, tuple[tuple[str, ...], Callable[[pd.DataFrame], pd.Series]]] = {
+    "Score 5 against 1-2": (("radiology_score",), lambda s: _score(s).isin([1, 2, 5])),
+    "Score 3 against 1-2": (("radiology_score",), lambda s: _score(s).isin([1, 2, 3])),
+    "Without score 4": (("radiology_score",), lambda s: _score(s) != 4),
+    "One sibling a family": ((), _one_sibling),
+    "First session only": (("scan_age",), _first_session),
+    "PMA 37 weeks or more at scan": (("scan_age",), lambda s: s["scan_age"] >= 37),
+}
+
+SUBGROUPS: dict[str, tuple[tuple[str, ...], Callable[[pd.DataFrame], pd.Series]]] = {
+    "PMA at scan below 34 weeks": (("scan_age",), lambda s: s["scan_age"] < 34),
+    "PMA at scan 34 to 36 weeks": (("scan_age",), lambda s: s["scan_age"].between(34, 37, inclusive="left")),
+    "PMA at scan 37 weeks or more": (("scan_age",), lambda s: s["scan_age"] >= 37),
+    "Born before 28 weeks": (("birth_age",), lambda s: s["birth_age"] < 28),
+    "Born at 28 to 31 weeks": (("birth_age",), lambda s: s["birth_age"].between(28, 32, inclusive="left")),
+    "Born at 32 to 36 weeks": (("birth_age",), lambda s: s["birth_age"].between(32, 37, inclusive="left")),
+    "Born at 37 weeks or later": (("birth_age",), lambda s: s["birth_age"] >= 37),
+    "Boys": (("sex",), lambda s: s["sex"] == "M"),
+    "Girls": (("sex",), lambda s: s["sex"] == "F"),
+}
+
+
+def _known(scans: pd.DataFrame, columns: tuple[str, ...]) -> bool:
+    return all(c in scans and (scans[c].notna() & (scans[c].astype(str) != "")).any() for c in columns)
+
+
+def evaluate_parts(
+    predictions: pd.DataFrame,
+    parts: dict[str, tuple[tuple[str, ...], Callable[[pd.DataFrame], pd.Series]]],
+    threshold: float | np.ndarray = 0.5,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Part]:
+    """Metrics of each part of the cohort, the whole first.
+
+    Args:
+        predictions: out-of-fold predictions joined with ``scan_age, birth_age, sex`` (a row a scan).
+        parts: `SENSITIVITY_ANALYSES` or `SUBGROUPS`: name -> (columns needed, which scans belong).
+        threshold: one, or (n,) each scan's own.
+
+    Returns:
+        A `Part` each. Parts whose columns are unknown to this cohort, or that hold no scan, are left out; one of fewer
+        than two classes or two families carries a note in place of metrics; scans whose value is missing are in none.
+    """
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), len(predictions))
+    table = predictions.reset_index(drop=True)
+    everyone = {"All scans": ((), lambda s: pd.Series(True, index=s.index))}
+    results = []
+    for name, (columns, rule) in {**everyone, **parts}.items():
+        if not _known(table, columns):
+            continue
+        inside = rule(table).fillna(False).to_numpy(bool)
+        part = table[inside]
+        n, injured, families = len(part), int(part["label"].sum()), part["family"].nunique()
+        if n == 0:
+            continue
+        metrics, note = {}, ""
+        if injured in (0, n):
+            note = f"all {n} scans are {'injured' if injured else 'normal'}: nothing to tell apart"
+        elif families < 2:
+            note = "all scans are of one family"
+        else:
+            args = (part["label"], part["p_injury"], part["family"], thresholds[inside])
+            every = bootstrap_metrics(*args, draws=draws, seed=seed)
+            metrics = {metric: every[metric] for metric in SHOWN}
+        results.append(Part(name, n, injured, families, metrics, note))
+    return results

@@ -1,0 +1,100 @@
+"""Reading run folders: a good one whole, a broken or partial one with a sentence that names the fault."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from evaluation.metrics import screening_metrics, write_cv_metrics
+from evaluation.study import read_run
+from evaluation.tables import InputError
+
+
+def test_a_run_is_read_whole(make_run):
+    study = read_run(make_run("good", n=60, twin_pairs=8))
+    assert (study.name, study.selection, study.external, study.phantom) == ("good", "last", False, None)
+    assert len(study.table) == 60 and study.folds == [0, 1, 2, 3, 4]
+    assert study.flow["found"] == 63 and study.flow["used"] == 60
+    assert study.flow["poor quality"] == study.flow["unlabelled"] == study.flow["unreadable"] == 1
+    assert set(study.exclusions["status"]) == {"poor quality", "unlabelled", "unreadable"}
+    assert study.table["birth_age"].between(24, 37).all() and study.table["sex"].isin(["M", "F"]).all()
+    assert list(study.thresholds) == ["0.5"] and len(study.histories) == 5
+
+
+def test_inner_thresholds_follow_each_scans_fold(make_run):
+    run = make_run(selection="inner", n=60, twin_pairs=8)
+    study = read_run(run)
+    assert list(study.thresholds) == ["0.5", "Youden", "Sensitivity 0.90"]
+    recorded = {
+        k: json.loads((run / f"fold-{k}/metrics.json").read_text())["inner"]["threshold_youden"] for k in range(5)
+    }
+    assert study.thresholds["Youden"].tolist() == study.table["fold"].map(recorded).tolist()
+    assert "inner scans; by fold" in study.threshold_notes["Youden"]
+
+
+def test_a_phantom_says_so_by_its_source_or_by_its_images(make_run):
+    run = make_run("phantom", n=30, twin_pairs=3, folds=3, phantom="dhcp", images=True)
+    assert read_run(run).phantom == "dhcp"
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({**environment, "source": {"data_dir": "/moved/elsewhere"}}))
+    assert read_run(run).phantom == "dhcp"
+
+
+def remove(name):
+    return lambda run: (run / name).unlink()
+
+
+def change(name, edit, **read):
+    def apply(run):
+        table = pd.read_csv(run / name, dtype=str, keep_default_na=False)
+        edit(table).to_csv(run / name, index=False)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("breakage", "message"),
+    [
+        (remove("splits.json"), "splits.json is missing"),
+        (remove("cohort.csv"), "cohort.csv is missing"),
+        (remove("recipe.yaml"), "recipe.yaml is missing"),
+        (remove("environment.json"), "environment.json is missing"),
+        (remove("fold-2/predictions.csv"), "fold-2/predictions.csv missing \\(4 of 5 folds done\\)"),
+        (remove("fold-1/metrics.json"), "fold-1/metrics.json is missing"),
+        (remove("fold-0/history.csv"), "fold-0/history.csv is missing"),
+        (lambda run: (run / "splits.json").write_text('{"num_folds": 5, '), "not valid JSON .* cut short"),
+        (lambda run: (run / "fold-0/metrics.json").write_text("{}"), "how the epoch was selected"),
+        (lambda run: (run / "recipe.yaml").write_text("a: [1"), "recipe.yaml is not YAML"),
+        (change("cohort.csv", lambda t: t.drop(columns="label")), "cohort.csv is not a cohort"),
+        (change("cohort.csv", lambda t: t.iloc[1:]), "predicted but is not among the scans used"),
+        (change("fold-3/predictions.csv", lambda t: t.iloc[1:]), "1 scan\\(s\\) of cohort.csv were never predicted"),
+        (change("fold-3/predictions.csv", lambda t: t.assign(label=1 - t["label"].astype(int))), "another label"),
+        (
+            change("fold-3/history.csv", lambda t: t.drop(columns="val_accuracy")),
+            "lacks the column\\(s\\) val_accuracy",
+        ),
+    ],
+)
+def test_a_broken_run_says_what_is_wrong(make_run, breakage, message):
+    run = make_run(n=40, twin_pairs=4)
+    breakage(run)
+    with pytest.raises(InputError, match=message) as caught:
+        read_run(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_predictions_of_other_splits_are_refused(make_run):
+    run = make_run(n=40, twin_pairs=4)
+    splits = json.loads((run / "splits.json").read_text())
+    next(iter(splits["participants"].values()))["fold"] = 4
+    (run / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(InputError, match="was predicted in fold 0, but splits.json has it in fold 4"):
+        read_run(run)
+
+
+def test_synthetic_run_has_the_figures_of_its_predictions(make_run):
+    run = make_run(n=40, twin_pairs=4)
+    write_cv_metrics(run)
+    study = read_run(run)
+    pooled = json.loads((run / "cv_metrics.json").read_text())["pooled"]
+    assert pooled == screening_metrics(study.table["label"], study.table["p_injury"])
