@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from .configuration_gloresnet import GloResNetConfig
-from .medicalnet_gloresnet import MedicalNetImportError
+from .medicalnet_gloresnet import MEDICALNET, MedicalNetImportError
 from .modeling_gloresnet import GloResNetForImageClassification, GloResNetModel, GloResNetPreTrainedModel
 from .pipeline_gloresnet import VolumeClassificationPipeline
 
@@ -17,6 +17,7 @@ GloResNetModel.register_for_auto_class("AutoModel")
 GloResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
 __all__ = [
+    "MEDICALNET",
     "GloResNetConfig",
     "GloResNetForImageClassification",
     "GloResNetModel",

@@ -11,6 +11,8 @@ from torch import nn
 
 from .configuration_gloresnet import GloResNetConfig
 
+MEDICALNET = "TencentMedicalNet/MedicalNet-Resnet10"
+
 
 class MedicalNetImportError(ValueError):
     """The file is not the MedicalNet checkpoint that this configuration needs; the message lists what differs."""
@@ -91,7 +93,7 @@ def load_encoder(encoder: nn.Module, weights: dict[str, torch.Tensor], source: s
 def _locate(source: str | Path, config: GloResNetConfig, filename: str | None = None, **hub_kwargs) -> Path:
     if Path(source).is_file():
         return Path(source)
-    way_out = "give a local .pth file or a Hub repository such as TencentMedicalNet/MedicalNet-Resnet10"
+    way_out = "give a local .pth file or a Hub repository such as " + MEDICALNET
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or Path(source).suffix in {".pth", ".pt", ".bin"}:
         raise FileNotFoundError(f"There are no MedicalNet weights at {source}: {way_out}.")
     filename = filename or f"resnet_{config.network_depth}_23dataset.pth"

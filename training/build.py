@@ -9,12 +9,10 @@ import datasets
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from torch.utils.data import DataLoader, Dataset
 
-from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 
 from .recipe import Recipe
-
-MEDICALNET = "TencentMedicalNet/MedicalNet-Resnet10"
 
 
 class ScanDataset(Dataset):

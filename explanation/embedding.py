@@ -1,0 +1,100 @@
+"""Features of a frozen encoder for the scans of a run: the strongest control a network can be set against.
+
+    python -m explanation.embedding runs/NAME --output features.csv                   MedicalNet's encoder
+    python -m explanation.embedding runs/NAME --output random.csv --init random
+    python -m evaluation.report runs/NAME --features features.csv random.csv
+
+One row a scan: participant_id, session_id, f000 ... f511. The volumes are the run's own, from the cache. Exit status: 0
+written, 1 the run or the weights cannot be used, 2 the call was wrong.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cohort.cache import standardised_volumes
+from cohort.scans import CohortError, read_cohort, write_beside
+from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetModel, MedicalNetImportError
+from preprocessing import GloResNetImageProcessor
+
+
+@torch.inference_mode()
+def encode(encoder: GloResNetModel, volumes: torch.utils.data.Dataset, batch_size: int = 4) -> torch.Tensor:
+    """Pooled features of standardised volumes.
+
+    Args:
+        encoder: its own mode is set to evaluation.
+        volumes: rows with `pixel_values` (1, S, S, S), in PyTorch's format.
+
+    Returns:
+        (n, hidden_size) float32, on the CPU.
+    """
+    encoder.eval()
+    batches = tqdm(DataLoader(volumes, batch_size=batch_size), desc="encoding", unit="batch")
+    return torch.cat([encoder(batch["pixel_values"].to(encoder.device)).pooler_output.cpu() for batch in batches])
+
+
+def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.DataFrame:
+    """Features of a run's scans by an encoder that has seen none of their labels.
+
+    Args:
+        run: a run folder, for its `recipe.yaml` and `cohort.csv`.
+        init: `medicalnet`, `random`, or a MedicalNet `.pth` file.
+        seed: of random weights.
+
+    Raises:
+        FileNotFoundError: no run there, or the weights cannot be had.
+        CohortError: the scans in `cohort.csv` cannot be read any more.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise FileNotFoundError(f"{run} is no run folder, it has no recipe.yaml: give runs/NAME of a started run.")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    processor = GloResNetImageProcessor(image_size=recipe["image_size"], brain_mask=recipe["brain_mask"])
+    before = [scan for scan in read_cohort(run / "cohort.csv") if scan.status == "used"]
+    volumes, scans = standardised_volumes(before, processor)
+    if lost := [scan.reason for scan in scans if scan.status != "used"]:
+        raise CohortError(f"{len(lost)} scans of {run} cannot be read any more ({lost[0]}): put the cohort back.")
+    config = GloResNetConfig(image_size=recipe["image_size"])
+    if init == "random":
+        torch.manual_seed(seed)
+        encoder = GloResNetModel(config)
+    else:
+        encoder = GloResNetModel.from_medicalnet(MEDICALNET if init == "medicalnet" else init, config)
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    features = encode(encoder, volumes.with_format("torch", columns=["pixel_values"]))
+    table = pd.DataFrame(features.numpy(), columns=[f"f{column:03d}" for column in range(features.shape[1])])
+    table.insert(0, "participant_id", [scan.participant_id for scan in scans])
+    table.insert(1, "session_id", [scan.session_id for scan in scans])
+    return table
+
+
+def main() -> int:
+    """Command line; see the module's head."""
+    parser = argparse.ArgumentParser(
+        prog="python -m explanation.embedding",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="a run folder, runs/NAME")
+    parser.add_argument("--init", default="medicalnet", help="medicalnet (default), random, or a MedicalNet .pth file")
+    parser.add_argument("--output", type=Path, required=True, help="the CSV to write")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights, default 0")
+    options = parser.parse_args()
+    try:
+        table = frozen_features(options.run, options.init, options.seed)
+        write_beside(options.output, table.to_csv(index=False))
+    except (CohortError, MedicalNetImportError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.output}: {table.shape[1] - 2} features of {len(table)} scans")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
