@@ -30,6 +30,7 @@ from cohort.folds import check_splits, fold_scans, inner_split, make_splits, rea
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError, Scan, find_scans, flow, write_cohort
 from evaluation.metrics import screening_metrics, write_cv_metrics
+from evaluation.report import write_report
 from evaluation.tables import InputError, read_json, write_json, write_text
 from modeling_gloresnet import GloResNetForImageClassification, MedicalNetImportError
 from publishing.card import render_card
@@ -80,12 +81,16 @@ def train(options: argparse.Namespace, settings: dict) -> None:
     for fold in range(recipe.num_folds) if options.fold == "all" else [int(options.fold)]:
         if not (run / f"fold-{fold}" / "metrics.json").is_file():
             train_fold(fold, cohort, recipe, run, options.report_to)
+            (run / "report.html").unlink(missing_ok=True)  # of folds that have been trained anew
         accelerator.print(fold_summary(run / f"fold-{fold}"))
 
     finished = [(run / f"fold-{fold}" / "metrics.json").is_file() for fold in range(recipe.num_folds)]
     if accelerator.is_main_process and all(finished):
-        pooled = write_cv_metrics(run)["pooled"]
-        print(f"all {recipe.num_folds} folds, pooled out-of-fold: {summary(pooled)}; see {run / 'cv_metrics.json'}")
+        if not (run / "report.html").is_file():
+            write_cv_metrics(run)  # figures that no trouble with a picture can take away
+            write_report(run)
+        pooled = read_json(run / "cv_metrics.json")["pooled"]
+        print(f"all {recipe.num_folds} folds, pooled out-of-fold: {summary(pooled)}; read {run / 'report.html'}")
 
 
 def read_cohort(data_dir: Path, labels: str | None, recipe: Recipe, run: Path, accelerator: Accelerator) -> Cohort:

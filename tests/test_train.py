@@ -48,7 +48,7 @@ def finished(shared_tiny_cohort, tmp_path_factory):
 
 def test_the_run_folder_holds_what_the_readme_promises(finished):
     run, result = finished
-    for name in ("splits.json", "recipe.yaml", "environment.json", "cohort.csv", "cv_metrics.json"):
+    for name in ("splits.json", "recipe.yaml", "environment.json", "cohort.csv", "cv_metrics.json", "report.html"):
         assert (run / name).is_file(), name
     for fold in (0, 1):
         for name in ("predictions.csv", "metrics.json", "history.csv", "model/model.safetensors", "model/README.md"):
