@@ -28,19 +28,19 @@ MOTION_SHARE = 0.125
 MALE_SHARE = 78 / 128
 POOR_QUALITY = "Q"
 
-_SCORE_FIVE = (  # major injuries of the dhcp preset, dealt in turn
+_SCORE_FIVE = (  # dealt in turn; score 5 is a major lesion, so each has something macroscopic
     (("ventriculomegaly", "moderate"),),
-    (("ivh", "minor"),),
-    (("cystic_pvl", "small"),),
-    (("ventriculomegaly", "severe"), ("ivh", "major")),
-    (("atrophy", "moderate"),),
-    (("ventriculomegaly", "mild"),),
+    (("ivh", "major"),),
     (("cystic_pvl", "large"),),
-    (("ivh", "major"), ("ventriculomegaly", "moderate")),
+    (("ventriculomegaly", "severe"), ("ivh", "major")),
     (("atrophy", "severe"),),
+    (("ventriculomegaly", "severe"),),
+    (("cystic_pvl", "large"), ("ventriculomegaly", "mild")),
+    (("ivh", "major"), ("ventriculomegaly", "moderate")),
+    (("atrophy", "moderate"), ("ventriculomegaly", "mild")),
     (("cystic_pvl", "confluent"), ("ventriculomegaly", "mild")),
-    (("ivh", "minor"), ("ventriculomegaly", "mild")),
-    (("atrophy", "mild"), ("ventriculomegaly", "mild")),
+    (("ivh", "minor"), ("ventriculomegaly", "moderate")),
+    (("atrophy", "severe"), ("ventriculomegaly", "moderate")),
 )
 # `clear`: cysts, clot and atrophy come with the enlarged ventricles they go with in life (blood distends them, lost
 # white matter gives way to them), so every positive is visible from across the room.
