@@ -178,7 +178,7 @@ def screen(requests: list[Request], model, processor, args: argparse.Namespace) 
         collate_fn=list,
         worker_init_fn=leave_signals_to_the_parent,
     )
-    for batch in loader:
+    for batch in until_a_signal(loader):
         readable = [torch.from_numpy(pixel_values) for _, pixel_values, _ in batch if pixel_values is not None]
         if readable:
             with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
@@ -196,6 +196,29 @@ def screen(requests: list[Request], model, processor, args: argparse.Namespace) 
                 continue
             label = model.config.id2label[INJURY if p_injury >= model.config.threshold else 1 - INJURY]
             yield row(scan, f"{p_injury:.9g}", f"{p_plain:.9g}", label, "ok")  # nine digits are a float32 whole
+
+
+def until_a_signal(batches: Iterable) -> Iterator:
+    """The batches, until Ctrl-C or SIGTERM; obeyed between two of them, or at once when it comes a second time.
+
+    Raised at any moment, as Python does, the interrupt can fall into a fork or a destructor and be lost there.
+    """
+    noted = []
+
+    def note(number, _frame):
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for batch in batches:
+            if noted:
+                raise KeyboardInterrupt
+            yield batch
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def row(scan: str, p_injury="", p_plain="", label="", status="", message="") -> dict:
