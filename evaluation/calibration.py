@@ -133,7 +133,8 @@ def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
             softmax(z / T)[1] = sigmoid((z1 - z0) / T) and z1 - z0 = logit(p): the very thing `predict_proba` computes.
 
     Returns:
-        T > 1 softens the probabilities, T < 1 sharpens them. 1 when only one class is there (nothing can be fitted).
+        T > 1 softens the probabilities, T < 1 sharpens them. 1 where the scans cannot tell: one class only, or a loss
+        that falls to the very bound (few scans, all called rightly: ever sharper would always fit better).
     """
     views = np.atleast_2d(np.asarray(probabilities, dtype=np.float64))
     for view in views:
@@ -146,8 +147,9 @@ def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
         p = np.clip(expit(log_odds / np.exp(log_temperature)).mean(axis=0), CLIP, 1 - CLIP)
         return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
 
-    found = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    bounds = np.log(0.05), np.log(20.0)
+    found = minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x)) if min(abs(found.x - bound) for bound in bounds) > 1e-3 else 1.0
 
 
 def decision_curve(

@@ -108,6 +108,11 @@ def test_temperature_minimises_the_log_loss_of_the_averaged_views():
     assert fit_temperature([1, 1], [0.4, 0.9]) == 1.0  # nothing to fit
 
 
+def test_scans_that_are_all_called_rightly_cannot_tell_the_temperature():
+    assert fit_temperature([0, 0, 1, 1], [0.1, 0.4, 0.6, 0.7]) == 1.0
+    assert fit_temperature([0, 0, 1, 1], [0.9, 0.6, 0.4, 0.3]) == 1.0  # nor scans that are all called wrongly
+
+
 def test_youden_threshold_is_the_best_of_the_curve_and_stands_between_scores():
     random = np.random.default_rng(2)
     label = np.r_[0, 1, random.integers(0, 2, 58)]
