@@ -27,6 +27,7 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_logging
 
+from cohort.cores import available_cores
 from cohort.images import CohortError, mask_names, session_images
 
 COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message"]
@@ -70,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU that has it")
     # The network fills two cores or a GPU with two scans, four views; larger batches only take memory.
     add("--batch_size", type=int, default=2, help="scans a forward pass, default 2")
-    add("--num_workers", type=int, default=min(4, (os.cpu_count() or 2) // 2), help="processes that read scans")
+    add("--num_workers", type=int, default=min(4, available_cores() // 2), help="processes that read scans")
     args = parser.parse_args()
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error("--batch_size must be at least 1 and --num_workers at least 0")

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from preprocessing import GloResNetImageProcessor, VolumeError
 
+from .cores import available_cores
 from .scans import Scan
 
 
@@ -56,11 +57,6 @@ def standardised_volumes(
     ]
     wanted = [rows[_key(scan)] for scan in scans if scan.status == "used"]
     return volumes.select(wanted).select_columns(["pixel_values", "sha256"]), scans
-
-
-def available_cores() -> int:
-    """Cores this process may use, which in a container or a batch job is fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _build(scans: list[Scan], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from cohort.cache import available_cores
+from cohort.cores import available_cores
 from evaluation.tables import read_json, write_json
 
 from .recipe import Recipe, RecipeError, load_recipe

@@ -47,7 +47,7 @@ def write_session(output: Path, scan: PlannedScan, seed: int) -> None:
     (partial / "anat").mkdir(parents=True)
     names = session_files(scan)
     arrays = (generated.volume, generated.brain_mask, generated.dseg, generated.lesion_mask)
-    for name, array in zip(names, arrays, strict=False):
+    for name, array in zip(names[:-1], arrays, strict=True):
         (partial / name).write_bytes(_nifti_bytes(array, generated.affine))
     row = {
         "participant_id": scan.participant_id,

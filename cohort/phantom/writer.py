@@ -23,6 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..cores import available_cores
 from .grids import FULL_VOXEL_SIZE, small_grid
 from .growth import TISSUE_NAMES
 from .pathology import LESION_NAMES
@@ -226,10 +227,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _write_sessions(
     output: Path, missing: list[PlannedScan], total: int, seed: int, num_workers: int | None, progress: bool
 ) -> None:
-    if num_workers is None:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        num_workers = usable or 1
-    num_workers = min(num_workers, len(missing))
+    num_workers = min(num_workers or available_cores(), len(missing))
     bar = tqdm(total=total, initial=total - len(missing), desc="phantom", unit="scan", disable=not progress)
     with bar:
         if num_workers <= 1:
