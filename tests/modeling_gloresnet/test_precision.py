@@ -15,8 +15,8 @@ def weight_gradient(conv, hidden, upstream, precision):
     return conv.weight.grad.clone()
 
 
-# every size the flag --image_size takes in steps of 16, and odd ones between
-@pytest.mark.parametrize("image_size", [16, 17, 24, 32, 33, 40, 48, 56, 64, 80, 96, 112, 128])
+# every size at which some map has one or two voxels an edge, and larger ones
+@pytest.mark.parametrize("image_size", [*range(16, 65), 80, 96, 112, 128])
 def test_bfloat16_weight_gradients_of_every_layer(image_size):
     torch.manual_seed(0)
     model = GloResNetModel(GloResNetConfig(stem_channels=16, widths=[16, 32, 64, 128])).train()
