@@ -81,7 +81,8 @@ def train(options: argparse.Namespace, settings: dict) -> None:
     for fold in range(recipe.num_folds) if options.fold == "all" else [int(options.fold)]:
         if not (run / f"fold-{fold}" / "metrics.json").is_file():
             train_fold(fold, cohort, recipe, run, options.report_to)
-            (run / "report.html").unlink(missing_ok=True)  # of folds that have been trained anew
+            if accelerator.is_main_process:
+                (run / "report.html").unlink(missing_ok=True)  # of before this fold was trained
         accelerator.print(fold_summary(run / f"fold-{fold}"))
 
     finished = [(run / f"fold-{fold}" / "metrics.json").is_file() for fold in range(recipe.num_folds)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def roc_figure(
     points = roc_points(label, p)
     name = f"{'pooled, ' if len(folds) > 1 else ''}AUC {_brief(auc)}"
     axes.plot(points["false_positive_rate"], points["sensitivity"], color=BLUE, linewidth=2, label=name)
-    for style, (title, threshold) in zip(STYLES[1:], thresholds.items(), strict=False):
+    for style, (title, threshold) in zip(cycle(STYLES[1:]), thresholds.items(), strict=False):
         at = weighted_screening_metrics(label, p, np.ones((1, len(label))), threshold)
         place = (1 - at["specificity"][0], at["sensitivity"][0])
         look = {"marker": style["marker"], "color": style["color"], "markersize": 7, "markeredgecolor": "white"}
@@ -282,7 +283,7 @@ def comparison_figure(comparison: Comparison) -> Drawing:
     figure, (axes,) = new_figure(5.0, 4.6)
     label = comparison.table["label"].to_numpy()
     rows = []
-    for style, name in zip(STYLES * 4, comparison.names, strict=False):
+    for style, name in zip(cycle(STYLES), comparison.names, strict=False):
         points = roc_points(label, comparison.probabilities[name])
         line = {"color": style["color"], "linestyle": style["linestyle"]}
         title = f"{name}: {_brief(comparison.metrics[name]['auc'])}"
