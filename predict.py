@@ -24,11 +24,10 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.utils import logging as transformers_logging
 
 from cohort.cores import available_cores
 from cohort.images import CohortError, mask_names, session_images
+from screening.loading import ModelError, load_model, one_line
 
 COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message"]
 EXTENSIONS = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -49,7 +48,7 @@ class Request(NamedTuple):
 def main() -> int:
     args = parse_arguments()
     requests = find_requests(args.scans)
-    model, processor = load(args.model)
+    model, processor = load_model(args.model)
     rows = screen(requests, model, processor, args)
     counts = write_table(rows, args.output, total=len(requests))
     print(
@@ -124,26 +123,6 @@ def mask_beside(scan: str) -> str:
     if mask is None:
         raise CohortError(f"{scan} has no brain mask beside it, which this model needs: add {mask_names()}, in anat.")
     return mask
-
-
-def load(name: str):
-    """Model, in evaluation mode on the best device, and processor, from a folder (offline) or the Hub."""
-    is_local = os.path.isdir(name)
-    if is_local and not os.path.isfile(os.path.join(name, "config.json")):
-        raise WrongCall(f"{name} is no model folder, it has no config.json: give fold-K/model of a run")
-    if not is_local and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise WrongCall(f"the model folder {name} does not exist: give a folder, or ORG/NAME of the Hub")
-    transformers_logging.disable_progress_bar()
-    options = {"trust_remote_code": True, "local_files_only": is_local}
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, **options)
-        model = AutoModelForImageClassification.from_pretrained(name, **options)
-    except Exception as error:  # a damaged folder or an unreachable Hub raises anything
-        raise WrongCall(f"the model {name} cannot be loaded ({one_line(error)}): check the folder or name") from error
-    if not hasattr(model, "predict_views"):
-        raise WrongCall(f"{name} is a {type(model).__name__}, not a GloResNet: give a model of this project")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device, memory_format=torch.channels_last_3d), processor
 
 
 class Prepared(Dataset):
@@ -249,10 +228,6 @@ def leave_signals_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def stop(_signal, _frame):
     raise KeyboardInterrupt
 
@@ -261,7 +236,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, stop)
     try:
         status, complaint = main(), ""
-    except WrongCall as error:
+    except (WrongCall, ModelError) as error:
         status, complaint = 2, f"{error}."
     except KeyboardInterrupt:
         status, complaint = 130, "interrupted, nothing was written: run it again."

