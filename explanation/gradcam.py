@@ -126,7 +126,8 @@ def default_stages(model: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
 
     In the maximum over stages a coarser map hides the finer ones nearly everywhere. Measured on a 64^3 network of the
     phantom cohort (`explanation.localisation`; maps of 16, 8, 4 and 2 voxels): with stages 1 and 2 enlarged ventricles
-    get 1.9 times the heat of an even map, with 1 to 3 1.6, with 2 to 4 1.1; with random weights 1.2, 1.2 and 1.1.
+    get 1.9 times the heat of a map even over the brain, with 1 to 3 1.6, with 2 to 4 1.1; with random weights 1.2, 1.2
+    and 1.1. Chosen on that run, so its own figures are a little kind; larger lattices were not measured.
     """
     steps = stage_steps(model)
     return tuple(stage for stage, step in enumerate(steps, start=1) if stage == 1 or (min(size) - 1) // step + 1 >= 8)
