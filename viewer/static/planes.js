@@ -1,0 +1,167 @@
+// The view with WebGL2: NiiVue. Same methods as slices.js.
+
+import { shape } from "./volumes.js";
+
+const { Niivue, SLICE_TYPE, DRAG_MODE, MULTIPLANAR_TYPE, SHOW_RENDER } = globalThis.niivue;
+
+const SLICE_TYPES = {
+  multi: SLICE_TYPE.MULTIPLANAR,
+  axial: SLICE_TYPE.AXIAL,
+  coronal: SLICE_TYPE.CORONAL,
+  sagittal: SLICE_TYPE.SAGITTAL,
+  render: SLICE_TYPE.RENDER,
+};
+// colours over all of 0..1, nothing below cal_min. NiiVue 0.69.0 names 2 "translucent", but its shader fades 1, not 2.
+const HIDE_BELOW_MINIMUM = 2;
+
+// without a graphics card a scan of this size takes some three seconds to come up on two cores
+const SOFTWARE_VOXELS = 4e6;
+
+const inSoftware = (gl) => {
+  const info = gl.getExtension("WEBGL_debug_renderer_info");
+  const name = gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER);
+  return /swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
+};
+
+/** Why this browser cannot run NiiVue, or null. */
+export function whyNot() {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  if (!gl) return "This browser offers no WebGL2, so slices are shown as pictures, without the 3D view.";
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return null;
+}
+
+/**
+ * Start NiiVue in `place`.
+ *
+ * Calls: `moved(voxel)` when the crosshair was moved in the picture, `windowed(low, high)`, `lost()` when the graphics
+ * card gave up.
+ */
+export async function planesView(place, { moved, windowed, lost }) {
+  const canvas = place.querySelector("canvas");
+  const nv = new Niivue({
+    isRadiologicalConvention: true,
+    sagittalNoseLeft: true,
+    multiplanarLayout: MULTIPLANAR_TYPE.GRID,
+    multiplanarShowRender: SHOW_RENDER.ALWAYS,
+    multiplanarPadPixels: 6,
+    showAllOrientationMarkers: true,
+    fontMinPx: 13,
+    fontSizeScaling: 0.25,
+    fontColor: [1, 0.9, 0.55, 1],
+    crosshairColor: [0.35, 0.8, 1, 0.8],
+    crosshairWidth: 0.5,
+    crosshairWidthUnit: "mm",
+    crosshairGap: 5,
+    tileMargin: 12,
+    clipPlaneColor: [0, 0, 0, 0],
+    isClipAllVolumes: true,
+    show3Dcrosshair: true,
+    backColor: [0, 0, 0, 1],
+    loadingText: "",
+    dragMode: DRAG_MODE.none,
+    dragAndDropEnabled: false,
+    scrollRequiresFocus: true,
+    viewModeHotKey: "",
+    clipPlaneHotKey: "",
+    cycleClipPlaneHotKey: "",
+    logLevel: "error",
+  });
+  nv.onLocationChange = ({ frac }) => {
+    if (!nv.volumes.length) return;
+    cut();
+    moved(Array.from(frac, (part, axis) => part * shape(nv.volumes[0])[axis] - 0.5));
+  };
+  nv.onIntensityChange = (volume) => windowed(volume.cal_min, volume.cal_max);
+  await nv.attachToCanvas(canvas, true);
+  canvas.tabIndex = -1; // the stage around it takes the keys
+  canvas.addEventListener("webglcontextlost", lost);
+
+  let pending = 0;
+  let anew = false; // the scan too, or only the heat map, which is a fraction of the work
+  function refresh(scanToo) {
+    anew ||= scanToo;
+    pending ||= requestAnimationFrame(() => {
+      pending = 0;
+      if (anew && nv.volumes.length) nv.updateGLVolume();
+      else if (nv.volumes.length > 1) nv.refreshLayers(nv.volumes[1], 1);
+      anew = false;
+      nv.drawScene();
+    });
+  }
+
+  let heat = null;
+  function dress(overlay) {
+    overlay.colormap = heat.colormap; // first: it sets the range anew
+    Object.assign(overlay, {
+      colormapType: HIDE_BELOW_MINIMUM,
+      cal_min: heat.threshold,
+      cal_max: 1,
+      opacity: heat.shown ? heat.opacity : 0,
+    });
+  }
+
+  // all at once: addVolume would draw the scan again for each, and on the way an overlay in the wrong colours
+  function hold(volumes) {
+    Object.assign(nv, { volumes, back: volumes[0] ?? null, overlays: volumes.slice(1) });
+    nv.updateGLVolume();
+  }
+
+  // in 3D the head is cut open at the crosshair's height, or the heat inside it would not be seen
+  const cut = () => nv.setClipPlane([nv.scene.crosshairPos[2] - 0.5, 0, 90]); // draws
+
+  return {
+    canRender: true,
+    /** Why this scan is not for WebGL2 here, or null. */
+    tooMuch(scan) {
+      const size = shape(scan);
+      if (Math.max(...size) > nv.uiData.max3D) {
+        return "This scan is too large for the graphics card, so slices are shown as pictures, without the 3D view.";
+      }
+      if (inSoftware(nv.gl) && size[0] * size[1] * size[2] > SOFTWARE_VOXELS) {
+        return (
+          "This browser has no graphics card to draw with, which takes long for so large a scan,"
+          + " so slices are shown as pictures, without the 3D view."
+        );
+      }
+      return null;
+    },
+    show(scan, overlay) {
+      nv.setScale(1.3);
+      nv.setRenderAzimuthElevation(160, 35); // from the front and above
+      if (overlay) dress(overlay);
+      hold([scan, overlay].filter(Boolean));
+    },
+    clear() {
+      hold([]);
+    },
+    setView(name) {
+      nv.setSliceType(SLICE_TYPES[name]);
+    },
+    setVoxel(voxel) {
+      const size = shape(nv.volumes[0]);
+      nv.scene.crosshairPos = voxel.map((index, axis) => (index + 0.5) / size[axis]);
+      cut();
+    },
+    setWindow(low, high) {
+      Object.assign(nv.volumes[0], { cal_min: low, cal_max: high });
+      refresh(true);
+    },
+    setOverlay(settings) {
+      heat = settings;
+      if (nv.volumes.length < 2) return;
+      dress(nv.volumes[1]);
+      refresh(false);
+    },
+    turn(right, up) {
+      nv.setRenderAzimuthElevation(nv.scene.renderAzimuth + right, nv.scene.renderElevation + up);
+    },
+    destroy() {
+      canvas.removeEventListener("webglcontextlost", lost);
+      cancelAnimationFrame(pending);
+      nv.cleanup();
+      nv.volumes = [];
+      nv.gl.getExtension("WEBGL_lose_context")?.loseContext();
+    },
+  };
+}

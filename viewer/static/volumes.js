@@ -1,0 +1,81 @@
+// Reading a volume and finding one's way in it. Voxels are counted along the axes turned to right, anterior, superior.
+
+import "./niivue.umd.js"; // leaves its names in globalThis.niivue
+
+const { NVImage } = globalThis.niivue;
+
+/** Fetch a file that gradio serves and parse it; an Error says in one sentence what went wrong. */
+export async function readVolume({ file, affine }, signal) {
+  let response;
+  try {
+    response = await fetch(file.url, { signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The scan could not be fetched: the connection to the server failed.");
+  }
+  if (!response.ok) {
+    throw new Error("The scan is no longer on the server: choose it again.");
+  }
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  const gzipped = bytes[0] === 0x1f && bytes[1] === 0x8b;
+  let image = null;
+  try {
+    image = await NVImage.loadFromUrl({ url: bytes, name: gzipped ? "volume.nii.gz" : "volume.nii" });
+    // voxel edges too are as the affine has them, whatever the header says
+    const [x, y, z] = affine;
+    for (const axis of [0, 1, 2]) image.hdr.pixDims[axis + 1] = Math.hypot(x[axis], y[axis], z[axis]);
+    image.setAffine(affine);
+  } catch (error) {
+    console.warn("volume not read:", error);
+  }
+  if (!image?.img || image.img.length < image.dimsRAS[1] * image.dimsRAS[2] * image.dimsRAS[3]) {
+    throw new Error("This file could not be read as a NIfTI volume: export it again and choose it again.");
+  }
+  return image;
+}
+
+/** Number of voxels to the right, to the front, upwards. */
+export const shape = (image) => [image.dimsRAS[1], image.dimsRAS[2], image.dimsRAS[3]];
+
+/** Millimetres (R, A, S) of a voxel. */
+export function toWorld(image, [x, y, z]) {
+  const m = image.matRAS; // row by row
+  return [0, 4, 8].map((row) => m[row] * x + m[row + 1] * y + m[row + 2] * z + m[row + 3]);
+}
+
+/** Voxel (with fractions) at millimetres (R, A, S). */
+export const toVoxel = (image, mm) => Array.from(image.mm2vox(mm, true));
+
+/** Where a stored value is: offset and strides of the R, A, S axes, and the scaling of its values. */
+export function layout(image) {
+  const { scl_slope: slope, scl_inter: inter } = image.hdr;
+  return {
+    values: image.img,
+    start: image.img2RASstart.reduce((sum, offset) => sum + offset, 0),
+    step: image.img2RASstep,
+    shape: shape(image),
+    slope: Number.isFinite(slope) && slope !== 0 ? slope : 1,
+    inter: Number.isFinite(inter) ? inter : 0,
+  };
+}
+
+/** The value at a voxel, interpolated between its neighbours; null outside. */
+export function sample({ values, start, step, shape: [nx, ny, nz], slope, inter }, x, y, z) {
+  if (!(x >= -0.5 && y >= -0.5 && z >= -0.5 && x <= nx - 0.5 && y <= ny - 0.5 && z <= nz - 0.5)) return null;
+  x = Math.min(Math.max(x, 0), nx - 1);
+  y = Math.min(Math.max(y, 0), ny - 1);
+  z = Math.min(Math.max(z, 0), nz - 1);
+  const x0 = Math.floor(x), y0 = Math.floor(y), z0 = Math.floor(z);
+  const fx = x - x0, fy = y - y0, fz = z - z0;
+  const right = x0 < nx - 1 ? step[0] : 0, front = y0 < ny - 1 ? step[1] : 0, up = z0 < nz - 1 ? step[2] : 0;
+  const corner = start + x0 * step[0] + y0 * step[1] + z0 * step[2];
+  const row = (at) => values[at] * (1 - fx) + values[at + right] * fx;
+  const plane = (at) => row(at) * (1 - fy) + row(at + front) * fy;
+  return (plane(corner) * (1 - fz) + plane(corner + up) * fz) * slope + inter;
+}
+
+/** A colour map as 256 RGB triples, the same in both modes. */
+export const colours = (name) => {
+  const rgba = globalThis.niivue.cmapper.colormap(name);
+  return Array.from({ length: 256 }, (_, level) => [rgba[4 * level], rgba[4 * level + 1], rgba[4 * level + 2]]);
+};
