@@ -61,3 +61,48 @@ def tiny_cohort(tmp_path):
 def shared_tiny_cohort(tmp_path_factory):
     """For tests that only read it."""
     return write_tiny_cohort(tmp_path_factory.mktemp("shared") / "bids")
+
+
+# ---- a real browser, for the tests of the page ----
+
+# software WebGL2: the same picture on every machine, none of which need have a graphics card
+WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+NO_WEBGL = ["--no-sandbox", "--disable-gpu", "--disable-3d-apis"]
+
+
+@pytest.fixture(scope="session")
+def _playwright():
+    if not os.environ.get("CI"):
+        pytest.importorskip("playwright.sync_api")
+    from playwright.sync_api import sync_playwright
+
+    playwright = sync_playwright().start()
+    yield playwright
+    playwright.stop()
+
+
+def _chromium(playwright, arguments):
+    """The system's Chromium or Chrome, else playwright's own; without one, skip here and fail under CI."""
+    import shutil
+
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
+    path = next(filter(None, found), playwright.chromium.executable_path)
+    if not Path(path).exists():
+        message = "no Chromium: install one, or run `playwright install chromium`"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    return playwright.chromium.launch(executable_path=path, args=arguments)
+
+
+@pytest.fixture(scope="session")
+def browser(_playwright):
+    """Chromium with WebGL2 drawn in software; ask it for `new_page(...)`, and close what you open."""
+    chromium = _chromium(_playwright, WEBGL)
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture(scope="session")
+def browser_without_webgl(_playwright):
+    chromium = _chromium(_playwright, NO_WEBGL)
+    yield chromium
+    chromium.close()
