@@ -1,0 +1,174 @@
+"""A page with nothing but the viewer, and a small head with a bright mark on the right, at the front, high up."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+SHAPE, SPACING = (40, 48, 30), (1.0, 1.0, 1.5)  # R, A, S
+AFFINE = np.diag([*SPACING, 1.0])
+AFFINE[:3, 3] = -(np.array(SHAPE) - 1) / 2 * SPACING  # the middle of the head is at 0, 0, 0
+MARK = (10.0, 12.0, 9.0)  # mm to the right, to the front, up
+PEAK = (-9.5, -11.5, -8.25)  # of the heat map: left, back, low; the middle of a voxel
+
+
+def millimetres(shape, affine):
+    voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    return voxels @ affine[:3, :3].T + affine[:3, 3]
+
+
+def write_head(path: Path, orientation: str = "RAS") -> Path:
+    """An ellipsoid at 300 and a cube at 1000, stored along other axes, which must make no difference."""
+    place = millimetres(SHAPE, AFFINE)
+    head = 300.0 * ((place / (17, 21, 19)) ** 2).sum(-1).__lt__(1)
+    head[(np.abs(place - MARK) < 3).all(-1)] = 1000
+    image = nib.Nifti1Image(head.astype(np.int16), AFFINE)
+    image = image.as_reoriented(ornt_transform(io_orientation(AFFINE), axcodes2ornt(orientation)))
+    assert "".join(nib.aff2axcodes(image.affine)) == orientation
+    # a qform and voxel edges that lie, with the larger code: nibabel and this project go by the sform
+    image.set_sform(image.affine, code=1)
+    image.set_qform(np.diag([1.0, 1.0, 1.0, 1.0]), code=2)
+    nib.save(image, path)
+    return path
+
+
+def write_heat(path: Path) -> Path:
+    """A blob on a coarse grid of its own, 1 at its peak."""
+    affine = np.diag([-2.5, 2.5, 2.5, 1.0])
+    affine[:3, 3] = [30, -30, -30]
+    distance = np.square(millimetres((25, 25, 25), affine) - PEAK).sum(-1)
+    nib.save(nib.Nifti1Image(np.exp(-distance / (2 * 5.0**2)).astype(np.float32), affine), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """The folder gradio keeps its files in."""
+    folder = tmp_path_factory.mktemp("gradio")
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    yield folder
+    os.environ.pop("GRADIO_TEMP_DIR")
+    if before is not None:
+        os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@pytest.fixture(scope="session")
+def make_page(served):
+    """A function that makes the gradio page; a button per scene, by the scene's name."""
+    import gradio as gr
+
+    import viewer
+
+    heat = write_heat(served / "heat.nii.gz")
+
+    def shown(name, orientation="RAS", overlay=None, **settings):
+        path = write_head(served / f"{name}.nii.gz", orientation)
+        return lambda: viewer.scene(path, overlay, low=0, high=1000, name=name, **settings)
+
+    def damaged():
+        scene = viewer.scene(write_head(served / "damaged.nii.gz"), low=0, high=1000)
+        (served / "damaged.nii.gz").write_bytes(b"this is no volume")
+        return scene
+
+    def gone():
+        scene = viewer.scene(write_head(served / "gone.nii.gz"), low=0, high=1000)
+        (served / "gone.nii.gz").unlink()
+        return scene
+
+    def large():
+        path = served / "large.nii.gz"
+        nib.save(nib.Nifti1Image(np.full((170, 160, 150), 200, np.uint8), AFFINE), path)
+        return viewer.scene(path, low=0, high=400, name="large")
+
+    scenes = {
+        "plain": shown("plain"),
+        "lps": shown("lps", "LPS"),
+        "asr": shown("asr", "ASR"),
+        "heated": shown("heated", "PIR", heat, peak=PEAK),
+        "slow": shown("slow"),
+        "large": large,
+        "damaged": damaged,
+        "gone": gone,
+        "none": lambda: None,
+    }
+
+    def make():
+        gr.set_static_paths(viewer.static_paths())
+        with gr.Blocks() as page:
+            with gr.Row():
+                buttons = {name: gr.Button(name, elem_id=name, min_width=60) for name in scenes}
+                hide, unhide = gr.Button("hide", elem_id="hide"), gr.Button("unhide", elem_id="unhide")
+            with gr.Column() as column:
+                component = viewer.Viewer(elem_id="viewer")
+            for name, button in buttons.items():
+                button.click(scenes[name], None, component, show_progress="hidden")
+            hide.click(lambda: gr.Column(visible=False), None, column)
+            unhide.click(lambda: gr.Column(visible=True), None, column)
+        return page
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def address(make_page):
+    """The page, on a port of its own."""
+    import viewer
+
+    page = make_page()
+    _, url, _ = page.launch(
+        head=viewer.head(),
+        css=viewer.css(),
+        run_history=False,
+        server_name="127.0.0.1",
+        prevent_thread_lock=True,
+        quiet=True,
+    )
+    yield url
+    page.close()
+
+
+@contextlib.contextmanager
+def _opened(browser, address, **settings):
+    """The page in a fresh context, the viewer ready for its first scene."""
+    context = browser.new_context(**{"viewport": {"width": 1000, "height": 900}, **settings})
+    page = context.new_page()
+    page.requested = []
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    try:
+        page.goto(address)
+        page.wait_for_selector(".grn-viewer[data-started]", timeout=30_000)
+        yield page
+        assert page.errors == []
+    finally:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def opened():
+    return _opened
+
+
+@pytest.fixture(scope="session")
+def scan_file():
+    return write_head
+
+
+@pytest.fixture(scope="module")
+def page(browser, address):
+    with _opened(browser, address) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def page_without_webgl(browser_without_webgl, address):
+    with _opened(browser_without_webgl, address) as page:
+        yield page
