@@ -35,6 +35,7 @@ from evaluation.tables import InputError, read_json, write_json, write_text
 from modeling_gloresnet import GloResNetForImageClassification, MedicalNetImportError
 from publishing.card import render_card
 from publishing.export import export_model
+from screening.appearance import training_appearance
 from training.build import ScanDataset, keep_freed_memory, new_loader, new_model, new_processor, start_accelerator
 from training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from training.loop import NonFiniteLossError, check_finite, mean_log_loss, predict_fold, train_one_epoch
@@ -240,6 +241,10 @@ def finish_fold(
         "fold": metrics["fold"],
         "train_scans": len(train),
     }
+    volumes = cohort.volumes.with_format("numpy", columns=["pixel_values"])
+    network.config.training_appearance = training_appearance(
+        volumes[cohort.rows[scan]]["pixel_values"][0] for scan in train
+    )
     card = render_card(network.config, asdict(recipe), metrics)
     export_model(network, new_processor(recipe), folder / "model", card)
     write_json(folder / "metrics.json", metrics)

@@ -39,6 +39,8 @@ class GloResNetConfig(PreTrainedConfig):
         threshold (`float`, defaults to 0.5): probability of injury at and above which a scan is called injured.
         provenance (`dict`, *optional*): what the weights were trained on: `cohort`, `synthetic`, `run`, `fold`,
             `train_scans`. Nothing about a participant.
+        training_appearance (`dict`, *optional*): mean and standard deviation over the training scans of a few numbers
+            that say how a standardised volume looks, to tell scans that are unlike them.
 
     Raises:
         `StrictDataclassError`: for a field of the wrong type or a geometry that cannot be built.
@@ -63,6 +65,7 @@ class GloResNetConfig(PreTrainedConfig):
     temperature: float | int = 1.0
     threshold: float | int = 0.5
     provenance: dict | None = None
+    training_appearance: dict | None = None
 
     def __post_init__(self, **kwargs):
         for name in ("depths", "widths", "strides", "dilations"):

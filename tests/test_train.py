@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 import train as train_script
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
+from screening.appearance import DESCRIPTORS
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random".split()
@@ -80,6 +81,7 @@ def test_predictions_are_those_of_the_exported_model(finished, shared_tiny_cohor
     model = GloResNetForImageClassification.from_pretrained(run / "fold-1" / "model")
     processor = GloResNetImageProcessor.from_pretrained(run / "fold-1" / "model")
     assert model.config.provenance["fold"] == 1
+    assert set(model.config.training_appearance) == set(DESCRIPTORS)
     for row in pd.read_csv(run / "fold-1" / "predictions.csv", dtype={"session_id": str}).itertuples():
         scan = next((shared_tiny_cohort / f"sub-{row.participant_id}").glob("ses-1/anat/*_T2w.nii.gz"))
         volume = processor(scan, return_tensors="pt")["pixel_values"]

@@ -1,0 +1,84 @@
+"""Descriptors against hand arithmetic, and the warnings against scans that are and are not like the training scans."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from cohort.phantom import make_phantom_scan
+from preprocessing import GloResNetImageProcessor
+from screening.appearance import DESCRIPTORS, describe, training_appearance, unusual
+
+SIZE = 32
+PROCESSOR = GloResNetImageProcessor(image_size=SIZE)
+
+
+def standardised(image):
+    return PROCESSOR(image, return_tensors="np").pixel_values[0, 0]
+
+
+def head(seed, **options):
+    age = np.random.default_rng(seed).uniform(32, 42)
+    return make_phantom_scan(age, options.pop("injuries", {}), seed=seed, voxel_size=4.0, **options)
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    injuries = [{}, {"ivh": "major"}, {"ventriculomegaly": "severe"}, {"punctate": "many"}]
+    return [standardised(head(seed, injuries=injuries[seed % 4]).image()) for seed in range(28)]
+
+
+def test_descriptors_of_a_block_by_hand():
+    volume = np.full((20, 20, 20), -0.5, dtype=np.float32)
+    volume[5:15, 4:12, 10:20] = 2.0
+    numbers = describe((volume - volume.mean()) / volume.std())
+    assert numbers["constant"] == pytest.approx(1 - 10 * 8 * 10 / 8000)
+    assert numbers["centre_right_left"] == pytest.approx(9.5 / 19)
+    assert numbers["centre_front_back"] == pytest.approx(7.5 / 19)
+    assert numbers["centre_up_down"] == pytest.approx(14.5 / 19)
+    assert numbers["symmetry"] == pytest.approx(1, abs=1e-5)  # planes 5 to 14 of 20 mirror onto themselves
+    # from the plane that reaches 5 % of the block to the one that reaches 95 %
+    assert numbers["extent_right_left"] == pytest.approx(9 / 20)
+    assert numbers["extent_front_back"] == pytest.approx(7 / 20)
+
+
+def test_symmetry_is_the_correlation_with_the_mirror_image(phantoms):
+    volume = phantoms[0]
+    expected = np.corrcoef(volume.ravel(), volume[::-1].ravel())[0, 1]
+    assert describe(volume)["symmetry"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_record_of_the_training_scans_holds_means_and_deviations_only(phantoms):
+    record = training_appearance(iter(phantoms))
+    rows = np.array([list(describe(volume).values()) for volume in phantoms])
+    assert list(record) == list(DESCRIPTORS)
+    np.testing.assert_allclose(list(record.values()), np.stack([rows.mean(0), rows.std(0)], axis=1), atol=1e-5)
+
+
+def test_scans_held_out_of_the_record_are_not_called_unusual(phantoms):
+    for held_out in range(0, 28, 7):
+        others = [volume for number, volume in enumerate(phantoms) if not held_out <= number < held_out + 7]
+        record = training_appearance(others)
+        for volume in phantoms[held_out : held_out + 7]:
+            assert unusual(volume, record) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda data: -data, "darkest"),
+        (lambda data: np.random.default_rng(0).normal(size=data.shape), "neighbouring"),
+        (lambda data: np.pad(data, ((0, 60), (0, 0), (0, 0))), "from left to right"),
+        (lambda data: np.where(data > np.quantile(data, 0.8), data, 0), "constant background"),
+        (lambda data: np.roll(data, 9, axis=2), "from bottom to top"),
+    ],
+)
+def test_scans_of_another_kind_are(phantoms, change, word):
+    image = head(3).image()
+    changed = nibabel.Nifti1Image(np.asarray(change(image.get_fdata()), dtype=np.float32), image.affine)
+    sentences = unusual(standardised(changed), training_appearance(phantoms))
+    assert any(word in sentence for sentence in sentences), sentences
+    assert all(sentence.endswith(".") and "training scans" in sentence for sentence in sentences)
+
+
+def test_a_model_without_a_record_says_so(phantoms):
+    assert "not known" in unusual(phantoms[0], None)[0]
