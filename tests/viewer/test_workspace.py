@@ -1,0 +1,78 @@
+"""Files of visitors: their own, unguessable, and gone."""
+
+import os
+import tempfile
+import time
+
+import pytest
+from filelock import FileLock
+
+from viewer.workspace import FORGET_AFTER, PREFIX, Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    workspace = Workspace()
+    yield workspace
+    workspace.close()
+
+
+def upload(workspace, name="scan.nii.gz"):
+    folder = workspace.root / "hash"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"voxels")
+    return str(folder / name)
+
+
+def test_two_visitors_share_an_upload_and_lose_only_their_own(workspace):
+    path = upload(workspace)
+    one, two = workspace.take(path, "one"), workspace.take(path, "two")
+    workspace.clear("one")
+    assert not one.exists() and two.read_bytes() == b"voxels" and two.name == "scan.nii.gz"
+    workspace.clear("two")
+    workspace.clear("two")
+    assert not two.exists()
+
+
+def test_a_visitors_scans_of_one_name_do_not_meet(workspace):
+    path = upload(workspace)
+    assert workspace.take(path, "one") != workspace.take(path, "one")
+
+
+def test_a_copy_is_made_where_links_are_not_to_be_had(workspace, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert workspace.take(upload(workspace), "one").read_bytes() == b"voxels"
+
+
+def test_empty_files_of_gradios_are_swept_with_a_visitor(workspace):
+    (workspace.root / "tmpabc").touch()
+    workspace.clear("nobody")
+    assert not (workspace.root / "tmpabc").exists()
+
+
+def test_a_visitor_who_never_said_good_bye_is_forgotten(workspace):
+    path = workspace.take(upload(workspace), "silent")
+    long_ago = time.time() - FORGET_AFTER - 1
+    os.utime(path.parent.parent, (long_ago, long_ago))
+    workspace.folder("another")
+    assert not path.exists()
+
+
+def test_closing_leaves_nothing_and_a_killed_pages_folder_is_found_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = tmp_path / f"{PREFIX}killed"
+    killed.mkdir()
+    (killed / "scan.nii.gz").touch()
+    (killed / ".lock").touch()
+    running = tmp_path / f"{PREFIX}running"
+    running.mkdir()
+    with FileLock(running / ".lock"):
+        workspace = Workspace()
+        assert not killed.exists() and running.exists()
+    workspace.take(upload(workspace), "one")
+    workspace.close()
+    assert not workspace.root.exists()
