@@ -1,0 +1,397 @@
+"""The page as it is served: in a real browser, and asked by programs."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client, handle_file
+
+import app
+from cohort.phantom import make_phantom_scan
+from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from preprocessing import GloResNetImageProcessor
+from publishing.export import export_model
+from screening.appearance import training_appearance
+
+ROOT = Path(app.__file__).parent
+SIZE = 32
+MINUTE = 60_000  # milliseconds, for a loaded machine; nothing here waits that long on another
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Models without and with a brain mask, scans, and files that are none."""
+    base = tmp_path_factory.mktemp("app")
+    for number, injuries in enumerate([{}, {"ivh": "major"}]):
+        phantom = make_phantom_scan(38, injuries, seed=number, voxel_size=4.0)
+        nibabel.save(phantom.image(), base / f"scan{number}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(phantom.brain_mask.astype(np.uint8), phantom.affine), base / "mask.nii.gz")
+    torch.manual_seed(0)
+    config = GloResNetConfig(image_size=SIZE, stem_channels=4, widths=[4, 8, 8, 16], head_init_std=2.0)
+    untrained = GloResNetForImageClassification(config)
+    export_model(untrained, GloResNetImageProcessor(image_size=SIZE), base / "untrained", "card")
+    processor = GloResNetImageProcessor(image_size=SIZE)
+    scans = [processor(base / f"scan{number}.nii.gz", return_tensors="np").pixel_values[0, 0] for number in (0, 1)]
+    config.provenance = {"cohort": "phantom-test", "synthetic": True, "run": "r1", "fold": 3, "train_scans": 8}
+    config.training_appearance = training_appearance(scans)
+    model = GloResNetForImageClassification(config)
+    export_model(model, processor, base / "model", "card")
+    export_model(model, GloResNetImageProcessor(image_size=SIZE, brain_mask="required"), base / "masked", "card")
+    flat = nibabel.Nifti1Image(np.ones((9, 9, 9), np.float32), np.eye(4))
+    nibabel.save(flat, base / "flat.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9, 5), np.float32), np.eye(4)), base / "bold.nii.gz")
+    (base / "torn.nii.gz").write_bytes((base / "scan0.nii.gz").read_bytes()[:2000])
+    return base
+
+
+def start(*arguments, cwd, temp, **environment):
+    """app.py on a free port, ready to be asked; its temporary files are in `temp`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    temp.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "app.py"), *map(str, arguments), "--port", str(port)],
+        cwd=cwd,
+        env={**os.environ, "TMPDIR": str(temp), "GLORESNET_MODEL": "", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return SimpleNamespace(process=process, url=f"http://127.0.0.1:{port}", temp=temp)
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(process.communicate()[0])
+
+
+def stop(served):
+    served.process.send_signal(signal.SIGTERM)
+    return served.process.communicate(timeout=60)[0]
+
+
+@pytest.fixture(scope="module")
+def served(base):
+    served = start("--model", base / "model", cwd=base, temp=base / "temp")
+    yield served
+    stop(served)
+
+
+@pytest.fixture
+def page(served, browser):
+    with open_page(browser, served.url) as page:
+        yield page
+
+
+class open_page:
+    """A browser page of its own, its requests noted."""
+
+    def __init__(self, browser, url, **context):
+        self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, **context})
+        self.url = url
+
+    def __enter__(self):
+        page = self.context.new_page()
+        page.set_default_timeout(MINUTE)
+        page.requested = []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.goto(self.url)
+        page.wait_for_selector(".masthead")
+        return page
+
+    def __exit__(self, *_):
+        self.context.close()
+
+
+def drop(page, *files, into="#upload"):
+    page.set_input_files(f"{into} input[type=file]", [str(file) for file in files])
+
+
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def wait_until(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert condition()
+
+
+def expected(base, scan):
+    """The probability that the model gives when asked without the page."""
+    model = GloResNetForImageClassification.from_pretrained(base / "model")
+    pixel_values = GloResNetImageProcessor(image_size=SIZE)(scan, return_tensors="pt").pixel_values
+    return model.predict_proba(pixel_values)[0, 1].item()
+
+
+# -------------------------------------------------------------------------------------------------- in the browser
+
+
+def test_upload_to_result_viewer_and_downloads(base, page):
+    drop(page, base / "scan1.nii.gz")
+    headline = page.wait_for_selector("#result .headline").inner_text()
+    p_injury = expected(base, base / "scan1.nii.gz")
+    assert float(re.search(r"[\d.]+", headline).group()) == pytest.approx(p_injury, abs=6e-4)
+    assert ("called injury" in headline) == (p_injury >= 0.5)
+    assert "TRAINED ON SYNTHETIC PHANTOMS" in page.inner_text(".masthead")
+    assert "Not calibrated" in page.inner_text("#result") and "threshold" in page.inner_text("#result .scale")
+    page.wait_for_selector("#viewer [data-state=ready]")
+    page.get_by_role("button", name="Map (NIfTI)").and_(page.locator(":enabled")).wait_for()
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="Answer (JSON)").click()
+    answer = json.loads(Path(caught.value.path()).read_text())
+    assert caught.value.suggested_filename == "scan1.json"
+    assert answer["p_injury"] == pytest.approx(p_injury, abs=1e-6) and answer["warnings"] == []
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="Map (NIfTI)").click()
+    copy = base / "map.nii.gz"
+    caught.value.save_as(copy)
+    heat, scan = nibabel.load(copy), nibabel.load(base / "scan1.nii.gz")
+    assert heat.shape == scan.shape and np.allclose(heat.affine, scan.affine)
+    assert 0 <= heat.get_fdata().min() and 0.5 < heat.get_fdata().max() <= 1 + 1e-6
+
+
+def test_several_scans_at_once_with_bad_ones_among_them(base, page):
+    drop(page, *[base / f"{name}.nii.gz" for name in ("scan0", "flat", "bold", "torn", "scan1")])
+    page.wait_for_function("document.querySelectorAll('#table tbody tr').length == 5")
+    page.get_by_role("button", name="All answers (CSV)").and_(page.locator(":enabled")).wait_for()
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="All answers (CSV)").click()
+    lines = Path(caught.value.path()).read_text().splitlines()
+    assert lines[0].startswith("scan,p_injury,predicted_label") and len(lines) == 6
+    for line, words in zip(
+        lines[1:], ["", "is constant", "4D|5 volumes|frames", "damaged|ended|truncated|torn", ""], strict=True
+    ):
+        assert bool(words) == bool(re.search(words or "^$", line)), line
+    assert "bold.nii.gz" in page.inner_text("#table")
+    # another is shown when it is chosen, by keyboard too
+    page.locator("#picker input").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#result .problem")
+    assert "flat.nii.gz is constant" in page.inner_text("#result")
+    assert "flat.nii.gz" in page.inner_text("#table [aria-current]")
+
+
+def test_a_wrong_file_is_one_sentence(base, page):
+    (base / "notes.nii").write_text("not a scan")
+    drop(page, base / "notes.nii")
+    assert (
+        page.wait_for_selector("#result .problem").inner_text().startswith("No answer for this scan. notes.nii is no")
+    )
+    assert str(base) not in page.inner_text("#result") and page.locator("#viewer [data-state=empty]").count() == 1
+
+
+def test_an_example_is_drawn_screened_and_explained(page):
+    page.get_by_role("button", name="Cystic PVL").click()
+    page.wait_for_selector("#result .headline")
+    assert "synthetic cystic pvl.nii.gz" in page.inner_text("#result")
+    page.wait_for_selector("#viewer [data-state=ready]")
+
+
+def test_the_keyboard_is_enough(base, page):
+    def reach(name):
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.innerText || ''").strip() == name:
+                return
+        raise AssertionError(f"{name} cannot be reached by Tab")
+
+    reach("Normal")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#result .headline")
+    page.get_by_role("button", name="Map (NIfTI)").and_(page.locator(":enabled")).wait_for()
+    page.locator("#result summary").focus()
+    page.keyboard.press("Enter")
+    assert page.get_by_text("Stored grid").is_visible()
+    with page.expect_file_chooser():
+        page.locator("#upload button").first.focus()
+        page.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling_and_text_is_legible(base, served, browser, scheme):
+    options = {"viewport": {"width": 375, "height": 800}, "color_scheme": scheme}
+    with open_page(browser, served.url, **options) as page:
+        drop(page, base / "scan0.nii.gz")
+        page.wait_for_selector("#result .headline")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        for selector in [".masthead p", "#result .headline .number", "#result .calibration", ".synthetic strong"]:
+            assert contrast(page, selector) >= 4.5, selector  # WCAG 2.2 AA
+
+
+CONTRAST = """selector => {
+  const luminance = colour => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(c => c / 255)
+      .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const element = document.querySelector(selector);
+  const isClear = colour => /rgba\\(.*, 0\\)|transparent/.test(colour);
+  let behind = element;
+  while (behind && isClear(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+  const background = behind ? getComputedStyle(behind).backgroundColor : "rgb(255,255,255)";
+    const [low, high] = [getComputedStyle(element).color, background].map(luminance).sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}"""
+
+
+def contrast(page, selector):
+    return page.evaluate(CONTRAST, selector)
+
+
+def test_nothing_is_asked_of_another_host_nothing_stays_in_the_browser_or_on_the_disk(base, served, browser):
+    with open_page(browser, served.url) as page:
+        drop(page, base / "scan0.nii.gz")
+        page.wait_for_selector("#viewer [data-state=ready]")
+        page.get_by_role("button", name="Map (NIfTI)").and_(page.locator(":enabled")).wait_for()
+        hosts = {url.split("/")[2] for url in page.requested if url.startswith(("http", "ws"))}
+        assert hosts == {served.url.split("/")[2]}
+        assert page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])") == "[{},{}]"
+        assert any("visitor-" in str(path) for path in files_in(served.temp))
+    # the visitor's own files go at once, gradio's copy of the upload a little later
+    wait_until(lambda: not any("visitor-" in str(path) for path in files_in(served.temp)))
+    wait_until(lambda: not files_in(served.temp))
+
+
+def test_clear_deletes_the_scans_and_empties_the_page(base, page, served):
+    drop(page, base / "scan0.nii.gz")
+    page.get_by_role("button", name="Map (NIfTI)").and_(page.locator(":enabled")).wait_for()
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.wait_for_selector("#result .empty")
+    page.wait_for_selector("#viewer [data-state=empty]")
+
+
+def test_without_webgl_there_are_slices(base, served, browser_without_webgl):
+    with open_page(browser_without_webgl, served.url) as page:
+        drop(page, base / "scan1.nii.gz")
+        page.wait_for_selector("#viewer [data-state=ready]")
+        assert "WebGL2" in page.inner_text("#viewer")
+
+
+def test_a_model_that_needs_a_mask_asks_for_it(base, browser):
+    served = start("--model", base / "masked", cwd=base, temp=base / "temp-masked")
+    try:
+        with open_page(browser, served.url) as page:
+            drop(page, base / "scan1.nii.gz")
+            assert "drop the brain mask too" in page.wait_for_selector("#result .problem").inner_text()
+            drop(page, base / "mask.nii.gz", into="#mask")
+            page.wait_for_selector("#result .headline")
+        client = Client(served.url, verbose=False)
+        answer = client.predict(
+            handle_file(base / "scan1.nii.gz"), handle_file(base / "mask.nii.gz"), api_name="/screen"
+        )
+        assert answer["status"] == "ok" and answer["preprocessing"]["brain_mask"] == "required"
+    finally:
+        stop(served)
+
+
+# ---------------------------------------------------------------------------------------------- programs, and starting
+
+
+def test_ten_programs_at_once_are_all_served_their_own_answer(base, served):
+    wanted = [expected(base, base / f"scan{number}.nii.gz") for number in (0, 1)]
+
+    def ask(number):
+        client = Client(served.url, verbose=False)
+        return client.predict(handle_file(base / f"scan{number % 2}.nii.gz"), api_name="/screen")
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(ask, range(10)))
+    for number, answer in enumerate(answers):
+        assert answer["status"] == "ok" and answer["scan"] == f"scan{number % 2}.nii.gz"
+        assert answer["p_injury"] == pytest.approx(wanted[number % 2], abs=1e-6)
+    json.dumps(answers, allow_nan=False)
+
+
+def test_a_program_gets_one_sentence_for_a_bad_scan(base, served):
+    client = Client(served.url, verbose=False)
+    answer = client.predict(handle_file(base / "flat.nii.gz"), api_name="/screen")
+    assert answer["status"] == "error" and answer["message"].startswith("flat.nii.gz is constant")
+    assert [name for name in client.view_api(return_format="dict")["named_endpoints"]] == ["/screen"]
+
+
+@pytest.mark.parametrize("kind", ["none", "untrained"])
+def test_without_a_trained_model_the_page_says_how_to_make_one(base, browser, tmp_path, kind):
+    environment = {"GLORESNET_MODEL": str(base / "untrained")} if kind == "untrained" else {}
+    served = start(cwd=tmp_path, temp=tmp_path / "temp", **environment)
+    try:
+        with open_page(browser, served.url) as page:
+            assert "accelerate launch train.py --fold 4" in page.inner_text("body")
+            assert page.locator("#upload").count() == 0
+    finally:
+        stop(served)
+
+
+def test_passwords_keep_others_out(base, browser, tmp_path):
+    (tmp_path / "users").write_text("anna:secret\n")
+    served = start("--model", base / "model", "--auth", tmp_path / "users", cwd=tmp_path, temp=tmp_path / "temp")
+    try:
+        with pytest.raises(Exception, match="(?i)credentials|auth|401"):
+            Client(served.url, verbose=False)
+        client = Client(served.url, auth=("anna", "secret"), verbose=False)
+        assert client.predict(handle_file(base / "scan0.nii.gz"), api_name="/screen")["status"] == "ok"
+    finally:
+        stop(served)
+    assert not list((tmp_path / "temp").glob("gloresnet-page-*"))  # all gone with the page
+
+
+def test_wrong_calls_exit_with_2_and_a_sentence(base, tmp_path, monkeypatch, capsys):
+    for arguments, needle in [
+        (["--auth", "absent"], "absent is no file"),
+        (["--port", "many"], "--port"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            app.main()
+        assert caught.value.code == 2 and needle in capsys.readouterr().err
+    (tmp_path / "users").write_text("no colon")
+    for arguments, needle in [
+        (["--model", str(base / "untrained")], "its weights may be random"),
+        (["--model", "./absent"], "does not exist"),
+        (["--model", str(base / "model"), "--auth", str(tmp_path / "users")], "user:password"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
+        with pytest.raises(app.ModelError, match=needle):
+            app.main()
+
+
+def test_a_port_in_use_is_said(base, served):
+    port = served.url.rpartition(":")[2]
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "app.py"), "--model", str(base / "model"), "--port", port],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 1 and f"{port}" in process.stderr and "Traceback" not in process.stderr
+
+
+def test_the_newest_run_is_taken_and_its_best_fold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert app.newest_model() is None
+    for when, name in enumerate(["old/fold-0", "new/fold-1", "new/fold-2"]):
+        model = tmp_path / "runs" / name / "model"
+        model.mkdir(parents=True)
+        (model / "config.json").touch()
+        (model.parent / "metrics.json").touch()
+        os.utime(model.parent / "metrics.json", (when, when))
+    assert app.newest_model() == "runs/new/fold-2/model"
+    (tmp_path / "runs/new/cv_metrics.json").write_text('{"best_fold": 1}')
+    assert app.newest_model() == "runs/new/fold-1/model"

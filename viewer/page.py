@@ -1,0 +1,339 @@
+"""The page: what stands on it, and what happens when a scan comes in, is chosen, or is asked about by a program."""
+
+import csv
+import json
+import logging
+import threading
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import gradio as gr
+import nibabel
+import numpy as np
+import torch
+
+from cohort.phantom import make_phantom_scan
+from explanation.gradcam import explain, lattice_image, peak_position, scan_image
+from preprocessing import read_volume
+from screening.screening import NOTICE, prepare_scan, screen_scan
+
+from .fragments import answers_table, masthead, page_css, result_panel
+from .niivue import Viewer, css, head, scene, static_paths
+from .workspace import Workspace
+
+EXAMPLES = {
+    "Normal": {},
+    "Ventriculomegaly": {"ventriculomegaly": "severe"},
+    "Atrophy": {"atrophy": "severe"},
+    "Cystic PVL": {"cystic_pvl": "confluent"},
+    "Intraventricular haemorrhage": {"ivh": "major"},
+    "Punctate lesions": {"punctate": "many"},
+}
+EXAMPLE_AGE = 38.0  # weeks post-menstrual
+METHODS = [("LayerCAM, finer", "layercam"), ("Grad-CAM, coarse", "gradcam")]
+COLUMNS = ["scan", "p_injury", "predicted_label", "view_spread", "warnings", "message"]
+KEEP_UPLOADS = 20  # seconds: visitors who send the same bytes share one upload, and each must find it
+KEEP_PAIRS = 900  # seconds: a scan waits for its visitor to find the mask
+ABOUT_MAPS = (
+    "Colour marks what spoke for injury, relative to its own maximum in this scan. It is drawn for scans called normal"
+    " too. It shows where the network looked, mostly where injuries lie in general: it does not outline a lesion."
+)
+NO_MAPS = "The model is a converted file, which has no gradients: scans are shown without a map of where it looked."
+WAITING = 64  # visitors; the next is told to come back
+THEME = gr.themes.Default(
+    font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
+    font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
+)
+log = logging.getLogger(__name__)
+
+
+def unless_gone(event: Callable) -> Callable:
+    """The event, which finds nobody to answer when the visitor has left and the files are deleted."""
+
+    @wraps(event)
+    def answer(*arguments, **options) -> dict:
+        try:
+            return event(*arguments, **options)
+        except FileNotFoundError as error:
+            if error.filename is None or Path(error.filename).parent.is_dir():
+                raise
+            return {}
+
+    return answer
+
+
+class Page:
+    """The page over one model. A visitor's entries are scans with their path, and their answer or problem."""
+
+    def __init__(self, model, processor, name: str, workspace: Workspace, problem: str = ""):
+        """
+        Args:
+            model, processor: as `load_model` gives them; None with a `problem`.
+            name: what the model is called.
+            workspace: where the files lie.
+            problem: a sentence that says why there is no model.
+        """
+        self.model, self.processor, self.workspace = model, processor, workspace
+        self.explains = hasattr(model, "gloresnet")  # a converted file has no gradients
+        keep = KEEP_PAIRS if model is not None and processor.brain_mask == "required" else KEEP_UPLOADS
+        self.one_at_a_time = threading.Semaphore(1)  # two passes at once would each take twice as long
+        # gradio looks for files it has not made in no other place
+        gr.set_static_paths(static_paths())
+        with gr.Blocks(
+            title="GloResNet", analytics_enabled=False, delete_cache=(5, keep), fill_width=True
+        ) as self.blocks:
+            gr.HTML(masthead(model, name, problem))
+            if model is not None:
+                self._lay_out()
+                self._connect()
+        self.blocks.queue(max_size=WAITING, default_concurrency_limit=WAITING)
+
+    def launch(self, **options) -> None:
+        """Serve the page; `options` are gradio's own."""
+        self.blocks.launch(
+            theme=THEME,
+            css=page_css() + css(),
+            head=head(),
+            run_history=False,  # it would keep names and results in the browser
+            ssr_mode=False,  # needs Node
+            share=False,
+            quiet=True,
+            footer_links=["api"],
+            enable_monitoring=False,
+            **options,
+        )
+
+    # ------------------------------------------------------------------------------------------------ what is on it
+
+    def _lay_out(self) -> None:
+        self.entries, self.chosen = gr.State([]), gr.State(0)
+        needs_mask = self.processor.brain_mask == "required"
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                self.upload = gr.File(
+                    label="T2-weighted scan (.nii, .nii.gz)" if needs_mask else "T2-weighted scans (.nii, .nii.gz)",
+                    file_count="single" if needs_mask else "multiple",
+                    file_types=[".nii", ".gz"],
+                    height=150,
+                    elem_id="upload",
+                )
+                self.mask = gr.File(
+                    label="Its brain mask, which this model needs",
+                    file_types=[".nii", ".gz"],
+                    height=150,
+                    visible=needs_mask,
+                    elem_id="mask",
+                )
+                if not needs_mask:
+                    gr.Markdown("Or a synthetic example, drawn by a program:")
+                    with gr.Row(elem_id="examples"):
+                        self.examples = [gr.Button(kind, size="sm", min_width=40) for kind in EXAMPLES]
+                self.result = gr.HTML(result_panel(), elem_id="result")
+                with gr.Row():
+                    self.answer_file = gr.DownloadButton("Answer (JSON)", size="sm", min_width=60, interactive=False)
+                    self.table_file = gr.DownloadButton("All answers (CSV)", size="sm", min_width=60, interactive=False)
+                    self.map_file = gr.DownloadButton("Map (NIfTI)", size="sm", min_width=60, interactive=False)
+                    self.clear = gr.Button("Clear", size="sm", min_width=60)
+            with gr.Column(scale=3, min_width=320):
+                self.method = gr.Radio(
+                    METHODS, value="layercam", label="Where the model looked", visible=self.explains, elem_id="method"
+                )
+                self.viewer = Viewer(elem_id="viewer")
+                gr.Markdown(ABOUT_MAPS if self.explains else NO_MAPS)
+        self.picker = gr.Dropdown(label="Show", visible=False, elem_id="picker")
+        self.table = gr.HTML(visible=False, elem_id="table")
+        gr.Markdown(f"{NOTICE} Scans are deleted when you clear or leave the page.")
+
+    def _connect(self) -> None:
+        screened = [self.upload, self.mask, self.entries, self.chosen, self.picker, self.table, self.result]
+        screened += [self.answer_file, self.table_file, self.map_file, self.viewer]
+        private = {"api_visibility": "private"}
+
+        shown = [self.entries, self.chosen, self.method]
+
+        def then_explain(event):
+            event = event.then(self.explain, shown, [self.viewer, self.map_file], **private)
+            event.then(self.offer_map, shown, [self.map_file], **private)
+
+        for source in [self.upload] + ([self.mask] if self.mask.visible else []):
+            then_explain(source.upload(self.receive, [self.upload, self.mask, self.entries], screened, **private))
+        if not self.mask.visible:
+            for button in self.examples:
+                then_explain(button.click(self.receive_example, [button, self.entries], screened, **private))
+        chosen = [self.chosen, self.table, self.result, self.answer_file]
+        then_explain(self.picker.input(self.choose, [self.picker, self.entries], chosen, **private))
+        then_explain(self.method.input(lambda: None, None, None, **private))
+        self.clear.click(self.start_anew, None, screened, **private)
+        self.blocks.unload(self.leave)
+
+        asked = [gr.File(label="scan", visible=False)]
+        if self.mask.visible:
+            asked.append(gr.File(label="mask", visible=False))
+        answer = gr.JSON(label="answer", visible=False)
+        gr.Button(visible=False).click(self.answer_program, asked, answer, api_name="screen")
+
+    # ------------------------------------------------------------------------------------------------- what happens
+
+    @unless_gone
+    def receive(
+        self,
+        uploads,
+        mask: str | None,
+        entries: list[dict],
+        request: gr.Request,
+        progress=gr.Progress(),  # noqa: B008
+    ) -> dict:
+        """Claim the uploaded scans, then screen them one after another."""
+        uploads = [uploads] if isinstance(uploads, str) else uploads or []
+        if self.processor.brain_mask == "required" and not (uploads and mask):
+            missing = "the brain mask" if uploads else "the scan"
+            sentence = f"This model needs a scan and its brain mask: drop {missing} too."
+            return {self.result: result_panel(problem=sentence)}
+        scans = [str(self.workspace.take(upload, request.session_hash)) for upload in uploads]
+        mask = str(self.workspace.take(mask, request.session_hash)) if mask else None
+        new = [self._entry(scan, mask) for scan in progress.tqdm(scans, desc="Screening", unit="scans")]
+        return self._received(entries, new, request.session_hash)
+
+    @unless_gone
+    def receive_example(self, kind: str, entries: list[dict], request: gr.Request) -> dict:
+        """Draw a synthetic scan and screen it like an upload."""
+        path = self.workspace.folder(request.session_hash) / f"synthetic {kind.lower()}.nii.gz"
+        with self.one_at_a_time:
+            nibabel.save(make_phantom_scan(EXAMPLE_AGE, EXAMPLES[kind], seed=7).image(), path)
+        return self._received(entries, [self._entry(str(path), None)], request.session_hash)
+
+    def _received(self, entries: list[dict], new: list[dict], visitor: str) -> dict:
+        """Show the first of the new entries, and all of them in the table."""
+        chosen, entries = len(entries), entries + new
+        names = [(f"{number + 1}. {entry['scan']}", number) for number, entry in enumerate(entries)]
+        table = self.workspace.folder(visitor) / "gloresnet.csv"
+        with open(table, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *map(table_row, entries)])
+        return {
+            self.upload: None,
+            self.mask: None,
+            self.entries: entries,
+            self.chosen: chosen,
+            self.viewer: None,
+            self.map_file: gr.DownloadButton(value=None, interactive=False),
+            self.table_file: gr.DownloadButton(value=str(table), interactive=True),
+            self.picker: gr.Dropdown(names, value=chosen, visible=len(entries) > 1),
+            **self._show(entries, chosen),
+        }
+
+    def _entry(self, scan: str, mask: str | None) -> dict:
+        """One scan screened. Whatever is wrong with it, the others go on."""
+        entry = {"scan": Path(scan).name, "path": scan, "mask": mask, "answer": None, "problem": ""}
+        try:
+            with self.one_at_a_time:
+                entry["answer"] = screen_scan(self.model, self.processor, scan, mask)
+        except ValueError as error:
+            entry["problem"] = str(error)
+        except (MemoryError, RuntimeError, OSError) as error:
+            log.exception("a scan could not be screened")
+            reason = type(error).__name__
+            entry["problem"] = f"This machine could not screen it ({reason}): try again later, or a smaller scan."
+        return entry
+
+    def _show(self, entries: list[dict], chosen: int) -> dict:
+        """The table, the chosen entry's result, and its answer as a file beside the scan."""
+        entry, file = entries[chosen], None
+        if entry["answer"]:
+            file = beside(entry, ".json")
+            file.write_text(json.dumps(entry["answer"], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return {
+            self.table: gr.HTML(answers_table(entries, chosen), visible=len(entries) > 1),
+            self.result: result_panel(entry["answer"], entry["problem"]),
+            self.answer_file: gr.DownloadButton(value=file and str(file), interactive=file is not None),
+        }
+
+    def choose(self, chosen: int, entries: list[dict]) -> dict:
+        """Another scan of the table."""
+        return {self.chosen: chosen, **self._show(entries, chosen)}
+
+    @unless_gone
+    def explain(self, entries: list[dict], chosen: int, method: str) -> dict:
+        """Show the chosen scan, with the map of what spoke for injury."""
+        entry = entries[chosen] if chosen < len(entries) else None
+        nothing = {self.viewer: None, self.map_file: gr.DownloadButton(value=None, interactive=False)}
+        if entry is None or not entry["answer"] or not Path(entry["path"]).exists():
+            return nothing
+        low, high = entry["answer"]["preprocessing"]["intensity_window"]
+        if not self.explains:
+            return nothing | {self.viewer: scene(entry["path"], low=low, high=high, name=entry["scan"])}
+        with self.one_at_a_time:
+            volume, pixel_values = prepare_scan(self.processor, entry["path"], entry["mask"])
+            heat = explain(self.model, pixel_values.to(self.model.device), method)[0].cpu()
+        overlay = beside(entry, f"_{method}_lattice.nii.gz")
+        nibabel.save(lattice_image(heat, volume), overlay)
+        peak = peak_position(heat, volume) if heat.any() else None
+        shown = scene(entry["path"], str(overlay), low=low, high=high, peak=peak, name=entry["scan"])
+        return nothing | {self.viewer: shown}
+
+    @unless_gone
+    def offer_map(self, entries: list[dict], chosen: int, method: str) -> dict:
+        """The map on the scan's own grid, as a file. Apart from `explain`, which need not wait for it."""
+        if chosen >= len(entries) or not entries[chosen]["answer"] or not self.explains:
+            return {}
+        entry = entries[chosen]
+        heat = torch.from_numpy(nibabel.load(beside(entry, f"_{method}_lattice.nii.gz")).get_fdata(dtype=np.float32))
+        file = beside(entry, f"_{method}.nii.gz")
+        nibabel.save(scan_image(heat, read_volume(entry["path"])), file)
+        return {self.map_file: gr.DownloadButton(value=str(file), interactive=True)}
+
+    def start_anew(self, request: gr.Request) -> dict:
+        """Delete the visitor's scans and empty the page."""
+        self.workspace.clear(request.session_hash)
+        no_file = gr.DownloadButton(value=None, interactive=False)
+        return {
+            self.upload: None,
+            self.mask: None,
+            self.entries: [],
+            self.chosen: 0,
+            self.picker: gr.Dropdown([], value=None, visible=False),
+            self.table: gr.HTML(visible=False),
+            self.result: result_panel(),
+            self.answer_file: no_file,
+            self.table_file: no_file,
+            self.map_file: no_file,
+            self.viewer: None,
+        }
+
+    def leave(self, request: gr.Request) -> None:
+        """Delete the scans of a visitor who has closed the page."""
+        self.workspace.clear(request.session_hash)
+
+    def answer_program(self, scan: str | None, mask: str | None = None, request: gr.Request = None) -> dict:
+        """Screen one scan for a program, and keep nothing of it.
+
+        Returns:
+            What `screen_scan` answers, with `status` "ok"; or `status` "error" and a `message`, one sentence.
+        """
+        if scan is None:
+            return {"status": "error", "scan": None, "message": "No scan was sent: send a file as `scan`."}
+        visitor = f"program-{threading.get_ident()}-{request.session_hash}"
+        try:
+            own = str(self.workspace.take(scan, visitor))
+            entry = self._entry(own, str(self.workspace.take(mask, visitor)) if mask else None)
+        finally:
+            self.workspace.clear(visitor)
+        if entry["problem"]:
+            return {"status": "error", "scan": entry["scan"], "message": entry["problem"]}
+        return {"status": "ok", **entry["answer"]}
+
+
+def beside(entry: dict, ending: str) -> Path:
+    """A file beside an entry's scan, named after it."""
+    path = Path(entry["path"])
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ending)
+
+
+def table_row(entry: dict) -> list:
+    """An entry as a row of `COLUMNS`."""
+    answer = entry["answer"]
+    if answer is None:
+        return [entry["scan"], None, None, None, None, entry["problem"]]
+    spread = None if answer["view_spread"] is None else round(answer["view_spread"], 4)
+    warnings = len(answer["warnings"])
+    return [entry["scan"], round(answer["p_injury"], 4), answer["predicted_label"], spread, warnings, ""]
