@@ -3,6 +3,7 @@
     python predict.py scan.nii.gz --model runs/phantom-clear-demo/fold-4/model
     python predict.py /data/bids --model ORG/NAME --output predictions.csv
     python predict.py 'scans/*.nii.gz' /more/scans --model FOLDER --no_tta
+    python predict.py scan.nii.gz --model model.onnx        (or .xml: a file of python -m publishing.convert)
 
 Columns: scan, p_injury (test-time augmented), p_injury_no_tta (the plain view), predicted_label, status, message. A
 scan that cannot be read has status `error` and the reason; the others are screened all the same. Exit status: 0 all
@@ -48,7 +49,7 @@ class Request(NamedTuple):
 def main() -> int:
     args = parse_arguments()
     requests = find_requests(args.scans)
-    model, processor = load_model(args.model)
+    model, processor = load_model(args.model, args.dtype)
     rows = screen(requests, model, processor, args)
     counts = write_table(rows, args.output, total=len(requests))
     print(
@@ -64,9 +65,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("scans", nargs="+", metavar="SCAN|FOLDER|BIDS|GLOB", help="BIDS gives its T2w images, other folders all scans")
-    add("--model", required=True, metavar="FOLDER|HUB_ID", help="the code in it is run: use one you trust")
+    add("--model", required=True, metavar="FOLDER|HUB_ID|FILE", help="its code is run, unless a converted FILE")
     add("--output", type=Path, default=Path("predictions.csv"), help="default predictions.csv")
-    add("--no_tta", action="store_true", help="leave the mirrored view out: half the work")
+    add("--no_tta", action="store_true", help="leave the mirrored view out: half the work of a folder")
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU that has it")
     # The network fills two cores or a GPU with two scans, four views; larger batches only take memory.
     add("--batch_size", type=int, default=2, help="scans a forward pass, default 2")

@@ -1,4 +1,4 @@
-"""Loading a trained model, from a folder without a network or from the Hub."""
+"""Loading a trained model: a folder, which needs no network, a model of the Hub, or a converted file."""
 
 import os
 
@@ -6,20 +6,31 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_logging
 
+from .errors import ModelError, one_line
+from .exported import SUFFIXES, load_exported
 
-class ModelError(Exception):
-    """The model asked for cannot be used. The message is one sentence with what to do."""
+__all__ = ["ModelError", "load_model", "one_line"]
 
 
-def load_model(name: str):
+def load_model(name: str, dtype: str = "auto"):
     """Model, in evaluation mode on the best device, and its processor.
 
     Args:
-        name: a model folder, which needs no network, or ORG/NAME of the Hub. The code in it is run.
+        name: a model folder, which needs no network, or ORG/NAME of the Hub: the code in it is run; or an `.onnx` or
+            `.xml` file of `publishing.convert`, which is data alone.
+        dtype: the precision that will be asked for. A PyTorch model answers in any, a converted file in its own.
 
     Raises:
-        ModelError: there is no such model, it is damaged, or it is another project's.
+        ModelError: there is no such model, it is damaged, it is another project's, or its precision is fixed.
     """
+    if name.endswith(tuple(SUFFIXES.values())) and not os.path.isdir(name):
+        model, processor = load_exported(name)
+        if dtype not in ("auto", model.dtype):
+            raise ModelError(
+                f"{name} computes in {model.dtype}, which --dtype cannot change: leave --dtype out, or convert the "
+                f"model folder with --dtype {dtype}"
+            )
+        return model, processor
     is_local = os.path.isdir(name)
     if is_local and not os.path.isfile(os.path.join(name, "config.json")):
         raise ModelError(f"{name} is no model folder, it has no config.json: give fold-K/model of a run")
@@ -36,8 +47,3 @@ def load_model(name: str):
         raise ModelError(f"{name} is a {type(model).__name__}, not a GloResNet: give a model of this project")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device, memory_format=torch.channels_last_3d), processor
-
-
-def one_line(error: Exception) -> str:
-    """An error's message without its line breaks, its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
