@@ -1,0 +1,184 @@
+"""A model as one graph, from standardised volumes to probabilities, for ONNX Runtime or OpenVINO."""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from screening.exported import METADATA, digest
+
+NAMES = ["views", "probabilities"]
+OPSET = 17  # the oldest that has all we use; any runtime since 2022 reads it
+
+
+class ScreeningGraph(nn.Module):
+    """(B, 1, S, S, S) -> views (V, B, 2) and their mean (B, 2): exactly `predict_views` and `predict_proba`."""
+
+    def __init__(self, model: GloResNetForImageClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        views = self.model.predict_views(pixel_values)
+        return views, views.mean(dim=0)
+
+
+class SpaceToDepthConv3d(nn.Module):
+    """A stride-2 convolution as one of stride 1 over the eight voxels of each 2^3 cell as channels.
+
+    The same sums, with zeros added where the kernel's edge is odd. A CPU's matrix units need many input channels: on
+    the one-channel stem of 7^3 they stand nearly idle, and it takes most of a pass in low precision.
+    """
+
+    def __init__(self, conv: nn.Conv3d, image_size: int):
+        super().__init__()
+        out_channels, self.channels, edge = conv.weight.shape[:3]
+        self.cells = image_size // 2
+        front = (edge // 2) % 2  # where the zero goes, so that the kernel begins on a cell's first voxel
+        weight = F.pad(conv.weight, (front, 1 - front) * 3)
+        half = (edge + 1) // 2
+        weight = weight.reshape(out_channels, self.channels, half, 2, half, 2, half, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+        self.weight = nn.Parameter(weight.reshape(out_channels, self.channels * 8, half, half, half))
+        self.bias = conv.bias
+        before = (edge // 2 + front) // 2
+        self.padding = (before, half - 1 - before) * 3
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        n = self.cells
+        hidden = hidden.reshape(-1, self.channels, n, 2, n, 2, n, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+        hidden = hidden.reshape(-1, self.channels * 8, n, n, n)
+        return F.conv3d(F.pad(hidden, self.padding), self.weight, self.bias)
+
+
+@torch.no_grad()
+def for_inference(model: GloResNetForImageClassification, regroup_stem: bool = False) -> ScreeningGraph:
+    """A copy of the model on the CPU in float32, each BatchNorm folded into the convolution before it.
+
+    Args:
+        model: left as it is. Of this class, or of the copy of its code in a model folder.
+        regroup_stem: also compute the stem by `SpaceToDepthConv3d`, where its geometry allows.
+    """
+    copy = GloResNetForImageClassification(GloResNetConfig.from_dict(model.config.to_dict())).eval()
+    copy.load_state_dict({name: tensor.cpu().float() for name, tensor in model.state_dict().items()})
+    stem = copy.gloresnet.stem
+    for module in (stem, *(block for layer in copy.gloresnet.layers for block in layer)):
+        for number in (1, 2, 3):
+            if hasattr(module, f"bn{number}"):
+                folded = fuse_conv_bn_eval(getattr(module, f"conv{number}"), getattr(module, f"bn{number}"))
+                setattr(module, f"conv{number}", folded)
+                setattr(module, f"bn{number}", nn.Identity())
+        if isinstance(getattr(module, "downsample", None), nn.Sequential):
+            module.downsample = fuse_conv_bn_eval(*module.downsample)
+    if regroup_stem and copy.config.stem_stride == 2 and copy.config.image_size % 2 == 0:
+        stem.conv1 = SpaceToDepthConv3d(stem.conv1, copy.config.image_size)
+    return ScreeningGraph(copy)
+
+
+def write_onnx(graph: ScreeningGraph, file: Path, metadata: dict | None = None) -> None:
+    """Write the graph as ONNX, the batch dynamic, `metadata` as JSON among its properties."""
+    import onnx
+
+    with _quiet():
+        torch.onnx.export(
+            graph,
+            (_example(graph),),
+            file,
+            dynamo=False,  # the newer exporter needs one more package and gains this network nothing
+            opset_version=OPSET,
+            input_names=["pixel_values"],
+            output_names=NAMES,
+            dynamic_axes={"pixel_values": {0: "batch"}, "views": {1: "batch"}, "probabilities": {0: "batch"}},
+        )
+    if metadata is not None:
+        network = onnx.load(file)
+        onnx.helper.set_model_props(network, {METADATA: json.dumps(metadata)})
+        onnx.checker.check_model(network)
+        onnx.save(network, file)
+
+
+def to_openvino(graph: ScreeningGraph):
+    """The graph as an OpenVINO model, the batch dynamic."""
+    import openvino
+
+    example = _example(graph)
+    with _quiet():
+        network = openvino.convert_model(
+            graph, example_input=example, input=[("pixel_values", [-1, *example.shape[1:]])]
+        )
+    for output, name in zip(network.outputs, NAMES, strict=True):
+        output.get_tensor().set_names({name})
+    return network
+
+
+def to_openvino_int8(graph: ScreeningGraph, volumes: Iterable[Tensor], folder: Path):
+    """The graph as an OpenVINO model whose convolutions compute in 8-bit integers.
+
+    Static quantisation: ranges of the maps are the extremes met on `volumes`; weights have one scale a channel. Head,
+    pooling and softmax stay in float32.
+
+    Args:
+        graph: with its BatchNorm folded.
+        volumes: standardised scans, each (B, 1, S, S, S), such as will be screened.
+        folder: for files in between.
+    """
+    import openvino
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Volumes(CalibrationDataReader):
+        def __init__(self):
+            self.remaining = iter(volumes)
+
+        def get_next(self):
+            volume = next(self.remaining, None)
+            return None if volume is None else {"pixel_values": volume.numpy()}
+
+    write_onnx(graph, folder / "float.onnx")
+    with _quiet():
+        quantize_static(
+            folder / "float.onnx",
+            folder / "int8.onnx",
+            Volumes(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Add", "MaxPool"],
+            per_channel=True,
+            # signed, symmetric activations: a third faster here than unsigned ones, and no further off
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": True},
+        )
+        return openvino.convert_model(folder / "int8.onnx")
+
+
+def write_openvino(network, file: Path, metadata: dict) -> None:
+    """Write `file`, the `.xml`, and its `.bin`; `metadata` and the digest of the `.bin` as JSON in the former."""
+    import openvino
+
+    openvino.save_model(network, file, compress_to_fp16=False)  # once for the digest ...
+    metadata = metadata | {"weights_sha256": digest(file.with_suffix(".bin"))}
+    network.set_rt_info(json.dumps(metadata), [METADATA])
+    openvino.save_model(network, file, compress_to_fp16=False)  # ... and once with it; the weights are the same
+
+
+def _example(graph: ScreeningGraph) -> Tensor:
+    config = graph.model.config
+    return torch.zeros(1, config.num_channels, *[config.image_size] * 3)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Tracing warns of every check of a shape, and the quantiser advises steps that are already done."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,267 @@
+"""Conversion: the same answers as PyTorch, everything else in the file too, and nothing kept that is not right."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from preprocessing import GloResNetImageProcessor
+from publishing import convert, graph
+from publishing.export import export_model
+from screening.loading import ModelError, load_model
+
+if not os.environ.get("CI"):  # there a missing package must fail
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+
+ROOT = Path(convert.__file__).parent.parent
+PROVENANCE = {"cohort": "phantom-clear", "synthetic": True, "run": "demo", "fold": 4, "train_scans": 38}
+FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+def make_model(**config):
+    """A small network whose BatchNorm statistics are those of a trained one: none of them trivial."""
+    torch.manual_seed(0)
+    config = {"stem_channels": 8, "widths": [8, 8, 16, 16], "temperature": 1.7, "threshold": 0.3} | config
+    model = GloResNetForImageClassification(
+        GloResNetConfig(image_size=32, head_init_std=2.0, provenance=PROVENANCE, **config)
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            for tensor, low, high in [
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.5, 2),
+                (module.weight.data, 0.7, 1.3),
+                (module.bias.data, -0.2, 0.2),
+            ]:
+                tensor.uniform_(low, high)
+    return model.eval()
+
+
+def export(folder, brain_mask="none", **config):
+    model = make_model(**config)
+    export_model(model, GloResNetImageProcessor(image_size=32, eps=1e-5, brain_mask=brain_mask), folder, "card")
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("convert") / "model"
+    export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    base = tmp_path_factory.mktemp("scans")
+    for number in range(9):
+        data = np.random.default_rng(number).gamma(2, 50, (14, 16, 12)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, 1.0, 1.2, 1.0])), base / f"s{number}.nii.gz")
+    return sorted(map(str, base.iterdir()))
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
+    return convert.main()
+
+
+def volumes(number, seed=5):
+    return torch.randn(number, 1, 32, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("tta", [True, False])
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_graph_answers_as_pytorch_does_in_any_batch(format, tta, tmp_path, monkeypatch, capsys):
+    model = export(tmp_path / "model", test_time_augmentation=tta)
+    assert run(monkeypatch, tmp_path / "model", "--format", format) == 0
+    file = (tmp_path / "model").with_suffix(FORMATS[format])
+    assert f"{file}: float32" in capsys.readouterr().out
+    converted, processor = load_model(str(file))
+    for number in (1, 3):
+        expected = model.predict_views(volumes(number))
+        assert expected.shape == (1 + tta, number, 2)
+        assert expected.std() > 0.01
+        found = converted.predict_views(volumes(number))
+        assert found.shape == expected.shape and found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (processor.image_size, processor.eps, processor.brain_mask) == (32, 1e-5, "none")
+    names = {"model", file.name} | ({"model.bin"} if format == "openvino" else set())
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_file_by_itself_gives_views_and_their_mean_and_tells_no_path(format, folder, tmp_path, monkeypatch):
+    file = tmp_path / f"m{FORMATS[format]}"
+    assert run(monkeypatch, folder, "--format", format, "--output", file) == 0
+    x = volumes(2).numpy()
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file)
+        views, probabilities = session.run(["views", "probabilities"], {"pixel_values": x})
+        text = session.get_modelmeta().custom_metadata_map["gloresnet"]
+    else:
+        import openvino
+
+        network = openvino.Core().read_model(file)
+        answer = openvino.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"pixel_values": x})
+        views, probabilities = answer["views"], answer["probabilities"]
+        text = network.get_rt_info(["gloresnet"]).astype(str)
+    model = GloResNetForImageClassification.from_pretrained(folder)
+    np.testing.assert_allclose(views, model.predict_views(torch.from_numpy(x)), atol=1e-5)
+    np.testing.assert_allclose(probabilities, model.predict_proba(torch.from_numpy(x)), atol=1e-5)
+    metadata = json.loads(text)
+    assert metadata["config"]["provenance"] == PROVENANCE and metadata["dtype"] == "float32"
+    for path in tmp_path.iterdir():
+        assert not any(word in path.read_bytes() for word in (str(folder.parent).encode(), str(ROOT).encode()))
+
+
+@pytest.mark.parametrize("kernel, channels", [(3, 1), (5, 1), (7, 1), (7, 2)])
+def test_folding_and_the_regrouped_stem_change_no_answer(kernel, channels):
+    model = make_model(stem_kernel_size=kernel, num_channels=channels, block="bottleneck", depths=[1, 2, 1, 1])
+    x = torch.randn(2, channels, 32, 32, 32)
+    for regroup in (False, True):
+        faster = graph.for_inference(model, regroup_stem=regroup)
+        assert not [module for module in faster.modules() if isinstance(module, nn.BatchNorm3d)]
+        assert isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d) == regroup
+        torch.testing.assert_close(faster(x)[0], model.predict_views(x), atol=1e-5, rtol=0)
+
+
+def test_a_stem_that_cannot_be_regrouped_stays():
+    faster = graph.for_inference(make_model(stem_stride=1), regroup_stem=True)
+    assert not isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d)
+
+
+def test_bfloat16_is_close_and_is_what_the_cpu_computes(folder, tmp_path, monkeypatch):
+    if "BF16" not in convert.cpu_capabilities():
+        with pytest.raises(convert.WrongCall, match="no bfloat16"):
+            run(monkeypatch, folder, "--format", "openvino", "--dtype", "bfloat16")
+        return
+    assert run(monkeypatch, folder, "--format", "openvino", "--dtype", "bfloat16", "--output", tmp_path / "b.xml") == 0
+    converted, _ = load_model(str(tmp_path / "b.xml"))
+    exact = GloResNetForImageClassification.from_pretrained(folder).predict_views(volumes(2))
+    off = (converted.predict_views(volumes(2)) - exact).abs().max()
+    assert converted.dtype == "bfloat16" and 1e-6 < off < 2e-2  # a steep head rounds more than a real one
+
+
+def test_a_cpu_without_bfloat16_is_told(folder, monkeypatch):
+    monkeypatch.setattr(convert, "cpu_capabilities", lambda: ["FP32"])
+    with pytest.raises(convert.WrongCall, match="this CPU has no bfloat16"):
+        run(monkeypatch, folder, "--format", "openvino", "--dtype", "bfloat16")
+
+
+def test_int8_calibrates_on_scans_and_is_checked_on_all_of_them(scans, tmp_path, monkeypatch, capsys):
+    model = export(tmp_path / "model", widths=[16, 16, 16, 16], stem_channels=16, temperature=8.0)
+    call = [tmp_path / "model", "--format", "openvino", "--dtype", "int8"]
+    assert run(monkeypatch, *call, "--calibration", *scans) == 0
+    assert "on 9 volumes (allowed 0.02)" in capsys.readouterr().out
+    converted, processor = load_model(str(tmp_path / "model-int8.xml"))
+    x = processor(scans, return_tensors="pt").pixel_values
+    off = (converted.predict_views(x) - model.predict_views(x)).abs().max()
+    assert converted.dtype == "int8" and 1e-6 < off <= 2e-2
+    sizes = [path.stat().st_size for path in (tmp_path / "model-int8.bin", tmp_path / "model" / "model.safetensors")]
+    assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_conversion_that_answers_otherwise_is_not_kept(format, folder, tmp_path, monkeypatch):
+    right = graph.for_inference
+
+    def wrong(model, regroup_stem=False):
+        faster = right(model, regroup_stem)
+        faster.model.config.temperature *= 1.01
+        return faster
+
+    monkeypatch.setattr(convert, "for_inference", wrong)
+    file = tmp_path / f"m{FORMATS[format]}"
+    file.write_text("of an earlier conversion")
+    with pytest.raises(convert.ConversionError, match=r"answers 0?\.?[\d.e-]+ off PyTorch, float32 allows 0.0001"):
+        run(monkeypatch, folder, "--format", format, "--output", file)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert file.read_text() == "of an earlier conversion"
+
+
+def test_a_difference_shows_though_both_are_sure():
+    class Sure:
+        def __init__(self, logit):
+            self.logit = logit
+
+        def predict_views(self, x):
+            return torch.tensor([self.logit, 0.0]).softmax(0).repeat(2, len(x), 1)
+
+    x = list(volumes(4).split(1))
+    assert convert.difference(Sure(30.0), Sure(31.0), x, in_log_odds=True) == pytest.approx(0.25, abs=1e-3)
+    assert convert.difference(Sure(30.0), Sure(31.0), x, in_log_odds=False) < 1e-6
+    assert np.isnan(convert.difference(Sure(30.0), Sure(float("nan")), x, in_log_odds=True))
+
+
+def test_wrong_calls_say_so_and_keep_nothing(folder, scans, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    int8 = ["--format", "openvino", "--dtype", "int8"]
+    for arguments, needle in [
+        ([], "required"),
+        ([folder], "--format"),
+        ([folder, "--format", "tflite"], "tflite"),
+        ([folder, "--format", "onnx", "--output", "m.xml"], "m.xml is no .onnx file"),
+        ([folder, *int8], "needs 8 or more scans"),
+        ([folder, "--format", "onnx", "--calibration", scans[0]], "goes with --dtype int8"),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            run(monkeypatch, *arguments)
+        assert caught.value.code == 2
+        assert needle in capsys.readouterr().err
+    export(tmp_path / "masked", brain_mask="required")
+    Path("flat.nii").write_text("no volume")
+    for arguments, needle in [
+        ([folder, "--format", "onnx", "--dtype", "bfloat16"], "no bfloat16 convolutions"),
+        ([folder, "--format", "onnx", "--dtype", "int8", "--calibration", *scans], "slower than in float32"),
+        ([folder, *int8, "--calibration", *scans[:7]], "has 7 different scans"),
+        ([folder, *int8, "--calibration", *scans[:5] * 2], "has 5 different scans"),
+        ([folder, *int8, "--calibration", *scans, "flat.nii"], "flat.nii"),
+        (["masked", *int8, "--calibration", *scans], "brain masks"),
+        (["nowhere", "--format", "onnx"], "nowhere does not exist"),
+        ([folder, "--format", "onnx", "--output", "absent/m.onnx"], "absent cannot be written"),
+    ]:
+        with pytest.raises((convert.WrongCall, ModelError), match=needle):
+            run(monkeypatch, *arguments)
+    assert {path.name for path in tmp_path.iterdir()} == {"masked", "flat.nii"}
+
+
+def test_a_converted_file_is_not_converted_again(folder, tmp_path, monkeypatch):
+    file = tmp_path / "m.onnx"
+    run(monkeypatch, folder, "--format", "onnx", "--output", file)
+    with pytest.raises(convert.WrongCall, match="converted file already"):
+        run(monkeypatch, file, "--format", "openvino")
+
+
+@pytest.mark.parametrize("format, package", [("onnx", "onnx"), ("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_a_missing_package_is_named_with_the_command(format, package, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModelError, match=f"needs the package {package} .*pip install -r requirements-export.txt"):
+        run(monkeypatch, folder, "--format", format)
+
+
+def test_as_the_shell_sees_it(folder, tmp_path):
+    def shell(*arguments):
+        command = [sys.executable, "-m", "publishing.convert", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    done = shell(folder, "--format", "onnx", "--output", tmp_path / "m.onnx")
+    assert done.returncode == 0 and "m.onnx: float32" in done.stdout, done.stderr
+    assert "Warning" not in done.stderr
+    refused = shell(tmp_path / "gone", "--format", "onnx")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert refused.stderr.startswith("publishing.convert: ") and refused.stderr.endswith(".\n")
+
+
+def test_the_optional_packages_are_installed_where_ci_runs():
+    assert all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime", "openvino"))

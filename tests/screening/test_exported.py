@@ -1,0 +1,201 @@
+"""Screening with a converted file: as with the folder it came from, and one sentence for a file that is no good."""
+
+import csv
+import json
+import os
+import sys
+from xml.etree import ElementTree
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+import predict
+from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from preprocessing import GloResNetImageProcessor
+from publishing import convert
+from publishing.export import export_model
+from screening.exported import METADATA
+from screening.loading import ModelError, load_model
+
+if not os.environ.get("CI"):  # there a missing package must fail
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+
+FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
+CONFIG = {"temperature": 1.4, "id2label": {0: "fine", 1: "hurt"}, "provenance": {"cohort": "tiny"}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny model as folder, ONNX and OpenVINO, and five scans."""
+    base = tmp_path_factory.mktemp("exported")
+    torch.manual_seed(3)
+    config = GloResNetConfig(image_size=32, stem_channels=4, widths=[4, 8, 8, 16], head_init_std=3.0, **CONFIG)
+    model = GloResNetForImageClassification(config).eval()
+    processor = GloResNetImageProcessor(image_size=32)
+    (base / "scans").mkdir()
+    for number in range(5):
+        data = np.random.default_rng(number).gamma(2, 50, (14, 16, 12)).astype(np.float32)
+        path = base / "scans" / f"s{number}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, 1.0, 1.2, 1.0])), path)
+    scans = processor(sorted(map(str, (base / "scans").iterdir())), return_tensors="pt").pixel_values
+    p_injury = model.predict_proba(scans)[:, 1].sort().values
+    config.threshold = round(p_injury[2:4].mean().item(), 6)  # two of five above it
+    export_model(model, processor, base / "model", "card")
+    for format, name in FILES.items():
+        convert.convert(model, processor, format, "float32", convert.random_volumes(config), base / name)
+    return base
+
+
+@pytest.fixture(params=FILES)
+def file(request, folders):
+    return folders / FILES[request.param]
+
+
+def table(monkeypatch, folders, model, output, *arguments):
+    call = ["predict.py", folders / "scans", "--model", model, "--output", output, *arguments]
+    monkeypatch.setattr(sys, "argv", list(map(str, call)))
+    assert predict.main() == 0
+    with open(output, newline="", encoding="utf-8") as rows:
+        return list(csv.DictReader(rows))
+
+
+def copy_of(file, folder):
+    """The file, and what is beside it, where a test may spoil it."""
+    for suffix in {file.suffix, ".bin" if file.suffix == ".xml" else file.suffix}:
+        (folder / file.name).with_suffix(suffix).write_bytes(file.with_suffix(suffix).read_bytes())
+    return folder / file.name
+
+
+def rewrite_metadata(file, change):
+    """Put `change(metadata)` in place of the file's metadata, as another version of this project would."""
+    if file.suffix == ".onnx":
+        import onnx
+
+        network = onnx.load(file)
+        text = change(json.loads(network.metadata_props[0].value))
+        del network.metadata_props[:]
+        if text is not None:
+            onnx.helper.set_model_props(network, {METADATA: json.dumps(text)})
+        onnx.save(network, file)
+    else:
+        tree = ElementTree.parse(file)
+        information = tree.getroot().find("rt_info")
+        entry = information.find(METADATA)
+        text = change(json.loads(entry.get("value")))
+        if text is None:
+            information.remove(entry)
+        else:
+            entry.set("value", json.dumps(text))
+        tree.write(file)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no_tta", "--num_workers", "0"], ["--batch_size", "3"]])
+def test_predict_gives_the_same_table_as_the_folder(folders, file, tmp_path, monkeypatch, arguments):
+    expected = table(monkeypatch, folders, folders / "model", tmp_path / "folder.csv", *arguments)
+    found = table(monkeypatch, folders, file, tmp_path / "file.csv", *arguments)
+    assert {row["predicted_label"] for row in expected} == {"hurt", "fine"}
+    for one, other in zip(expected, found, strict=True):
+        for column in ("p_injury", "p_injury_no_tta"):
+            assert float(one.pop(column)) == pytest.approx(float(other.pop(column)), abs=1e-4)
+        assert one == other
+
+
+def test_it_has_what_screening_asks_of_a_model(folders, file):
+    model, processor = load_model(str(file))
+    config = model.config
+    original = GloResNetForImageClassification.from_pretrained(folders / "model")
+    assert (config.temperature, config.image_size, config.num_labels) == (1.4, 32, 2)
+    assert config.threshold == original.config.threshold != 0.5
+    assert config.id2label == {0: "fine", 1: "hurt"} and config.provenance == {"cohort": "tiny"}
+    assert isinstance(config, GloResNetConfig) and isinstance(processor, GloResNetImageProcessor)
+    assert model.device.type == "cpu" and model.dtype == "float32"
+    x = torch.randn(2, 1, 32, 32, 32)
+    for augmentation in (None, True, False):
+        expected = original.predict_views(x, test_time_augmentation=augmentation)
+        torch.testing.assert_close(model.predict_views(x, augmentation), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.predict_proba(x, augmentation), expected.mean(0), atol=1e-5, rtol=0)
+
+
+def test_a_file_of_one_view_mirrors_when_asked(folders, file, tmp_path):
+    model = GloResNetForImageClassification.from_pretrained(folders / "model", test_time_augmentation=False).eval()
+    format = next(format for format, name in FILES.items() if name == file.name)
+    volumes = convert.random_volumes(model.config)
+    convert.convert(model, GloResNetImageProcessor(image_size=32), format, "float32", volumes, tmp_path / file.name)
+    converted, _ = load_model(str(tmp_path / file.name))
+    x = torch.randn(2, 1, 32, 32, 32)
+    assert len(converted.predict_views(x)) == 1
+    torch.testing.assert_close(converted.predict_views(x, True), model.predict_views(x, True), atol=1e-5, rtol=0)
+
+
+def test_answers_outlive_the_next_call(file):
+    model, _ = load_model(str(file))
+    first = model.predict_views(torch.randn(1, 1, 32, 32, 32))
+    kept = first.clone()
+    model.predict_views(torch.randn(1, 1, 32, 32, 32))
+    assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 16, 16, 16), (1, 2, 32, 32, 32), (1, 32, 32, 32)])
+def test_volumes_of_another_shape_are_refused(file, shape):
+    model, _ = load_model(str(file))
+    with pytest.raises(ValueError, match=r"must be \(batch, 1, 32, 32, 32\)"):
+        model.predict_views(torch.zeros(shape))
+
+
+def test_its_precision_is_fixed(file):
+    assert load_model(str(file), dtype="float32")[0].dtype == "float32"
+    with pytest.raises(ModelError, match="computes in float32, .* convert the model folder with --dtype bfloat16"):
+        load_model(str(file), dtype="bfloat16")
+
+
+def test_damaged_files(file, tmp_path):
+    with pytest.raises(ModelError, match="does not exist"):
+        load_model(str(tmp_path / file.name))
+    spoiled = copy_of(file, tmp_path)
+    for content in (b"", b"no model", spoiled.read_bytes()[: len(spoiled.read_bytes()) // 2]):
+        spoiled.write_bytes(content)
+        with pytest.raises(ModelError, match="cannot be read .*(copy it again|converted GloResNet)"):
+            load_model(str(spoiled))
+
+
+def test_weights_of_another_conversion(folders, tmp_path):
+    file = copy_of(folders / "model.xml", tmp_path)
+    weights = bytearray((tmp_path / "model.bin").read_bytes())
+    weights[1000] ^= 1
+    (tmp_path / "model.bin").write_bytes(weights)
+    with pytest.raises(ModelError, match="model.bin does not hold the weights of model.xml"):
+        load_model(str(file))
+    (tmp_path / "model.bin").write_bytes(weights[:1000])
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(str(file))
+    (tmp_path / "model.bin").unlink()
+    with pytest.raises(ModelError, match="no model.bin beside it"):
+        load_model(str(file))
+
+
+@pytest.mark.parametrize(
+    "change, needle",
+    [
+        (lambda metadata: None, "is no converted GloResNet"),
+        (lambda metadata: metadata | {"format": 99}, "another version of this project .*99"),
+        (lambda metadata: {"format": 1}, "settings that make no sense"),
+        (lambda metadata: ["format"], "(settings that make no sense|cannot be read)"),
+        (lambda metadata: metadata | {"config": metadata["config"] | {"temperature": -1}}, "temperature must be"),
+        (lambda metadata: metadata | {"processor": {"image_size": 2}}, "image_size is 2"),
+    ],
+)
+def test_foreign_and_incompatible_files(file, tmp_path, change, needle):
+    changed = copy_of(file, tmp_path)
+    rewrite_metadata(changed, change)
+    with pytest.raises(ModelError, match=needle):
+        load_model(str(changed))
+
+
+def test_a_missing_package_is_named_with_the_command(file, monkeypatch):
+    package = "onnxruntime" if file.suffix == ".onnx" else "openvino"
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModelError, match=f"{package} .*pip install -r requirements-export.txt"):
+        load_model(str(file))
