@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from screening.exported import FORMAT, SUFFIXES, ExportedModel, require_package
+from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, require_package
 from screening.loading import ModelError, load_model, one_line
 
 from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
@@ -104,13 +104,6 @@ def check_support(format: str, dtype: str) -> None:
             "this CPU has no bfloat16, so the conversion cannot be checked here: convert on a machine that has it, or "
             "use --dtype float32"
         )
-
-
-def cpu_capabilities() -> list[str]:
-    """The precisions that OpenVINO finds in this CPU."""
-    import openvino
-
-    return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def default_output(folder: str, format: str, dtype: str) -> Path:

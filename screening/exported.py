@@ -7,6 +7,7 @@ weights beside.
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -124,6 +125,13 @@ def require_package(name: str, purpose: str):
         ) from error
 
 
+def cpu_capabilities() -> list[str]:
+    """The precisions that OpenVINO finds in this CPU."""
+    import openvino
+
+    return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _open_onnx(path: Path) -> tuple[Callable, str | None]:
     onnxruntime = require_package("onnxruntime", str(path))
     options = onnxruntime.SessionOptions()
@@ -131,7 +139,7 @@ def _open_onnx(path: Path) -> tuple[Callable, str | None]:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no class
-        raise _unreadable(path, error) from error
+        raise _unusable(path, error) from error
     run = lambda pixel_values: session.run(["views"], {"pixel_values": pixel_values})[0]  # noqa: E731
     return run, session.get_modelmeta().custom_metadata_map.get(METADATA)
 
@@ -145,12 +153,12 @@ def _open_openvino(path: Path) -> tuple[Callable, str | None]:
     try:
         network = core.read_model(path)
         text = network.get_rt_info([METADATA]).astype(str) if network.has_rt_info([METADATA]) else None
-        # without the hint it takes bfloat16 wherever the CPU has it; a CPU that has none computes in float32
-        hint = "bf16" if text and json.loads(text).get("dtype") == "bfloat16" else "f32"
+        rounded = bool(text) and json.loads(text).get("dtype") == "bfloat16" and "BF16" in cpu_capabilities()
+        hint = "bf16" if rounded else "f32"  # left to itself it rounds wherever the CPU can
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = core.compile_model(network, "CPU", options)
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise _unusable(path, error) from error
     request, lock = compiled.create_infer_request(), threading.Lock()
 
     def run(pixel_values: np.ndarray) -> np.ndarray:
@@ -160,6 +168,6 @@ def _open_openvino(path: Path) -> tuple[Callable, str | None]:
     return run, text
 
 
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = one_line(error).rstrip(".")[:300]
-    return ModelError(f"{path} cannot be read ({reason}): copy it again, or convert the model folder again")
+def _unusable(path: Path, error: Exception) -> ModelError:
+    reason = re.sub(r"Exception from \S+ ", "", one_line(error)).rstrip(".")[:300]  # OpenVINO's own source lines
+    return ModelError(f"{path} cannot be used ({reason}): copy it again, or convert the model folder again")

@@ -157,7 +157,7 @@ def test_damaged_files(file, tmp_path):
     spoiled = copy_of(file, tmp_path)
     for content in (b"", b"no model", spoiled.read_bytes()[: len(spoiled.read_bytes()) // 2]):
         spoiled.write_bytes(content)
-        with pytest.raises(ModelError, match="cannot be read .*(copy it again|converted GloResNet)"):
+        with pytest.raises(ModelError, match="cannot be used .*(copy it again|converted GloResNet)"):
             load_model(str(spoiled))
 
 
@@ -169,7 +169,7 @@ def test_weights_of_another_conversion(folders, tmp_path):
     with pytest.raises(ModelError, match="model.bin does not hold the weights of model.xml"):
         load_model(str(file))
     (tmp_path / "model.bin").write_bytes(weights[:1000])
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="cannot be used"):
         load_model(str(file))
     (tmp_path / "model.bin").unlink()
     with pytest.raises(ModelError, match="no model.bin beside it"):
@@ -182,7 +182,7 @@ def test_weights_of_another_conversion(folders, tmp_path):
         (lambda metadata: None, "is no converted GloResNet"),
         (lambda metadata: metadata | {"format": 99}, "another version of this project .*99"),
         (lambda metadata: {"format": 1}, "settings that make no sense"),
-        (lambda metadata: ["format"], "(settings that make no sense|cannot be read)"),
+        (lambda metadata: ["format"], "(settings that make no sense|cannot be used)"),
         (lambda metadata: metadata | {"config": metadata["config"] | {"temperature": -1}}, "temperature must be"),
         (lambda metadata: metadata | {"processor": {"image_size": 2}}, "image_size is 2"),
     ],
