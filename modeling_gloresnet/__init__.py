@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from .configuration_gloresnet import GloResNetConfig
+from .ensemble_gloresnet import GloResNetEnsembleForImageClassification
 from .medicalnet_gloresnet import MEDICALNET, MedicalNetImportError
 from .modeling_gloresnet import GloResNetForImageClassification, GloResNetModel, GloResNetPreTrainedModel
 from .pipeline_gloresnet import VolumeClassificationPipeline
@@ -15,10 +16,12 @@ AutoModelForImageClassification.register(GloResNetConfig, GloResNetForImageClass
 GloResNetConfig.register_for_auto_class()
 GloResNetModel.register_for_auto_class("AutoModel")
 GloResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+GloResNetEnsembleForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
 __all__ = [
     "MEDICALNET",
     "GloResNetConfig",
+    "GloResNetEnsembleForImageClassification",
     "GloResNetForImageClassification",
     "GloResNetModel",
     "GloResNetPreTrainedModel",

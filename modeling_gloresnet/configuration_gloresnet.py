@@ -37,8 +37,10 @@ class GloResNetConfig(PreTrainedConfig):
             mirror image.
         temperature (`float`, defaults to 1.0): `predict_proba` divides the logits by it; 1 means uncalibrated.
         threshold (`float`, defaults to 0.5): probability of injury at and above which a scan is called injured.
-        provenance (`dict`, *optional*): what the weights were trained on: `cohort`, `synthetic`, `run`, `fold`,
-            `train_scans`. Nothing about a participant.
+        member_temperatures (`list[float]`, defaults to `[]`): of an ensemble, the temperature of each member; empty for
+            a single network.
+        provenance (`dict`, *optional*): what the weights were trained on: `cohort`, `synthetic`, `run`, `fold` (a
+            number, `refit` or `ensemble`), `train_scans`. Nothing about a participant.
         training_appearance (`dict`, *optional*): mean and standard deviation over the training scans of a few numbers
             that say how a standardised volume looks, to tell scans that are unlike them.
 
@@ -64,11 +66,12 @@ class GloResNetConfig(PreTrainedConfig):
     test_time_augmentation: bool = True
     temperature: float | int = 1.0
     threshold: float | int = 0.5
+    member_temperatures: list[float | int] | tuple[float | int, ...] = ()
     provenance: dict | None = None
     training_appearance: dict | None = None
 
     def __post_init__(self, **kwargs):
-        for name in ("depths", "widths", "strides", "dilations"):
+        for name in ("depths", "widths", "strides", "dilations", "member_temperatures"):
             setattr(self, name, list(getattr(self, name)))
         if self.id2label is None and self.label2id is None and kwargs.get("num_labels", 2) == 2:
             self.id2label = {0: "normal", 1: "injury"}
@@ -90,6 +93,11 @@ class GloResNetConfig(PreTrainedConfig):
         if depth not in presets:
             raise ValueError(f"There is no preset of depth {depth}: choose one of {sorted(presets)}, or set `depths`.")
         return cls(**presets[depth], **kwargs)
+
+    def of_member(self, index: int) -> "GloResNetConfig":
+        """The configuration of one network of an ensemble."""
+        alone = {"member_temperatures": [], "temperature": self.member_temperatures[index]}
+        return type(self).from_dict(self.to_dict() | alone)
 
     @property
     def expansion(self) -> int:
@@ -121,8 +129,9 @@ class GloResNetConfig(PreTrainedConfig):
 
     def validate_inference(self):
         """Temperature and threshold are usable, and the head's spread is not negative."""
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be a positive number, not {self.temperature}.")
+        for temperature in (self.temperature, *self.member_temperatures):
+            if not (math.isfinite(temperature) and temperature > 0):
+                raise ValueError(f"temperature must be a positive number, not {temperature}.")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is a probability from 0 to 1, not {self.threshold}.")
         if not (math.isfinite(self.head_init_std) and self.head_init_std >= 0):

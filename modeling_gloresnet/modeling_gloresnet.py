@@ -181,12 +181,22 @@ class GloResNetPreTrainedModel(PreTrainedModel):
 
 
 class GloResNetModel(GloResNetPreTrainedModel):
-    """The encoder: a standardised volume in, a feature map and its mean over space out."""
+    """The encoder: a standardised volume in, a feature map and its mean over space out.
+
+    Raises:
+        ValueError: the configuration is an ensemble's, which has an encoder in each member.
+    """
 
     # a classifier's checkpoint loads here without a warning about its head
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
     def __init__(self, config: GloResNetConfig):
+        if config.member_temperatures:
+            raise ValueError(
+                f"This is an ensemble of {len(config.member_temperatures)} networks, and each has features of its own: "
+                "load it with AutoModelForImageClassification and take those of model.members[0].gloresnet, or load "
+                "one fold's model."
+            )
         super().__init__(config)
         self.stem = GloResNetStem(config)
         in_channels = config.stem_channels
