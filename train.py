@@ -3,6 +3,7 @@
     accelerate launch train.py --fold 4                                    # the phantom cohort, one fold
     accelerate launch train.py --fold all                                  # all five, then cv_metrics.json
     accelerate launch train.py --data_dir BIDS --labels labels.csv         # the paper's recipe on your cohort
+    accelerate launch train.py --refit --push_to_hub --hub_model_id ORG/NAME   # then one on all scans, to the Hub
     accelerate launch --multi_gpu train.py --data_dir BIDS --mixed_precision bf16
 
 The same command run again goes on where it stopped. README.md describes what comes out.
@@ -35,11 +36,14 @@ from evaluation.tables import InputError, read_json, write_json, write_text
 from modeling_gloresnet import GloResNetForImageClassification, MedicalNetImportError
 from publishing.card import render_card
 from publishing.export import export_model
+from publishing.hub import HubError, hub_name, publish_trained, require_token
+from publishing.release import write_cards
 from screening.appearance import training_appearance
 from training.build import ScanDataset, keep_freed_memory, new_loader, new_model, new_processor, start_accelerator
 from training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from training.loop import NonFiniteLossError, check_finite, mean_log_loss, predict_fold, train_one_epoch
 from training.loss import class_weights
+from training.outcome import check_weights, epoch_metrics, fold_summary, labels_and_means, prediction_table, summary
 from training.recipe import Recipe, RecipeError, add_recipe_flags, load_recipe
 from training.run import RunError, claim_fold, open_run
 from training.selection import fit_on_inner, select_epoch
@@ -65,6 +69,11 @@ def train(options: argparse.Namespace, settings: dict) -> None:
         raise RecipeError(f"There is no fold {options.fold} of {recipe.num_folds}: they count from 0.")
     if recipe.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise RecipeError("mixed_precision fp16 needs a CUDA GPU, and none is here: use no or bf16.")
+    if options.refit and recipe.selection != "last":
+        raise RecipeError(
+            f"--refit repeats a schedule that chooses nothing, and --selection {recipe.selection} chooses epochs on "
+            "scans that a refit trains on: leave one of the two out."
+        )
     run = Path(options.output_dir or f"runs/{data_dir.resolve().name}-{Path(recipe_name).stem}")
     accelerator = start_accelerator(recipe, run, options.report_to)
 
@@ -90,9 +99,19 @@ def train(options: argparse.Namespace, settings: dict) -> None:
     if accelerator.is_main_process and all(finished):
         if not (run / "report.html").is_file():
             write_cv_metrics(run)  # figures that no trouble with a picture can take away
+            write_cards(run)
             write_report(run)
         pooled = read_json(run / "cv_metrics.json")["pooled"]
         print(f"all {recipe.num_folds} folds, pooled out-of-fold: {summary(pooled)}; read {run / 'report.html'}")
+    if options.refit:
+        if not (run / "refit" / "model" / "config.json").is_file():
+            train_fold("refit", cohort, recipe, run, options.report_to)
+            if accelerator.is_main_process:
+                write_cards(run)
+        accelerator.print(f"refit on all {len(cohort.rows)} scans; model in {run / 'refit' / 'model'}")
+    if options.push_to_hub and accelerator.is_main_process:
+        what, fold = "refit" if options.refit else "best", None if options.fold == "all" else int(options.fold)
+        publish_trained(run, options.hub_model_id, what, fold)
 
 
 def read_cohort(data_dir: Path, labels: str | None, recipe: Recipe, run: Path, accelerator: Accelerator) -> Cohort:
@@ -118,15 +137,20 @@ def read_cohort(data_dir: Path, labels: str | None, recipe: Recipe, run: Path, a
     return Cohort(data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits)
 
 
-def train_fold(fold: int, cohort: Cohort, recipe: Recipe, run: Path, report_to: str) -> None:
-    """One fold, from initial weights or its newest checkpoint to predictions, metrics and a model folder."""
-    folder = run / f"fold-{fold}"
+def train_fold(fold: int | str, cohort: Cohort, recipe: Recipe, run: Path, report_to: str) -> None:
+    """One fold, from initial weights or its newest checkpoint to predictions, metrics and a model folder.
+
+    The fold named `refit` trains on all scans; its random numbers are those of one fold more.
+    """
+    refit = fold == "refit"
+    folder = run / ("refit" if refit else f"fold-{fold}")
+    number = recipe.num_folds if refit else fold
     accelerator = start_accelerator(recipe, folder, report_to)
     with claim_fold(folder, accelerator.is_main_process):
-        train, scored = fold_scans(cohort.splits, list(cohort.rows), fold)
+        train, scored = (list(cohort.rows), []) if refit else fold_scans(cohort.splits, list(cohort.rows), fold)
         train, inner = inner_split(train, seed=recipe.seed) if recipe.selection == "inner" else (train, [])
 
-        set_seed(recipe.seed + 1000 * fold)
+        set_seed(recipe.seed + 1000 * number)
         model = new_model(recipe)
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()
@@ -152,7 +176,7 @@ def train_fold(fold: int, cohort: Cohort, recipe: Recipe, run: Path, report_to: 
             history, selected = load_checkpoint(accelerator, checkpoint)
         accelerator.init_trackers("gloresnet", config={k: str(v) for k, v in asdict(recipe).items()})
         with tqdm(
-            desc=f"fold {fold}",
+            desc="refit" if refit else f"fold {fold}",
             initial=len(history) * len(train_loader),
             total=recipe.num_train_epochs * len(train_loader),
             disable=not accelerator.is_main_process,
@@ -163,7 +187,7 @@ def train_fold(fold: int, cohort: Cohort, recipe: Recipe, run: Path, report_to: 
                 row = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
                 row["train_loss"] = train_one_epoch(
                     model, train_loader, optimizer, weights, recipe, accelerator,
-                    epoch=epoch, fold=fold, progress=progress,
+                    epoch=epoch, fold=number, progress=progress,
                 )  # fmt: skip
                 schedule.step()
 
@@ -172,9 +196,9 @@ def train_fold(fold: int, cohort: Cohort, recipe: Recipe, run: Path, report_to: 
                     network, inner_loader, accelerator
                 )
                 check_finite(views, epoch, recipe)
-                row |= epoch_metrics(cohort, scored, views)
+                row |= epoch_metrics(*labels_and_means(cohort.rows, scored, views))
                 if inner:
-                    row["inner_loss"] = mean_log_loss(*labels_and_means(cohort, inner, views))
+                    row["inner_loss"] = mean_log_loss(*labels_and_means(cohort.rows, inner, views))
                 row["seconds"] = round(time.perf_counter() - started, 3)
                 history.append(row)
                 if recipe.selection != "last" and select_epoch(history, recipe.selection) == epoch:
@@ -187,6 +211,7 @@ def train_fold(fold: int, cohort: Cohort, recipe: Recipe, run: Path, report_to: 
         # a new model in float32, so that these predictions are those that the exported folder will make
         network = new_model(replace(recipe, init="random"))
         network.load_state_dict(selected or accelerator.unwrap_model(model).state_dict())
+        check_weights(network, recipe)
         network.to(accelerator.device).eval()
         metrics = {"fold": fold, "selection": recipe.selection, "inner": None}
         if inner:
@@ -216,23 +241,10 @@ def finish_fold(
     views: dict[int, np.ndarray],
 ) -> None:
     """Predictions first, then their figures, then the model folder; metrics.json, written last, marks the fold done."""
-    predictions = pd.DataFrame(
-        [
-            {
-                "participant_id": scan.participant_id,
-                "session_id": scan.session_id,
-                "family": scan.family,
-                "fold": metrics["fold"],
-                "label": scan.label,
-                "radiology_score": scan.radiology_score,
-                "p_injury": views[cohort.rows[scan]].mean(),
-                "p_injury_no_tta": views[cohort.rows[scan]][0],
-            }
-            for scan in scored
-        ]
-    )
-    write_text(folder / "predictions.csv", predictions.to_csv(index=False))
-    metrics |= screening_metrics(predictions["label"], predictions["p_injury"], network.config.threshold)
+    if scored:
+        predictions = prediction_table(cohort.rows, scored, views, metrics["fold"])
+        write_text(folder / "predictions.csv", predictions.to_csv(index=False))
+        metrics |= screening_metrics(predictions["label"], predictions["p_injury"], network.config.threshold)
     metrics["train_scans"] = len(train)
     network.config.provenance = {
         "cohort": cohort.name,
@@ -245,42 +257,14 @@ def finish_fold(
     network.config.training_appearance = training_appearance(
         volumes[cohort.rows[scan]]["pixel_values"][0] for scan in train
     )
-    card = render_card(network.config, asdict(recipe), metrics)
+    card = render_card(network.config, asdict(recipe), metrics if scored else None)
     export_model(network, new_processor(recipe), folder / "model", card)
-    write_json(folder / "metrics.json", metrics)
+    if scored:
+        write_json(folder / "metrics.json", metrics)
 
 
 def scan_dataset(part: list[Scan], cohort: Cohort) -> ScanDataset:
     return ScanDataset(cohort.volumes, [cohort.rows[scan] for scan in part], [scan.label for scan in part])
-
-
-def labels_and_means(cohort: Cohort, part: list[Scan], views: dict[int, np.ndarray]) -> tuple[list[int], list[float]]:
-    """Labels, and probabilities of injury averaged over the views, of some scans."""
-    return [scan.label for scan in part], [float(views[cohort.rows[scan]].mean()) for scan in part]
-
-
-def epoch_metrics(cohort: Cohort, scored: list[Scan], views: dict[int, np.ndarray]) -> dict:
-    """What the optimism audit needs of the scored fold after an epoch; only `--selection paper` chooses by it."""
-    labels, probabilities = labels_and_means(cohort, scored, views)
-    metrics = screening_metrics(labels, probabilities)
-    names = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1", "mcc", "auc")
-    return {"val_loss": mean_log_loss(labels, probabilities)} | {f"val_{name}": metrics[name] for name in names}
-
-
-def summary(metrics: dict) -> str:
-    """The figures of one line; what is undefined is called so."""
-    names = {"n": "n", "auc": "AUC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
-    values = {label: metrics[name] for name, label in names.items()}
-    return ", ".join(
-        f"{label} {'undefined' if v is None else v if isinstance(v, int) else f'{v:.3f}'}"
-        for label, v in values.items()
-    )
-
-
-def fold_summary(folder: Path) -> str:
-    metrics = read_json(folder / "metrics.json")
-    optimistic = " (optimistic: the epoch was chosen on these scans)" if metrics["selection"] == "paper" else ""
-    return f"fold {metrics['fold']}: {summary(metrics)}{optimistic}; model in {folder / 'model'}"
 
 
 def parse_arguments() -> tuple[argparse.Namespace, dict]:
@@ -297,10 +281,14 @@ def parse_arguments() -> tuple[argparse.Namespace, dict]:
     parser.add_argument("--recipe", help="demo, paper or a YAML file (default demo for phantoms, else paper)")
     parser.add_argument("--output_dir", help="folder of the run (default runs/<cohort>-<recipe>)")
     parser.add_argument("--report_to", default="none", choices=("none", "tensorboard", "trackio", "wandb"))
+    parser.add_argument("--refit", action="store_true", help="after all folds, train once more on all scans")
+    parser.add_argument("--push_to_hub", action="store_true", help="publish fold K, the best of all, or the refit")
+    parser.add_argument("--hub_model_id", metavar="ORG/NAME", help="repository on the Hub, private if new")
     parser.add_argument("--overwrite", action="store_true", help="remove the run that is in --output_dir")
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args())
     run_options = ("fold", "data_dir", "labels", "phantom", "recipe", "output_dir", "report_to", "overwrite")
+    run_options += ("refit", "push_to_hub", "hub_model_id")
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
 
     if options.fold != "all" and not options.fold.isdecimal():
@@ -313,12 +301,22 @@ def parse_arguments() -> tuple[argparse.Namespace, dict]:
         parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
     if options.report_to != "none" and options.report_to not in map(str, get_available_trackers()):
         parser.error(f"--report_to {options.report_to} needs its package: pip install {options.report_to}")
+    if options.refit and options.fold != "all":
+        parser.error("--refit follows a whole cross-validation: leave --fold out")
+    if options.push_to_hub != bool(options.hub_model_id):
+        parser.error("--push_to_hub and --hub_model_id ORG/NAME belong together: give both")
+    if options.push_to_hub:
+        try:
+            hub_name(options.hub_model_id)
+            require_token()  # before hours of training, not after
+        except ValueError as error:
+            parser.error(f"--push_to_hub: {error}")
     return options, arguments
 
 
 def main() -> None:
     """Train; an expected failure is one sentence, with exit status 2 for a wrong call and 1 for a failed job."""
-    failures = (CohortError, OSError, InputError, MedicalNetImportError, NonFiniteLossError)
+    failures = (CohortError, OSError, InputError, MedicalNetImportError, NonFiniteLossError, HubError)
     try:
         train(*parse_arguments())
     except (RecipeError, RunError, PhantomFolderError) as error:

@@ -1,6 +1,8 @@
-"""Tiny cohorts for the tests, and caches of their own so that no test meets another's or the user's."""
+"""Tiny cohorts, a run, a Hub, and caches of the tests' own so that none meets another's or the user's."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+from tests.hub_server import Hub  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,6 +65,32 @@ def tiny_cohort(tmp_path):
 def shared_tiny_cohort(tmp_path_factory):
     """For tests that only read it."""
     return write_tiny_cohort(tmp_path_factory.mktemp("shared") / "bids")
+
+
+@pytest.fixture(scope="session")
+def finished_run(shared_tiny_cohort, tmp_path_factory):
+    """Two folds and the refit of a small run. Tests that change it take a copy."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    settings = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random"
+    call = [sys.executable, str(Path(__file__).parent.parent / "train.py"), "--data_dir", str(shared_tiny_cohort)]
+    call += ["--output_dir", str(run), *settings.split(), "--refit"]
+    result = subprocess.run(call, capture_output=True, text=True, cwd=run.parent)
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+@pytest.fixture
+def hub():
+    """A Hub on loopback, empty."""
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def shared_hub():
+    """For tests that look at what one of them published."""
+    with Hub() as hub:
+        yield hub
 
 
 # ---- a real browser, for the tests of the page ----

@@ -124,5 +124,5 @@ def _remove_run(folder: Path) -> None:
     """Remove the files of a run, and only those."""
     for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
-    for path in [*folder.glob("fold-[0-9]*"), folder / "figures"]:
+    for path in [*folder.glob("fold-[0-9]*"), *(folder / name for name in ("refit", "ensemble", "figures"))]:
         shutil.rmtree(path, ignore_errors=True)
