@@ -1,0 +1,56 @@
+"""publish.py called as its user would, several times a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.hub_server import TOKEN
+
+ROOT = Path(__file__).parent.parent.parent
+
+DRIVER = """
+import contextlib, io, json, os, sys
+sys.path.insert(0, sys.argv[1])
+import publish
+answers = []
+for call, token in json.loads(sys.argv[2]):
+    os.environ["HF_TOKEN"] = token
+    sys.argv = ["publish.py", *call]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            publish.main()
+        except SystemExit as ended:
+            code = ended.code
+    answers.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="session")
+def publish(tmp_path_factory):
+    """Call publish.py several times in one fresh process that knows only the given Hub, which spares imports.
+
+    A call is its arguments; one that begins with `token=...` is made with that token.
+    """
+
+    def run_calls(hub, *calls, **environment):
+        folder = tmp_path_factory.mktemp("elsewhere")
+        tokens = [str(call[0]).removeprefix("token=") if str(call[0]).startswith("token=") else TOKEN for call in calls]
+        calls = [[str(word) for word in call if not str(word).startswith("token=")] for call in calls]
+        result = subprocess.run(
+            [sys.executable, "-c", DRIVER, str(ROOT), json.dumps(list(zip(calls, tokens, strict=True)))],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=os.environ | hub.environment(folder / "home") | environment,
+        )
+        assert result.returncode == 0, result.stderr
+        return [SimpleNamespace(**answer) for answer in json.loads(result.stdout.splitlines()[-1])]
+
+    return run_calls

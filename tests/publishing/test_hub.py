@@ -1,0 +1,271 @@
+"""Publishing for real, to a Hub on loopback, and loading from it as a stranger would."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from modeling_gloresnet import GloResNetForImageClassification
+from preprocessing import GloResNetImageProcessor
+
+ROOT = Path(__file__).parent.parent.parent
+
+STRANGER = """
+import json, os, sys
+from huggingface_hub import hf_hub_download, snapshot_download
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+for name in ("modeling_gloresnet", "preprocessing", "publishing", "training", "cohort"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    sys.exit(f"{name} can be imported")
+name, trust = "lab/net", {"trust_remote_code": True}
+card = open(hf_hub_download(name, "README.md")).read()
+lines = card.split("```python")[1].split("```")[0]
+used = {}
+exec(lines, used)
+inputs = AutoImageProcessor.from_pretrained(name, **trust)("scan.nii.gz", return_tensors="pt")
+answer = {
+    "card": used["probability"],
+    "lines": len([line for line in lines.splitlines() if line.strip()]),
+    "pooler": list(AutoModel.from_pretrained(name, **trust)(**inputs).pooler_output.shape),
+    "files": sorted(os.listdir(snapshot_download(name))),
+}
+for how in ({}, {"revision": "fold-0"}, {"revision": "fold-1"}):
+    model = AutoModelForImageClassification.from_pretrained(name, **how, **trust)
+    row = pipeline("image-classification", model=name, **how, **trust)("scan.nii.gz")
+    answer[how.get("revision", "main")] = [
+        model.predict_proba(inputs["pixel_values"])[0, 1].item(), {r["label"]: r["score"] for r in row}["injury"]
+    ]
+ensemble = AutoModelForImageClassification.from_pretrained("lab/ensemble", **trust)
+answer["ensemble"] = ensemble.predict_proba(inputs["pixel_values"])[0, 1].item()
+answer["members"] = ensemble.predict_members(inputs["pixel_values"]).mean(dim=1)[:, 0, 1].tolist()
+answer["ensemble_pipeline"] = {r["label"]: r["score"] for r in pipeline(model="lab/ensemble", **trust)("scan.nii.gz")}
+try:
+    AutoModel.from_pretrained("lab/ensemble", **trust)
+except ValueError as error:
+    answer["refusal"] = str(error)
+print(json.dumps(answer))
+"""
+
+
+@pytest.fixture(scope="module")
+def published(shared_hub, finished_run, publish, tmp_path_factory):
+    """All folds at lab/net, by the command itself; the ensemble and the refit beside it."""
+    home = tmp_path_factory.mktemp("home")
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "publish.py"), str(finished_run), "--hub_model_id", "lab/net", "--what", "all"],
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env=os.environ | shared_hub.environment(home),
+    )
+    assert result.returncode == 0, result.stderr
+    for answer in publish(
+        shared_hub,
+        *((finished_run, "--hub_model_id", f"lab/{what}", "--what", what) for what in ("ensemble", "refit")),
+    ):
+        assert answer.code == 0, answer.err
+    return shared_hub, result
+
+
+def test_one_private_commit_a_branch_with_the_weights_by_lfs(published, finished_run):
+    hub, result = published
+    cv = json.loads((finished_run / "cv_metrics.json").read_text())
+    assert hub.messages("lab/net")[1:] == [f"Publish fold {cv['best_fold']} of 2, the best"]
+    assert hub.messages("lab/net", "fold-1")[-1] == "Publish fold 1 of 2"
+    assert hub.repositories["model", "lab/net"].private and "lab/net is private" in result.stdout
+    weights = (finished_run / "fold-1" / "model" / "model.safetensors").read_bytes()
+    assert hub.repositories["model", "lab/net"].find("fold-1")["files"]["model.safetensors"] == (
+        hashlib.sha256(weights).hexdigest()
+    )
+    assert hub.files("lab/net", "fold-1")["model.safetensors"] == weights
+
+
+def test_a_stranger_loads_folds_and_ensemble_over_http_and_the_cards_lines_work(published, finished_run, tmp_path):
+    hub, _ = published
+    volume = np.random.default_rng(0).normal(100, 20, (20, 30, 25)).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume, np.diag([-1, 1, 2, 1])), tmp_path / "scan.nii.gz")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | hub.environment(tmp_path / "hf")
+    result = subprocess.run(
+        [sys.executable, "-c", STRANGER], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout.splitlines()[-1])
+
+    def expected(fold):
+        folder = finished_run / f"fold-{fold}" / "model"
+        model = GloResNetForImageClassification.from_pretrained(folder)
+        pixel_values = GloResNetImageProcessor.from_pretrained(folder)(tmp_path / "scan.nii.gz", return_tensors="pt")
+        return model.predict_proba(pixel_values["pixel_values"])[0, 1].item()
+
+    folds = [expected(0), expected(1)]
+    best = folds[json.loads((finished_run / "cv_metrics.json").read_text())["best_fold"]]
+    assert answer["card"] == best and answer["lines"] == 5
+    assert answer["main"] == [best, best]
+    assert answer["fold-0"] == [folds[0]] * 2 and answer["fold-1"] == [folds[1]] * 2
+    assert answer["pooler"] == [1, 512]
+    assert "model.safetensors" in answer["files"] and "modeling_gloresnet.py" in answer["files"]
+    assert answer["members"] == pytest.approx(folds, abs=1e-6)
+    assert answer["ensemble"] == pytest.approx(np.mean(folds), abs=1e-6)
+    assert answer["ensemble_pipeline"]["injury"] == answer["ensemble"]
+    assert "ensemble of 2 networks" in answer["refusal"]
+
+
+def test_nothing_that_left_names_an_infant_or_a_path(published, finished_run):
+    hub, _ = published
+    sent = b"\n".join(hub.received)
+    cohort = pd.read_csv(finished_run / "cohort.csv", dtype=str)
+    private = [*cohort["participant_id"], *cohort["family"], *cohort["image"].map(os.path.basename)]
+    private += [str(Path.home()), str(finished_run), str(finished_run.parent), "predictions.csv", "participant_id"]
+    assert len(private) > 30 and len(sent) > 1e8
+    assert [word for word in private if word.encode() in sent] == []
+    for name, revision in (("lab/net", "main"), ("lab/net", "fold-0"), ("lab/ensemble", "main"), ("lab/refit", "main")):
+        for path in hub.files(name, revision):
+            assert re.fullmatch(
+                r"\.gitattributes|README\.md|(preprocessor_)?config\.json|\w+_gloresnet\.py|model\.safetensors", path
+            )
+
+
+def test_the_cards_hold_the_figures_of_all_folds(published, finished_run):
+    hub, _ = published
+    cv = json.loads((finished_run / "cv_metrics.json").read_text())
+    cards = {
+        name: hub.files(*name)["README.md"].decode()
+        for name in (("lab/net", "main"), ("lab/net", "fold-1"), ("lab/ensemble", "main"), ("lab/refit", "main"))
+    }
+    for (name, branch), card in cards.items():
+        metadata = yaml.safe_load(card.split("---")[1])
+        results = metadata["model-index"][0]["results"]
+        splits = {result["dataset"]["split"]: result["metrics"] for result in results}
+        own = {f"fold{cv['best_fold']}"} if (name, branch) == ("lab/net", "main") else set()
+        own = {"fold1"} if branch == "fold-1" else own
+        assert set(splits) == {"cross-validation"} | own
+        mean = next(m["value"] for m in splits["cross-validation"] if m["type"] == "roc_auc")
+        assert mean == pytest.approx(cv["mean_sd"]["auc"]["mean"], abs=1e-4)
+        pooled = cv["report"]["thresholds"]["0.5"]["metrics"]["auc"]
+        shown = f"{pooled['estimate']:.3f} ({pooled['low']:.3f} to {pooled['high']:.3f})"
+        assert f"| **pooled** | 12 (6) | {shown} |" in card
+        assert f'name = "{name}"' in card and "{{" not in card and "{%" not in card
+        assert "| Male | 6 (100.0 %) | 0 (0.0 %) |" in card and "core-hours" in card
+    assert 'revision="fold-1"' in cards["lab/net", "fold-1"] and "(this model)" in cards["lab/net", "fold-1"]
+    assert "the best: highest AUC of 2 folds" in cards["lab/net", "main"]
+    assert "They estimate **a single member**, not this ensemble" in cards["lab/ensemble", "main"]
+    assert "All 12 scans, none held out" in cards["lab/refit", "main"]
+    # the folders of the run have them too, under their own name
+    assert "**pooled**" in (finished_run / "fold-0" / "model" / "README.md").read_text()
+
+
+def test_publishing_again_updates_and_leaves_what_is_not_ours(finished_run, hub, publish, tmp_path):
+    hub.add("lab/net", {"LICENSE": b"theirs", "old_gloresnet.py": b"ours, of before", "model.safetensors": b"old"})
+    call = (finished_run, "--hub_model_id", "lab/net")
+    first, second, other = publish(hub, call, call, (*call, "--fold", "1", "--commit_message", "The other"))
+    assert first.code == second.code == other.code == 0, (first, second, other)
+    assert "lab/net exists and stays public" in first.out
+    assert "nothing has changed, no commit was made" in second.out
+    assert hub.messages("lab/net")[-1] == "The other" and len(hub.messages("lab/net")) == 4
+    files = hub.files("lab/net")
+    assert files["LICENSE"] == b"theirs" and "old_gloresnet.py" not in files and len(files["model.safetensors"]) > 1e6
+    assert hub.count("PUT /lfs/") == 2
+
+
+def test_interrupted_uploads_go_on_and_send_no_weights_twice(finished_run, hub, publish):
+    call = (finished_run, "--hub_model_id", "lab/net")
+    hub.fail("PUT /lfs", "drop")  # the library tries this one again by itself
+    hub.fail("POST .*/commit", "drop")
+    hub.fail("POST .*/commit", 503)
+    dropped, busy, done = publish(hub, call, call, call)
+    assert dropped.code == 1 and "The Hub cannot be reached" in dropped.err and dropped.err.count("publish.py:") == 1
+    assert busy.code == 1 and "out of order or busy (HTTP 503" in busy.err
+    assert done.code == 0 and len(hub.messages("lab/net")) == 2
+    assert hub.count("PUT /lfs/.* 200") == 1
+
+
+def test_a_killed_upload_is_completed_by_the_same_command(finished_run, hub, publish, tmp_path):
+    call = [sys.executable, str(ROOT / "publish.py"), str(finished_run), "--hub_model_id", "lab/net", "--what", "all"]
+    process = subprocess.Popen(
+        call, cwd=tmp_path, env=os.environ | hub.environment(tmp_path), stdout=subprocess.DEVNULL, stderr=-3
+    )
+    while process.poll() is None and not hub.count("PUT /lfs"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (done,) = publish(hub, call[2:])
+    assert done.code == 0, done.err
+    assert set(hub.repositories["model", "lab/net"].branches) == {"main", "fold-0", "fold-1"}
+
+
+def test_each_refusal_of_the_hub_is_one_sentence(finished_run, hub, publish):
+    hub.add("lab/table", {"a.csv": b"1"}, kind="dataset")
+    hub.add("them/net", {"README.md": b"theirs"})
+    calls = [(finished_run, "--hub_model_id", name) for name in ("them/new", "them/net", "lab/table")]
+    calls += [
+        (finished_run, "--hub_model_id", "no-slash"),
+        ("token=hf_wrong", finished_run, "--hub_model_id", "lab/new"),
+    ]
+    expected = ["may not write to them/new", "may not write to them/net", "lab/table is taken by a repository"]
+    expected += ["'no-slash' is no name of a Hub repository", "does not know this token"]
+    for answer, words in zip(publish(hub, *calls), expected, strict=True):
+        assert answer.code == (2 if "no-slash" in words else 1)
+        assert words in answer.err and "Traceback" not in answer.err
+    assert hub.files("them/net")["README.md"] == b"theirs"
+    (answer,) = publish(hub, (finished_run, "--hub_model_id", "lab/new"), HF_ENDPOINT="http://127.0.0.1:9")
+    assert answer.code == 1 and "cannot be reached at http://127.0.0.1:9" in answer.err
+    assert ("model", "lab/new") not in hub.repositories
+
+
+def test_runs_that_cannot_be_published_are_refused_before_anything_is_sent(finished_run, hub, publish, tmp_path):
+    partial, foreign = tmp_path / "partial", tmp_path / "foreign"
+    shutil.copytree(finished_run, partial)
+    shutil.rmtree(partial / "fold-1")
+    shutil.rmtree(partial / "refit")
+    shutil.copytree(finished_run, foreign)
+    (foreign / "fold-0" / "model" / "predictions.csv").write_text("participant_id\n")
+    where = ("--hub_model_id", "lab/net")
+    named, fine, *wrong = publish(
+        hub,
+        (foreign, *where, "--fold", "0"),
+        (partial, *where, "--fold", "0"),
+        (partial, *where),
+        (partial, *where, "--fold", "1"),
+        (tmp_path / "nowhere", *where),
+        (finished_run, *where, "--fold", "1", "--what", "all"),
+        (finished_run, *where, "--commit_message", f"of {pd.read_csv(finished_run / 'cohort.csv')['family'][0]}"),
+    )
+    assert named.code == 1 and "holds predictions.csv, which belongs into no model repository" in named.err
+    assert fine.code == 0, fine.err  # one finished fold may go, with its own figures only
+    assert "cross-validation" not in hub.files("lab/net")["README.md"].decode().split("---")[1]
+    words = ("fold-1/predictions.csv missing", "has no finished fold 1", "does not exist", "give one of the two")
+    for answer, said in zip(wrong[:4], words, strict=True):
+        assert answer.code == 2 and said in answer.err and "Traceback" not in answer.err
+    assert wrong[4].code == 1 and "The commit message holds" in wrong[4].err
+    assert len(hub.messages("lab/net")) == 2
+
+
+def test_predict_takes_the_ensemble_of_the_run_as_any_other_model(published, finished_run, tmp_path):
+    scan = next(Path(pd.read_csv(finished_run / "cohort.csv")["image"][0]).parent.glob("*_T2w.nii.gz"))
+    call = [sys.executable, str(ROOT / "predict.py"), str(scan), "--model", str(finished_run / "ensemble" / "model")]
+    result = subprocess.run([*call, "--output", "out.csv"], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    pixel_values = GloResNetImageProcessor(image_size=16)(scan, return_tensors="pt")["pixel_values"]
+    members = [
+        GloResNetForImageClassification.from_pretrained(finished_run / f"fold-{k}" / "model").predict_proba(
+            pixel_values
+        )
+        for k in (0, 1)
+    ]
+    row = pd.read_csv(tmp_path / "out.csv").iloc[0]
+    assert row["p_injury"] == pytest.approx(float(sum(members)[0, 1]) / 2, abs=1e-6)

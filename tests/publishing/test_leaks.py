@@ -1,0 +1,74 @@
+"""What may be published, and what is refused."""
+
+import json
+
+import pytest
+
+from publishing.leaks import LeakError, check_contents, check_text, model_files, private_words
+
+COHORT = """participant_id,session_id,family,image
+CC00063AN06,15102,CC00063,/data/bids/sub-CC00063AN06_ses-15102_T2w.nii.gz
+7,1,7,/data/bids/sub-7_ses-1_T2w.nii.gz
+20260101,1,fam,
+"""
+
+
+@pytest.fixture
+def words(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "cohort.csv").write_text(COHORT)
+    (run / "environment.json").write_text(json.dumps({"source": {"data_dir": "/data/neonates", "labels": None}}))
+    return private_words(run)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trained on CC00063AN06",
+        "cc00063an06.png",
+        "of family CC00063",
+        "sub-7 was missed",
+        "born 20260101",
+        "read from /data/neonates",
+        "see /home/ann/runs",
+        '{"init":"/mnt/disk/x.pth"}',
+        "in ~/thesis",
+        r"C:\Users\ann",
+    ],
+)
+def test_ids_and_paths_are_found(words, text):
+    with pytest.raises(LeakError, match="README.md holds .*must not leave"):
+        check_text("README.md", text, words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7 of 20 scans, fold 1, 128^3",
+        "https://huggingface.co/lab/net/resolve/main/x and http://a.b/home/ann",
+        "1/2 [softmax f(x) + softmax f(flip x)], and/or, sub-X_sessions.tsv",
+        "CC00063AN061 and XCC00063AN06",
+        "a division a // b / c, a comment // like this, (B, 1, R, A, S) -> (V, B)",
+        "../../LICENSE",
+    ],
+)
+def test_what_only_looks_like_one_is_not(words, text):
+    check_text("README.md", text, words)
+
+
+def test_only_files_of_a_model_repository_may_leave(tmp_path):
+    for name in ("config.json", "model.safetensors", "modeling_gloresnet.py", "README.md", ".DS_Store"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "__pycache__").mkdir()
+    assert set(model_files(tmp_path)) == {"config.json", "model.safetensors", "modeling_gloresnet.py", "README.md"}
+    (tmp_path / "thumbnail.png").write_text("")
+    with pytest.raises(LeakError, match="thumbnail.png, which belongs into no model repository"):
+        model_files(tmp_path)
+
+
+def test_the_header_of_the_weights_is_read(tmp_path, words):
+    header = json.dumps({"__metadata__": {"made_from": "CC00063AN06"}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(LeakError, match="model.safetensors holds 'CC00063AN06'"):
+        check_contents({"model.safetensors": tmp_path / "model.safetensors"}, words)
