@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, fold_scans, inner_split, make_splits, read_splits, write_splits
+from cohort.from_hub import is_hub_name, open_cohort
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError, Scan, find_scans, flow, write_cohort
 from evaluation.metrics import screening_metrics, write_cv_metrics
@@ -62,7 +63,10 @@ class Cohort(NamedTuple):
 def train(options: argparse.Namespace, settings: dict) -> None:
     """The whole run: cohort, folds, and what they add up to."""
     keep_freed_memory()
-    data_dir = Path(options.data_dir or f"data/phantom-{options.phantom or 'clear'}")
+    data_dir = Path(f"data/phantom-{options.phantom or 'clear'}")
+    origin = str(data_dir.resolve())
+    if options.data_dir:
+        data_dir, origin = open_cohort(options.data_dir)
     recipe_name = options.recipe or ("paper" if options.data_dir and not is_phantom(data_dir) else "demo")
     recipe = load_recipe(recipe_name, **settings)
     if options.fold != "all" and int(options.fold) >= recipe.num_folds:
@@ -79,7 +83,7 @@ def train(options: argparse.Namespace, settings: dict) -> None:
 
     # what is done once is done by the main process; the others wait, then find it done
     with accelerator.main_process_first():
-        source = {"data_dir": str(data_dir.resolve()), "labels": options.labels and str(Path(options.labels).resolve())}
+        source = {"data_dir": origin, "labels": options.labels and str(Path(options.labels).resolve())}
         overwrite = options.overwrite and accelerator.is_main_process
         recipe = open_run(run, recipe, source, accelerator.num_processes, overwrite=overwrite)
         torch.set_num_threads(recipe.num_threads)  # `accelerate launch` leaves one, which nearly halves the speed
@@ -275,7 +279,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--fold", default="all", help="which fold to train, from 0, or all (default)")
-    parser.add_argument("--data_dir", help="a BIDS folder; without it a phantom cohort is generated under data/")
+    parser.add_argument("--data_dir", help="a BIDS folder, or ORG/NAME of a dataset on the Hub; default: a phantom")
     parser.add_argument("--labels", help="TSV or CSV of labels, if they are not in the BIDS folder")
     parser.add_argument("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default clear)")
     parser.add_argument("--recipe", help="demo, paper or a YAML file (default demo for phantoms, else paper)")
@@ -295,7 +299,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict]:
         parser.error(f"--fold is {options.fold}: give a number from 0, or all")
     if options.data_dir and options.phantom:
         parser.error("--phantom generates a cohort and --data_dir names one: give one of the two")
-    if options.data_dir and not Path(options.data_dir).is_dir():
+    if options.data_dir and not Path(options.data_dir).is_dir() and not is_hub_name(options.data_dir):
         parser.error(f"--data_dir {options.data_dir} is not a folder: give the BIDS folder of your cohort")
     if options.labels and not Path(options.labels).is_file():
         parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
