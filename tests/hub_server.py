@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_loopback"
 OWNER = "lab"  # the one namespace that the token may write to
-LFS_SUFFIXES = (".safetensors", ".pth", ".bin", ".nii.gz", ".onnx")
+LFS_SUFFIXES = (".safetensors", ".pth", ".bin", ".nii.gz", ".onnx", ".parquet")
 KINDS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 
 
