@@ -30,7 +30,8 @@ def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", ta
     The mirrored view's map is mirrored back first. The model is left as it was: modes, gradients, parameters.
 
     Args:
-        model: a GloResNet classifier, in any mode, precision and on any device; also loaded by `trust_remote_code`.
+        model: a GloResNet classifier, in any mode, precision and on any device; also loaded by `trust_remote_code`. Of
+            an ensemble, the members' maps are averaged.
         pixel_values: (B, 1, R, A, S), as the processor makes them.
         method: `layercam` or `gradcam` (of the last stage).
         target: the class whose evidence is shown, 1 for injury.
@@ -44,6 +45,9 @@ def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", ta
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}: choose one of {', '.join(METHODS)}.")
+    if hasattr(model, "members"):
+        maps = [explain(member, pixel_values, method, target) for member in model.members]
+        return _divided_by_maximum(torch.stack(maps).mean(dim=0))
     views = [pixel_values]
     if model.config.test_time_augmentation:
         views.append(pixel_values.flip(LEFT_RIGHT_AXIS + 1))

@@ -46,8 +46,10 @@ def screen_scan(model, processor, scan: str, mask: str | None = None, name: str 
 
     Returns:
         Plain JSON values: `p_injury` (the mean of the views), `p_injury_no_tta`, `p_injury_mirrored` (None without
-        test-time augmentation), `view_spread` (the difference of the two), `predicted_label`, `threshold`,
-        `temperature`, `calibrated`, `preprocessing`, `warnings` (sentences), `model` (what it learned from), `notice`.
+        test-time augmentation), `view_spread` (the difference of the two), `p_injury_members` and `member_spread` (of
+        an ensemble: each member's probability, and their standard deviation; else None), `predicted_label`,
+        `threshold`, `temperature`, `calibrated`, `preprocessing`, `warnings` (sentences), `model` (what it learned
+        from), `notice`.
 
     Raises:
         ValueError: the scan or mask cannot be used, or the model gave no probability.
@@ -55,7 +57,11 @@ def screen_scan(model, processor, scan: str, mask: str | None = None, name: str 
     name = name or os.path.basename(scan)
     volume, pixel_values = prepare_scan(processor, scan, mask, name)
     with torch.inference_mode():
-        views = model.predict_views(pixel_values.to(model.device))[:, 0, INJURY].double().tolist()
+        if hasattr(model, "predict_members"):
+            members = model.predict_members(pixel_values.to(model.device))[:, :, 0, INJURY].double()
+        else:
+            members = model.predict_views(pixel_values.to(model.device))[None, :, 0, INJURY].double()
+    views, members = members.mean(dim=0).tolist(), members.mean(dim=1).tolist()
     p_injury = float(np.mean(views))
     if not 0 <= p_injury <= 1:
         raise ValueError(f"{name} made the model answer {p_injury}: check the model.")
@@ -68,10 +74,12 @@ def screen_scan(model, processor, scan: str, mask: str | None = None, name: str 
         "p_injury_no_tta": views[0],
         "p_injury_mirrored": views[1] if len(views) > 1 else None,
         "view_spread": abs(views[0] - views[1]) if len(views) > 1 else None,
+        "p_injury_members": members if len(members) > 1 else None,
+        "member_spread": float(np.std(members, ddof=1)) if len(members) > 1 else None,
         "predicted_label": config.id2label[INJURY if p_injury >= config.threshold else 1 - INJURY],
         "threshold": float(config.threshold),
         "temperature": float(config.temperature),
-        "calibrated": config.temperature != 1,
+        "calibrated": any(t != 1 for t in (config.temperature, *config.member_temperatures)),
         "preprocessing": describe_preprocessing(volume, lattice, processor),
         "warnings": unusual(lattice, config.training_appearance),
         "model": {**(config.provenance or {}), "image_size": config.image_size},

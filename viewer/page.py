@@ -75,7 +75,7 @@ class Page:
             problem: a sentence that says why there is no model.
         """
         self.model, self.processor, self.workspace = model, processor, workspace
-        self.explains = hasattr(model, "gloresnet")  # a converted file has no gradients
+        self.explains = hasattr(model, "gloresnet") or hasattr(model, "members")  # a converted file has no gradients
         keep = KEEP_PAIRS if model is not None and processor.brain_mask == "required" else KEEP_UPLOADS
         self.one_at_a_time = threading.Semaphore(1)  # two passes at once would each take twice as long
         # gradio looks for files it has not made in no other place

@@ -21,7 +21,11 @@ from explanation.gradcam import (
     scan_image,
     stage_steps,
 )
-from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from modeling_gloresnet import (
+    GloResNetConfig,
+    GloResNetEnsembleForImageClassification,
+    GloResNetForImageClassification,
+)
 from preprocessing import read_volume
 
 GEOMETRIES = {
@@ -370,3 +374,12 @@ def test_a_squeezed_file_and_an_array_have_their_first_three_axes():
     heat[4, 2, 1] = 1
     assert np.allclose(scan_image(heat, array).affine, np.eye(4))
     assert peak_position(heat, array) == (4, 4, 1.5)  # voxels stand for millimetres
+
+
+def test_an_ensembles_map_is_the_mean_of_its_members_maps():
+    members = [tiny_model(seed) for seed in (0, 1)]
+    ensemble = GloResNetEnsembleForImageClassification.from_members(members)
+    pixel_values = noise()
+    mean = torch.stack([explain(member, pixel_values) for member in members]).mean(dim=0)
+    expected = mean / mean.amax(dim=(1, 2, 3), keepdim=True)
+    torch.testing.assert_close(explain(ensemble, pixel_values), expected, atol=1e-5, rtol=0)

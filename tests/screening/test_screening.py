@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from modeling_gloresnet import (
+    GloResNetConfig,
+    GloResNetEnsembleForImageClassification,
+    GloResNetForImageClassification,
+)
 from preprocessing import GloResNetImageProcessor, VolumeError
 from screening.screening import is_trained, screen_scan
 
@@ -43,6 +47,19 @@ def test_the_answer_is_the_networks_own(model, tmp_path):
     low, high = done["intensity_window"]
     assert done["intensity_range"][0] <= low < high <= done["intensity_range"][1]
     json.dumps(answer, allow_nan=False)
+
+
+def test_an_ensemble_tells_its_members_apart(model, tmp_path):
+    torch.manual_seed(2)
+    other = GloResNetForImageClassification(model.config).eval()
+    ensemble = GloResNetEnsembleForImageClassification.from_members([model, other])
+    processor, scan = GloResNetImageProcessor(image_size=16), write(tmp_path / "scan.nii.gz")
+    answer = screen_scan(ensemble, processor, scan)
+    pixel_values = processor(scan, return_tensors="pt").pixel_values
+    each = [member.predict_proba(pixel_values)[0, 1].item() for member in (model, other)]
+    assert answer["p_injury_members"] == pytest.approx(each, abs=1e-6)
+    assert answer["member_spread"] == pytest.approx(np.std(each, ddof=1), abs=1e-6)
+    assert answer["p_injury"] == pytest.approx(np.mean(each), abs=1e-6) and answer["calibrated"]
 
 
 def test_without_the_mirrored_view_there_is_no_spread(model, tmp_path):

@@ -11,6 +11,7 @@ from viewer.fragments import masthead, result_panel
 
 ANSWER = {
     "scan": "scan.nii.gz", "p_injury": 0.7, "p_injury_no_tta": 0.6, "p_injury_mirrored": 0.8, "view_spread": 0.2,
+    "p_injury_members": None, "member_spread": None,
     "predicted_label": "injury", "threshold": 0.65, "temperature": 1.0, "calibrated": False, "warnings": [],
     "preprocessing": {
         "stored_shape": [290, 290, 203], "stored_spacing_mm": [0.5, 0.5, 0.5], "stored_orientation": "LPS",
@@ -52,6 +53,12 @@ def test_calibration_and_warnings():
     shown = text(result_panel(ANSWER | {"calibrated": True, "temperature": 1.84, "warnings": ["It is upside down."]}))
     assert "Calibrated: temperature 1.84" in shown and "Not calibrated" not in shown
     assert "do not rely on the number. It is upside down." in shown
+
+
+def test_an_ensembles_members_are_shown():
+    shown = text(result_panel(ANSWER | {"p_injury_members": [0.2, 0.9], "member_spread": 0.495, "calibrated": True}))
+    assert "the 2 members 0.200 , 0.900 , standard deviation 0.495" in shown
+    assert "each member's temperature" in shown
 
 
 def test_without_the_mirrored_view():
