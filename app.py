@@ -67,7 +67,7 @@ def choose_model(asked: str | None) -> tuple:
     Raises:
         ModelError: the model named on the command line cannot be used.
     """
-    name = asked or os.environ.get("GLORESNET_MODEL") or newest_model()
+    name = asked or os.environ.get("GLORESNET_MODEL") or published_model() or newest_model()
     try:
         if name is None:
             raise ModelError("no folder runs/*/fold-*/model holds one")
@@ -80,6 +80,12 @@ def choose_model(asked: str | None) -> tuple:
         sentence = str(error)
         return None, None, "", sentence[0].upper() + sentence[1:] + "."
     return model, processor, name, ""
+
+
+def published_model() -> str | None:
+    """The model that `publish.py --space` has written beside this file."""
+    file = Path(__file__).with_name("model_id.txt")
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
 def newest_model() -> str | None:

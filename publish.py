@@ -1,4 +1,4 @@
-"""Publish what a run has trained as a repository on the Hugging Face Hub, private unless asked otherwise.
+"""Publish what a run has trained on the Hugging Face Hub, and the page that serves it; private unless asked otherwise.
 
     hf auth login                                                          # once, or set HF_TOKEN
     python publish.py runs/NAME --hub_model_id ORG/NAME                    # the best fold: the highest honest AUC
@@ -6,6 +6,8 @@
     python publish.py runs/NAME --hub_model_id ORG/NAME --what all         # main: the best; branches fold-0, fold-1 ...
     python publish.py runs/NAME --hub_model_id ORG/NAME --what ensemble    # all folds as one model
     python publish.py runs/NAME --hub_model_id ORG/NAME --what refit       # trained on all scans by train.py --refit
+    python publish.py runs/NAME --hub_model_id ORG/NAME --space ORG/PAGE   # the best fold, and the page that serves it
+    python publish.py --hub_model_id ORG/NAME --space ORG/PAGE             # the page of a model that is there already
 
 The same command run again updates the repository, and goes on where an interrupted one stopped. The card holds the
 figures of all folds. Exit status: 0 published or unchanged, 1 it could not be, 2 the call was wrong, 130 interrupted.
@@ -16,7 +18,7 @@ import sys
 from pathlib import Path
 
 from evaluation.tables import InputError
-from publishing.hub import HubError, LeakError, hub_name, publish_run, require_token
+from publishing.hub import HubError, LeakError, hub_name, publish_run, publish_space, require_token
 from publishing.release import WHAT
 
 
@@ -24,14 +26,17 @@ def main() -> None:
     """Publish; an expected failure is one sentence."""
     options = parse_arguments()
     try:
-        publish_run(
-            options.run,
-            options.hub_model_id,
-            options.what,
-            options.fold,
-            public=options.public,
-            commit_message=options.commit_message,
-        )
+        if options.run is not None:
+            publish_run(
+                options.run,
+                options.hub_model_id,
+                options.what,
+                options.fold,
+                public=options.public,
+                commit_message=options.commit_message,
+            )
+        if options.space is not None:
+            publish_space(options.space, options.hub_model_id, public=options.public)
     except InputError as error:  # there is nothing that could be published
         sys.exit(complain(error, status=2))
     except (HubError, LeakError, OSError) as error:
@@ -44,20 +49,27 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, runs/NAME")
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="folder of a run, runs/NAME")
     parser.add_argument("--hub_model_id", required=True, metavar="ORG/NAME", help="created if it does not exist")
     parser.add_argument("--what", choices=WHAT, help="which model of the run (default best)")
     parser.add_argument("--fold", type=int, metavar="K", help="this fold; the others need not be done")
+    parser.add_argument("--space", metavar="ORG/NAME", help="also deploy app.py as a Space that loads this model")
     parser.add_argument("--public", action="store_true", help="create the repository for everybody to see")
     parser.add_argument("--commit_message", help="in place of one that names what is published")
     options = parser.parse_args()
     if options.fold is not None and options.what is not None:
         parser.error("--fold names one model and --what another: give one of the two")
+    if options.run is None and options.space is None:
+        parser.error("there is nothing to publish: give a RUN, a --space, or both")
+    for flag, name in (("--hub_model_id", options.hub_model_id), ("--space", options.space)):
+        try:
+            hub_name(name or options.hub_model_id)
+        except ValueError as error:
+            parser.error(f"{flag}: {error}")
     try:
-        hub_name(options.hub_model_id)
         require_token()
     except ValueError as error:
-        parser.error(f"--hub_model_id: {error}" if "name of a Hub" in str(error) else str(error))
+        parser.error(str(error))
     options.what = options.what or "best"
     return options
 

@@ -18,6 +18,7 @@ from huggingface_hub.utils._http import default_client_factory
 from evaluation.tables import InputError
 from publishing.leaks import LeakError, check_contents, check_text, is_model_file, model_files, private_words
 from publishing.release import Release, prepare_releases
+from publishing.space import is_space_file, space_files
 
 PATIENCE = 60  # seconds for one answer of the Hub; without it, the library waits for ever
 
@@ -87,6 +88,19 @@ def publish_run(
     words = private_words(run)
     uploads = [_upload(release, words, commit_message) for release in releases]
     push(uploads, hub_model_id, public=public, is_ours=is_model_file, say=say)
+
+
+def publish_space(
+    space_id: str, hub_model_id: str, *, public: bool = False, say: Callable[[str], None] = print
+) -> None:
+    """Deploy the page as a Space that loads a model of the Hub. Nothing of a run is in it.
+
+    Raises:
+        HubError: the Hub refused or could not be reached.
+    """
+    files = space_files(hub_model_id, title=space_id.split("/")[1])
+    upload = Upload(files, "main", f"Serve {hub_model_id}")
+    push([upload], space_id, public=public, repo_type="space", is_ours=is_space_file, say=say, space_sdk="gradio")
 
 
 def publish_trained(run: Path, hub_model_id: str, what: str, fold: int | None) -> None:
@@ -233,4 +247,7 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip().rstrip(".")[:200]
 
 
-__all__ = ["HubError", "LeakError", "Upload", "hub_name", "publish_run", "publish_trained", "push", "require_token"]
+__all__ = [
+    *("HubError", "LeakError", "Upload", "hub_name", "publish_run", "publish_space", "publish_trained", "push"),
+    "require_token",
+]
