@@ -8,7 +8,36 @@ from transformers import PreTrainedConfig
 
 
 @strict
-class GloResNetConfig(PreTrainedConfig):
+class ScreeningConfig(PreTrainedConfig):
+    """What every screening network states beside its geometry: its lattice, its labels and how it answers.
+
+    `GloResNetConfig` describes the fields; the baselines of the paper's Table 2 share them.
+    """
+
+    num_channels: int = 1
+    image_size: int = 128
+    test_time_augmentation: bool = True
+    temperature: float | int = 1.0
+    threshold: float | int = 0.5
+    provenance: dict | None = None
+    training_appearance: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.id2label is None and self.label2id is None and kwargs.get("num_labels", 2) == 2:
+            self.id2label = {0: "normal", 1: "injury"}
+            self.label2id = {"normal": 0, "injury": 1}
+        super().__post_init__(**kwargs)
+
+    def validate_inference(self):
+        """Temperature and threshold are usable."""
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be a positive number, not {self.temperature}.")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a probability from 0 to 1, not {self.threshold}.")
+
+
+@strict
+class GloResNetConfig(ScreeningConfig):
     r"""Geometry, labels and inference settings of a GloResNet (arXiv 2606.02498).
 
     The defaults are the paper's network: a 3D ResNet-10 with 14,356,546 parameters. "(ours)" marks a value that the
@@ -40,7 +69,7 @@ class GloResNetConfig(PreTrainedConfig):
         member_temperatures (`list[float]`, defaults to `[]`): of an ensemble, the temperature of each member; empty for
             a single network.
         provenance (`dict`, *optional*): what the weights were trained on: `cohort`, `synthetic`, `run`, `fold` (a
-            number, `refit` or `ensemble`), `train_scans`. Nothing about a participant.
+            number, `refit` or `ensemble`), `train_scans`, `architecture`. Nothing about a participant.
         training_appearance (`dict`, *optional*): mean and standard deviation over the training scans of a few numbers
             that say how a standardised volume looks, to tell scans that are unlike them.
 
@@ -50,8 +79,6 @@ class GloResNetConfig(PreTrainedConfig):
 
     model_type = "gloresnet"
 
-    num_channels: int = 1
-    image_size: int = 128
     stem_channels: int = 64
     stem_kernel_size: int = 7
     stem_stride: int = 2
@@ -63,19 +90,11 @@ class GloResNetConfig(PreTrainedConfig):
     dilations: list[int] | tuple[int, ...] = (1, 1, 1, 1)
     shortcut_type: Literal["A", "B"] = "B"
     head_init_std: float | int = 0.01
-    test_time_augmentation: bool = True
-    temperature: float | int = 1.0
-    threshold: float | int = 0.5
     member_temperatures: list[float | int] | tuple[float | int, ...] = ()
-    provenance: dict | None = None
-    training_appearance: dict | None = None
 
     def __post_init__(self, **kwargs):
         for name in ("depths", "widths", "strides", "dilations", "member_temperatures"):
             setattr(self, name, list(getattr(self, name)))
-        if self.id2label is None and self.label2id is None and kwargs.get("num_labels", 2) == 2:
-            self.id2label = {0: "normal", 1: "injury"}
-            self.label2id = {"normal": 0, "injury": 1}
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -127,15 +146,13 @@ class GloResNetConfig(PreTrainedConfig):
         if self.stem_kernel_size < 1 or self.stem_kernel_size % 2 == 0:
             raise ValueError(f"stem_kernel_size must be odd and positive, not {self.stem_kernel_size}.")
 
-    def validate_inference(self):
-        """Temperature and threshold are usable, and the head's spread is not negative."""
-        for temperature in (self.temperature, *self.member_temperatures):
+    def validate_head(self):
+        """The members' temperatures are usable, and the head's spread is not negative."""
+        for temperature in self.member_temperatures:
             if not (math.isfinite(temperature) and temperature > 0):
                 raise ValueError(f"temperature must be a positive number, not {temperature}.")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is a probability from 0 to 1, not {self.threshold}.")
         if not (math.isfinite(self.head_init_std) and self.head_init_std >= 0):
             raise ValueError(f"head_init_std must be 0 or more, not {self.head_init_std}.")
 
 
-__all__ = ["GloResNetConfig"]
+__all__ = ["GloResNetConfig", "ScreeningConfig"]

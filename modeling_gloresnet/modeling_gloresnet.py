@@ -20,9 +20,8 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_gloresnet import GloResNetConfig
+from .inference_gloresnet import ScreeningInference
 from .medicalnet_gloresnet import load_encoder, read_medicalnet
-
-LEFT_RIGHT_AXIS = 2  # of a (batch, channel, R, A, S) tensor
 
 
 class GloResNetConv3d(nn.Conv3d):
@@ -251,7 +250,7 @@ class GloResNetModel(GloResNetPreTrainedModel):
         )
 
 
-class GloResNetForImageClassification(GloResNetPreTrainedModel):
+class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedModel):
     """The encoder with a linear head on the pooled features: normal (0) against injury (1)."""
 
     def __init__(self, config: GloResNetConfig):
@@ -284,42 +283,6 @@ class GloResNetForImageClassification(GloResNetPreTrainedModel):
         # torch's own loss: the library's takes soft labels for a multi-label task
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-    @torch.no_grad()
-    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
-        """Class probabilities of each view of the volumes: as they are, then mirrored left to right.
-
-        Args:
-            pixel_values: (B, 1, R, A, S).
-            test_time_augmentation: `False` leaves the mirrored view out; `None` follows the configuration.
-
-        Returns:
-            (V, B, num_labels) float32, V = 2 or 1, after division of the logits by `config.temperature`. The model
-            answers in evaluation mode whatever mode it is in, and is left in the mode it was.
-        """
-        if test_time_augmentation is None:
-            test_time_augmentation = self.config.test_time_augmentation
-        views = [pixel_values, pixel_values.flip(LEFT_RIGHT_AXIS)] if test_time_augmentation else [pixel_values]
-        was_training = self.training
-        self.eval()
-        try:
-            logits = self(torch.cat(views)).logits.float()
-        finally:
-            self.train(was_training)
-        probabilities = (logits / self.config.temperature).softmax(dim=-1)
-        return probabilities.reshape(len(views), -1, self.num_labels)
-
-    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
-        """p(x) = 1/2 [softmax f(x) + softmax f(flip x)], the flip along the left-right axis (method section 6).
-
-        Args:
-            pixel_values: (B, 1, R, A, S).
-            test_time_augmentation: `False` gives softmax f(x) alone; `None` follows the configuration.
-
-        Returns:
-            (B, num_labels) float32; rows sum to 1, column 1 is the probability of injury.
-        """
-        return self.predict_views(pixel_values, test_time_augmentation).mean(dim=0)
 
 
 __all__ = ["GloResNetModel", "GloResNetForImageClassification", "GloResNetPreTrainedModel"]

@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from modeling_gloresnet import GloResNetConfig
-from modeling_gloresnet.modeling_gloresnet import LEFT_RIGHT_AXIS
+from modeling_gloresnet.inference_gloresnet import LEFT_RIGHT_AXIS
 from preprocessing import GloResNetImageProcessor
 
 from .errors import ModelError, one_line
