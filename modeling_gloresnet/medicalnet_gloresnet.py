@@ -14,6 +14,11 @@ from .configuration_gloresnet import GloResNetConfig
 MEDICALNET = "TencentMedicalNet/MedicalNet-Resnet10"
 
 
+def medicalnet_repository(config: GloResNetConfig) -> str:
+    """The Hub repository with MedicalNet's weights of this depth: 10, 18 (shortcut type A) or 50."""
+    return f"TencentMedicalNet/MedicalNet-Resnet{config.network_depth}"
+
+
 class MedicalNetImportError(ValueError):
     """The file is not the MedicalNet checkpoint that this configuration needs; the message lists what differs."""
 

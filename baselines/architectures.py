@@ -1,0 +1,78 @@
+"""The networks that a recipe can name, and what it must know before it builds one."""
+
+import typing
+from typing import Literal
+
+from modeling_gloresnet import (
+    BaselineConfig,
+    BaselineForImageClassification,
+    GloResNetConfig,
+    GloResNetForImageClassification,
+    wrong_size,
+)
+
+Architecture = Literal["resnet10", "resnet18", "resnet50", "compact", "vit_base", "swin_unet_encoder", "densenet121"]
+ARCHITECTURES = typing.get_args(Architecture)
+DEPTHS = {"resnet10": 10, "resnet18": 18, "resnet50": 50}  # those with a MedicalNet checkpoint
+NAMES = {"vit_base": "3D ViT-Base", "swin_unet_encoder": "3D Swin-UNet encoder", "densenet121": "3D DenseNet-121"}
+
+
+class MissingPackageError(ImportError):
+    """An architecture needs a package that is not installed; the message says how to get it."""
+
+
+def problem(architecture: str, image_size: int, init: str, gradient_checkpointing: bool) -> str | None:
+    """Why these settings do not go together, with what to do; None if they do."""
+    if init != "random" and architecture not in DEPTHS:
+        return f"{architecture} has no MedicalNet weights: add --init random."
+    if architecture not in NAMES:
+        return None
+    if gradient_checkpointing:
+        return f"gradient_checkpointing is made for the ResNets, {architecture} has none: leave it out."
+    return wrong_size(architecture, image_size)
+
+
+def new_config(architecture: str, image_size: int = 128, medicalnet: bool = False) -> GloResNetConfig | BaselineConfig:
+    """The configuration of an architecture.
+
+    Args:
+        architecture: one of `ARCHITECTURES`; `resnet10` is the paper's GloResNet, `compact` our narrower one.
+        image_size: edge of the input lattice, voxels.
+        medicalnet: whether it is to hold MedicalNet's weights; those of ResNet-18 have shortcut type A, while type B
+            has the parameters that the paper counts.
+
+    Raises:
+        StrictDataclassError: the architecture cannot take this image size.
+    """
+    if architecture in DEPTHS:
+        shortcut = "A" if medicalnet and architecture == "resnet18" else "B"
+        return GloResNetConfig.from_depth(DEPTHS[architecture], image_size=image_size, shortcut_type=shortcut)
+    if architecture == "compact":
+        return GloResNetConfig.compact(image_size=image_size)
+    return BaselineConfig(architecture=architecture, image_size=image_size)
+
+
+def build(config: GloResNetConfig | BaselineConfig) -> GloResNetForImageClassification | BaselineForImageClassification:
+    """The classifier of a configuration, with random weights.
+
+    Raises:
+        MissingPackageError: MONAI, or what it needs for this network, is not installed.
+    """
+    if config.model_type == "gloresnet":
+        return GloResNetForImageClassification(config)
+    try:
+        return BaselineForImageClassification(config)
+    except ImportError as error:
+        package = (error.name or "what it needs").split(".")[0]
+        raise MissingPackageError(
+            f"{config.architecture} is built of MONAI, and {package} is not installed: "
+            "pip install -r requirements-baselines.txt."
+        ) from error
+
+
+def network_name(config: GloResNetConfig | BaselineConfig) -> str:
+    """What a card or a table calls the network."""
+    if config.model_type != "gloresnet":
+        return NAMES[config.architecture]
+    narrow = "" if config.widths == GloResNetConfig().widths else f" of widths {'-'.join(map(str, config.widths))}"
+    return f"3D ResNet-{config.network_depth}{narrow}"

@@ -1,0 +1,142 @@
+"""The paper's other architectures as real 3D networks, built of MONAI's, behind the interface of GloResNet.
+
+Their weights start as MONAI initialises them. MONAI is imported when a network is built: a GloResNet does without it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_baseline import BaselineConfig
+from .inference_gloresnet import ScreeningInference
+
+
+class BaselineMean(nn.Module):
+    """(B, C, d, h, w) -> (B, C), plainly: AdaptiveAvgPool3d has no deterministic backward on a GPU."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.mean(dim=(2, 3, 4))
+
+
+class BaselineViT(nn.Module):
+    """ViT-Base (Dosovitskiy et al. 2021, arXiv 2010.11929) on patches of 16^3 voxels, logits of its class token."""
+
+    def __init__(self, config: BaselineConfig):
+        super().__init__()
+        import einops  # noqa: F401  MONAI looks for it late; named here, a missing one is reported like MONAI itself
+        from monai.networks.nets import ViT
+
+        self.vit = ViT(
+            in_channels=1,
+            img_size=config.image_size,
+            patch_size=16,
+            hidden_size=768,
+            mlp_dim=3072,
+            num_layers=12,
+            num_heads=12,
+            classification=True,
+            num_classes=config.num_labels,
+            post_activation="none",
+            qkv_bias=True,
+        )
+        for block in self.vit.blocks:  # weights that nothing uses: they would stop training on several GPUs
+            block.norm_cross_attn = nn.Identity()
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.vit(pixel_values)[0]
+
+
+class BaselineSwin(nn.Module):
+    """The encoder of Swin-UNet (Cao et al. 2021, arXiv 2105.05537) in 3D, its last map pooled, and a linear head.
+
+    That is a Swin-T: patches of 4^3, 96 channels, 2-2-6-2 blocks. Windows of 4^3 patches divide its maps.
+    """
+
+    def __init__(self, config: BaselineConfig):
+        super().__init__()
+        import einops  # noqa: F401
+        from monai.networks.nets.swin_unetr import SwinTransformer
+
+        device = torch.get_default_device()
+        with torch.device("cpu"):  # it reads numbers off tensors while it is built, which "meta" has none of
+            encoder = SwinTransformer(
+                in_chans=1,
+                embed_dim=96,
+                window_size=(4, 4, 4),
+                patch_size=(4, 4, 4),
+                depths=(2, 2, 6, 2),
+                num_heads=(3, 6, 12, 24),
+            )
+        encoder.layers4[0].downsample = None  # MONAI's merges patches once more, for the bottom of its U-Net
+        self.encoder = encoder.to(device)
+        self.pool = BaselineMean()
+        self.head = nn.Linear(encoder.num_features, config.num_labels)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.head(self.pool(self.encoder(pixel_values)[-1]))
+
+
+class BaselineDenseNet(nn.Module):
+    """DenseNet-121 (Huang et al. 2017, 10.1109/CVPR.2017.243)."""
+
+    def __init__(self, config: BaselineConfig):
+        super().__init__()
+        from monai.networks.nets import DenseNet121
+
+        self.densenet = DenseNet121(spatial_dims=3, in_channels=1, out_channels=config.num_labels)
+        self.densenet.class_layers.pool = BaselineMean()
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.densenet(pixel_values)
+
+
+class BaselineForImageClassification(ScreeningInference, PreTrainedModel):
+    """A baseline: normal (0) against injury (1)."""
+
+    config_class = BaselineConfig
+    config: BaselineConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = False
+
+    def __init__(self, config: BaselineConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        networks = {"vit_base": BaselineViT, "swin_unet_encoder": BaselineSwin, "densenet121": BaselineDenseNet}
+        self.network = networks[config.architecture](config)
+        self.post_init()
+
+    def _init_weights(self, module):
+        """Nothing: MONAI has initialised them, and a saved folder holds every one."""
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs
+    ) -> ImageClassifierOutputWithNoAttention:
+        """Logits of standardised volumes, and the cross-entropy when labels are given.
+
+        Args:
+            pixel_values: (B, 1, R, A, S), as the processor makes them; each edge is `config.image_size`.
+            labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
+
+        Returns:
+            `logits` (B, num_labels); `loss`, a scalar, the unweighted mean, or `None`.
+
+        Raises:
+            ValueError: the input has another shape.
+        """
+        expected = (1,) + (self.config.image_size,) * 3
+        if pixel_values.ndim != 5 or pixel_values.shape[1:] != expected:
+            raise ValueError(
+                f"pixel_values must be (batch, {', '.join(map(str, expected))}), not {tuple(pixel_values.shape)}; "
+                "let the image processor make them."
+            )
+        logits = self.network(pixel_values.to(self.dtype))
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+
+
+__all__ = ["BaselineForImageClassification"]
