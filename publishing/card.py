@@ -1,17 +1,15 @@
 """The model card of one exported folder, from the template `model_card.md` and the figures of its run."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from baselines.architectures import build, network_name
 from evaluation.uncertainty import Interval
-from modeling_gloresnet import (
-    GloResNetConfig,
-    GloResNetEnsembleForImageClassification,
-    GloResNetForImageClassification,
-)
+from modeling_gloresnet import BaselineConfig, GloResNetConfig, GloResNetEnsembleForImageClassification
 from publishing.evidence import Evidence
 
 TEMPLATE = Path(__file__).parent.parent / "model_card.md"
@@ -33,7 +31,7 @@ WATTS_A_CORE = 12  # the default of Green Algorithms (DOI 10.1002/advs.202100707
 
 
 def render_card(
-    config: GloResNetConfig,
+    config: GloResNetConfig | BaselineConfig,
     recipe: dict,
     metrics: dict | None,
     evidence: Evidence | None = None,
@@ -56,32 +54,37 @@ def render_card(
     provenance = config.provenance
     synthetic = provenance["synthetic"]
     kind = provenance["fold"]
-    ensemble = kind == "ensemble"
+    network, features = network_name(config), config.model_type == "gloresnet"
+    is_ours = features and config.network_depth == 10
+    title = network.replace("3D ResNet-10", "GloResNet") if is_ours else f"{network}, a baseline of GloResNet"
+    members = config.member_temperatures if features else []
     card_data = ModelCardData(
         language="en",
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["medical", "mri", "3d", "neonatal", "preterm", "gloresnet", *(["synthetic"] if synthetic else [])],
-        model_name="GloResNet",
+        model_name=title,
         eval_results=_eval_results(provenance, metrics, evidence) or None,
     )
     with torch.device("meta"):
-        model = (GloResNetEnsembleForImageClassification if ensemble else GloResNetForImageClassification)(config)
+        model = GloResNetEnsembleForImageClassification(config) if members else build(config)
     card = ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
         name=name,
         revision=revision,
         synthetic=synthetic,
-        depth=config.network_depth,
-        members=len(config.member_temperatures),
-        hidden_size=config.hidden_size,
+        title=title,
+        network=f"{'light ' if is_ours else ''}{network}",
+        members=len(members),
+        hidden_size=config.hidden_size if features else None,
+        monai_phrase="" if features else f", and the network itself `monai` ({version('monai')}) and `einops`",
         parameters=model.num_parameters(),
         image_size=config.image_size,
         threshold=f"{config.threshold:g}",
         brain_mask=recipe["brain_mask"],
-        recipe={**recipe, "init_name": _initial_weights(recipe["init"])},
+        recipe={**recipe, "init_name": _initial_weights(recipe["init"], network)},
         precision={"no": "float32", "bf16": "bfloat16 (mixed)", "fp16": "float16 (mixed)"}[recipe["mixed_precision"]],
         metrics=metrics,
         evidence=evidence,
@@ -92,7 +95,7 @@ def render_card(
         selection_sentence=_selection(metrics) if metrics else "",
         temperature_phrase=f", temperature {config.temperature:.3g}" if config.temperature != 1 else "",
         calibration_sentence="The probabilities are temperature-scaled on scans held out of training."
-        if {config.temperature, *config.member_temperatures} != {1}
+        if {config.temperature, *members} != {1}
         else "The probabilities are not calibrated.",
         table=_table(metrics) if metrics else [],
         cost_sentence=_cost(recipe, evidence),
@@ -124,9 +127,11 @@ def _eval_results(provenance: dict, metrics: dict | None, evidence: Evidence | N
     ]
 
 
-def _initial_weights(init: str) -> str:
+def _initial_weights(init: str, network: str) -> str:
     """What the weights started from, without the path of anybody's file."""
-    return {"medicalnet": "MedicalNet's ResNet-10", "random": "random"}.get(init, "a MedicalNet checkpoint file")
+    return {"medicalnet": f"MedicalNet's {network.removeprefix('3D ')}", "random": "random"}.get(
+        init, "a MedicalNet checkpoint file"
+    )
 
 
 def _data(config: GloResNetConfig, synthetic: bool) -> str:

@@ -45,6 +45,10 @@ def main() -> int:
     model, processor = load_model(args.folder)
     if isinstance(model, ExportedModel):
         raise WrongCall(f"{args.folder} is a converted file already: give the model folder it was made from")
+    if model.config.model_type != "gloresnet":
+        raise WrongCall(
+            f"{args.folder} is the baseline {model.config.architecture}, and only ResNets are converted: use its folder"
+        )
     if processor.image_size != model.config.image_size:
         raise WrongCall(
             f"the processor of {args.folder} makes volumes of {processor.image_size} voxels an edge, its model expects "

@@ -5,16 +5,24 @@ from pathlib import Path
 
 from transformers.dynamic_module_utils import custom_object_save
 
-from modeling_gloresnet import GloResNetForImageClassification, VolumeClassificationPipeline
+from modeling_gloresnet import (
+    BaselineForImageClassification,
+    GloResNetForImageClassification,
+    VolumeClassificationPipeline,
+)
 from preprocessing import GloResNetImageProcessor
 
 
 def export_model(
-    model: GloResNetForImageClassification, processor: GloResNetImageProcessor, folder: Path, card: str
+    model: GloResNetForImageClassification | BaselineForImageClassification,
+    processor: GloResNetImageProcessor,
+    folder: Path,
+    card: str,
 ) -> None:
     """Write a folder that every auto class loads with `trust_remote_code=True`, with nothing of this project installed.
 
-    The folder is written beside and renamed; one that is there already is replaced.
+    A baseline's needs MONAI, which loading asks for by name, and has no `AutoModel`: it gives no features. The folder
+    is written beside and renamed; one that is there already is replaced.
 
     Args:
         model: on any device; its weights are saved as safetensors in their own precision.
@@ -34,7 +42,8 @@ def export_model(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     # `save_pretrained` registers the head only; without these two, AutoModel and pipeline() do not find their class
-    model.config.auto_map = {"AutoModel": "modeling_gloresnet.GloResNetModel"}
+    if model.config.model_type == "gloresnet":
+        model.config.auto_map = {"AutoModel": "modeling_gloresnet.GloResNetModel"}
     model.config.custom_pipelines = {
         "image-classification": {
             "impl": "pipeline_gloresnet.VolumeClassificationPipeline",

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import AutoConfig
 
 from evaluation.tables import InputError, read_json, write_text
 from modeling_gloresnet import (
+    BaselineConfig,
     GloResNetConfig,
     GloResNetEnsembleForImageClassification,
     GloResNetForImageClassification,
@@ -60,7 +62,7 @@ def prepare_releases(run: Path, hub_model_id: str, what: str, fold: int | None =
     def release(part: str, title: str, branch: str = "main", metrics: dict | None = None) -> Release:
         folder = run / part / "model"
         revision = None if branch == "main" else branch
-        config = GloResNetConfig.from_pretrained(folder)
+        config = _read_config(folder)
         card = render_card(config, recipe, metrics, evidence, name=hub_model_id, revision=revision)
         return Release(folder, branch, title, card)
 
@@ -92,15 +94,21 @@ def write_cards(run: Path, evidence: Evidence | None = None) -> None:
         folder = run / part / "model"
         if (folder / "config.json").is_file():
             metrics = read_json(run / part / "metrics.json") if part.startswith("fold-") else None
-            card = render_card(GloResNetConfig.from_pretrained(folder), recipe, metrics, evidence)
+            card = render_card(_read_config(folder), recipe, metrics, evidence)
             write_text(folder / "README.md", card)
 
 
 def export_ensemble(run: Path, recipe: dict[str, Any], evidence: Evidence) -> Path:
-    """Write `ensemble/model`: the networks of all folds as one, each with its own temperature."""
+    """Write `ensemble/model`: the networks of all folds as one, each with its own temperature.
+
+    Raises:
+        InputError: a fold is missing, or the networks are none of the ResNets.
+    """
     folders = [run / f"fold-{number}" / "model" for number in range(recipe["num_folds"])]
     for number in range(recipe["num_folds"]):
         _fold_metrics(run, number)
+    if _read_config(folders[0]).model_type != "gloresnet":
+        raise InputError(f"{run} trained {recipe['architecture']}, and only ResNets make an ensemble: publish a fold.")
     ensemble = GloResNetEnsembleForImageClassification.from_members(
         [GloResNetForImageClassification.from_pretrained(folder) for folder in folders]
     )
@@ -108,6 +116,10 @@ def export_ensemble(run: Path, recipe: dict[str, Any], evidence: Evidence) -> Pa
     processor = GloResNetImageProcessor.from_pretrained(folders[0])
     export_model(ensemble, processor, run / "ensemble" / "model", render_card(ensemble.config, recipe, None, evidence))
     return run / "ensemble" / "model"
+
+
+def _read_config(folder: Path) -> GloResNetConfig | BaselineConfig:
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)  # this project's own classes
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
