@@ -12,7 +12,7 @@ The same command run again goes on where it stopped. README.md describes what co
 import argparse
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,7 +213,7 @@ def train_fold(fold: int | str, cohort: Cohort, recipe: Recipe, run: Path, repor
             tracker.finish()
 
         # a new model in float32, so that these predictions are those that the exported folder will make
-        network = new_model(replace(recipe, init="random"))
+        network = new_model(recipe, pretrained=False)
         network.load_state_dict(selected or accelerator.unwrap_model(model).state_dict())
         check_weights(network, recipe)
         network.to(accelerator.device).eval()
@@ -256,6 +256,7 @@ def finish_fold(
         "run": folder.parent.resolve().name,
         "fold": metrics["fold"],
         "train_scans": len(train),
+        "architecture": recipe.architecture,
     }
     volumes = cohort.volumes.with_format("numpy", columns=["pixel_values"])
     network.config.training_appearance = training_appearance(

@@ -6,13 +6,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import datasets
+import torch
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from torch.utils.data import DataLoader, Dataset
 
-from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetForImageClassification
+from baselines.architectures import MissingPackageError, build, new_config
+from modeling_gloresnet import (
+    BaselineForImageClassification,
+    GloResNetForImageClassification,
+    medicalnet_repository,
+)
 from preprocessing import GloResNetImageProcessor
 
-from .recipe import Recipe
+from .recipe import Recipe, RecipeError
 
 
 class ScanDataset(Dataset):
@@ -54,13 +60,30 @@ def start_accelerator(recipe: Recipe, folder: Path, report_to: str) -> Accelerat
     )
 
 
-def new_model(recipe: Recipe) -> GloResNetForImageClassification:
-    """The network with the recipe's initial weights."""
-    config = GloResNetConfig(image_size=recipe.image_size)
-    if recipe.init == "random":
-        return GloResNetForImageClassification(config)
-    source = MEDICALNET if recipe.init == "medicalnet" else recipe.init
-    return GloResNetForImageClassification.from_medicalnet(source, config)
+def new_model(
+    recipe: Recipe, pretrained: bool = True
+) -> GloResNetForImageClassification | BaselineForImageClassification:
+    """The recipe's network with its initial weights; random ones if they are to be replaced (`pretrained=False`).
+
+    Raises:
+        RecipeError: the network cannot be built here.
+        FileNotFoundError, MedicalNetImportError: the initial weights cannot be had.
+    """
+    config = new_config(recipe.architecture, recipe.image_size, medicalnet=recipe.init != "random")
+    if recipe.init != "random" and pretrained:
+        source = medicalnet_repository(config) if recipe.init == "medicalnet" else recipe.init
+        return GloResNetForImageClassification.from_medicalnet(source, config)
+    # torch's wrong bfloat16 gradients (see GloResNetConv3d) would meet MONAI's convolutions on maps of 1 and 2 voxels
+    if recipe.architecture == "densenet121" and recipe.mixed_precision == "bf16" and recipe.image_size <= 92:
+        if not torch.cuda.is_available():
+            raise RecipeError(
+                f"densenet121 cannot be trained in bf16 on a CPU at image_size {recipe.image_size}: torch gets its "
+                "gradients wrong; use --mixed_precision no, or an image_size of 93 or more."
+            )
+    try:
+        return build(config)
+    except MissingPackageError as error:
+        raise RecipeError(str(error)) from error
 
 
 def new_processor(recipe: Recipe) -> GloResNetImageProcessor:

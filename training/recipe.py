@@ -11,6 +11,8 @@ from typing import Literal
 
 import yaml
 
+from baselines.architectures import Architecture, problem
+
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -34,6 +36,7 @@ class Recipe:
     split: Literal["family", "paper"] = setting("what stays on one side of a split: the family, or only the subject")
     selection: Literal["last", "inner", "paper"] = setting("which epoch's weights count; `paper` is optimistic")
     seed: int = setting("of the splits, the initial weights, the order of the scans and the augmentation", 0, 2**31 - 1)
+    architecture: Architecture = setting("the network: resnet10 is GloResNet, compact a narrow one, others baselines")
     init: str = setting("initial encoder weights: medicalnet, random, or a MedicalNet .pth file")
     gradient_checkpointing: bool = setting("recompute activations in the backward pass to save memory")
     num_train_epochs: int = setting("epochs a fold", 1)
@@ -56,6 +59,8 @@ class Recipe:
             raise RecipeError(
                 f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it."
             )
+        if message := problem(self.architecture, self.image_size, self.init, self.gradient_checkpointing):
+            raise RecipeError(message)
 
     def save(self, path: Path) -> None:
         """Write the settings as YAML, beside and renamed."""
