@@ -1,6 +1,6 @@
 """The network, as it travels to the Hub: configuration, model, strict MedicalNet import and pipeline."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig
 
 from .configuration_baseline import BaselineConfig, wrong_size
 from .configuration_gloresnet import GloResNetConfig
@@ -10,13 +10,11 @@ from .modeling_baseline import BaselineForImageClassification
 from .modeling_gloresnet import GloResNetForImageClassification, GloResNetModel, GloResNetPreTrainedModel
 from .pipeline_gloresnet import VolumeClassificationPipeline
 
-# for the auto classes in this process ...
+# So that AutoConfig reads a folder of ours here. The models are not registered: a class of this checkout would then be
+# taken for every folder, whatever code the folder names and brings.
 AutoConfig.register("gloresnet", GloResNetConfig, exist_ok=True)
-AutoModel.register(GloResNetConfig, GloResNetModel, exist_ok=True)
-AutoModelForImageClassification.register(GloResNetConfig, GloResNetForImageClassification, exist_ok=True)
 AutoConfig.register("gloresnet_baseline", BaselineConfig, exist_ok=True)
-AutoModelForImageClassification.register(BaselineConfig, BaselineForImageClassification, exist_ok=True)
-# ... and for folders saved from it: `save_pretrained` then copies the code beside the weights
+# `save_pretrained` copies the code beside the weights
 GloResNetConfig.register_for_auto_class()
 GloResNetModel.register_for_auto_class("AutoModel")
 GloResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
