@@ -39,7 +39,7 @@ ABOUT_MAPS = (
     "Colour marks what spoke for injury, relative to its own maximum in this scan. It is drawn for scans called normal"
     " too. It shows where the network looked, mostly where injuries lie in general: it does not outline a lesion."
 )
-NO_MAPS = "The model is a converted file, which has no gradients: scans are shown without a map of where it looked."
+NO_MAPS = "For a converted file or another architecture there is no map of where it looked: scans are shown without."
 WAITING = 64  # visitors; the next is told to come back
 THEME = gr.themes.Default(
     font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
@@ -75,7 +75,7 @@ class Page:
             problem: a sentence that says why there is no model.
         """
         self.model, self.processor, self.workspace = model, processor, workspace
-        self.explains = hasattr(model, "gloresnet") or hasattr(model, "members")  # a converted file has no gradients
+        self.explains = hasattr(model, "gloresnet") or hasattr(model, "members")
         keep = KEEP_PAIRS if model is not None and processor.brain_mask == "required" else KEEP_UPLOADS
         self.one_at_a_time = threading.Semaphore(1)  # two passes at once would each take twice as long
         # gradio looks for files it has not made in no other place
@@ -85,6 +85,9 @@ class Page:
         ) as self.blocks:
             gr.HTML(masthead(model, name, problem))
             if model is not None:
+                model.predict_views(
+                    torch.zeros(1, 1, *[processor.image_size] * 3, device=model.device)
+                )  # the first is slow
                 self._lay_out()
                 self._connect()
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=WAITING)
