@@ -11,6 +11,8 @@ _CACHE = tempfile.mkdtemp(prefix="gloresnet-tests-")
 os.environ["HF_HOME"] = _CACHE
 os.environ["HF_DATASETS_CACHE"] = str(Path(_CACHE) / "datasets")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# threads of tests that run side by side sleep while they wait; spinning, they would take each other's core
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
