@@ -29,6 +29,7 @@ from tqdm import tqdm
 from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, fold_scans, inner_split, make_splits, read_splits, write_splits
 from cohort.from_hub import is_hub_name, open_cohort
+from cohort.memory import keep_freed_memory
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError, Scan, find_scans, flow, write_cohort
 from evaluation.metrics import screening_metrics, write_cv_metrics
@@ -40,7 +41,7 @@ from publishing.export import export_model
 from publishing.hub import HubError, hub_name, publish_trained, require_token
 from publishing.release import write_cards
 from screening.appearance import training_appearance
-from training.build import ScanDataset, keep_freed_memory, new_loader, new_model, new_processor, start_accelerator
+from training.build import ScanDataset, new_loader, new_model, new_processor, start_accelerator
 from training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from training.loop import NonFiniteLossError, check_finite, mean_log_loss, predict_fold, train_one_epoch
 from training.loss import class_weights

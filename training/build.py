@@ -1,7 +1,5 @@
 """What a fold is built of: the accelerator, the network, the processor and the loaders."""
 
-import ctypes
-import platform
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,19 +31,6 @@ class ScanDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         volume = self.volumes[self.rows[index]]["pixel_values"]
         return {"pixel_values": volume, "labels": self.labels[index], "row": self.rows[index]}
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the blocks it gets back instead of returning each to the kernel, and be asked again for it.
-
-    Activations of a 3D network are large; on a CPU, clearing fresh pages for them takes half a training step. Other C
-    libraries have no such switch and are left alone.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def start_accelerator(recipe: Recipe, folder: Path, report_to: str) -> Accelerator:
