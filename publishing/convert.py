@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, require_package
+from screening.fast import smooth_noise
 from screening.loading import ModelError, load_model, one_line
 
 from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
@@ -116,17 +117,9 @@ def default_output(folder: str, format: str, dtype: str) -> Path:
     return beside.with_name(beside.name + ("" if dtype == "float32" else f"-{dtype}") + SUFFIXES[format])
 
 
-def random_volumes(config, number: int = 4, seed: int = 0) -> list[Tensor]:
-    """Standardised random volumes (1, C, S, S, S): coarse blobs under finer ones, as no two scans are alike."""
-    generator = torch.Generator().manual_seed(seed)
-    size, volumes = config.image_size, []
-    for _ in range(number):
-        volume = torch.zeros(1, config.num_channels, size, size, size)
-        for edge in (3, 7, 16, size):
-            noise = torch.randn(1, config.num_channels, edge, edge, edge, generator=generator)
-            volume += torch.nn.functional.interpolate(noise, size=(size,) * 3, mode="trilinear")
-        volumes.append((volume - volume.mean()) / volume.std())
-    return volumes
+def random_volumes(config, number: int = 4) -> list[Tensor]:
+    """Standardised random volumes (1, C, S, S, S), no two alike."""
+    return list(smooth_noise(number, config.num_channels, config.image_size).split(1))
 
 
 def read_scans(paths: list[str], processor) -> list[Tensor]:

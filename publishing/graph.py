@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from screening import fast
 from screening.exported import METADATA, digest
 
 NAMES = ["views", "probabilities"]
@@ -31,54 +30,19 @@ class ScreeningGraph(nn.Module):
         return views, views.mean(dim=0)
 
 
-class SpaceToDepthConv3d(nn.Module):
-    """A stride-2 convolution as one of stride 1 over the eight voxels of each 2^3 cell as channels.
-
-    The same sums, with zeros added where the kernel's edge is odd. A CPU's matrix units need many input channels: on
-    the one-channel stem of 7^3 they stand nearly idle, and it takes most of a pass in low precision.
-    """
-
-    def __init__(self, conv: nn.Conv3d, image_size: int):
-        super().__init__()
-        out_channels, self.channels, edge = conv.weight.shape[:3]
-        self.cells = image_size // 2
-        front = (edge // 2) % 2  # where the zero goes, so that the kernel begins on a cell's first voxel
-        weight = F.pad(conv.weight, (front, 1 - front) * 3)
-        half = (edge + 1) // 2
-        weight = weight.reshape(out_channels, self.channels, half, 2, half, 2, half, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
-        self.weight = nn.Parameter(weight.reshape(out_channels, self.channels * 8, half, half, half))
-        self.bias = conv.bias
-        before = (edge // 2 + front) // 2
-        self.padding = (before, half - 1 - before) * 3
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        n = self.cells
-        hidden = hidden.reshape(-1, self.channels, n, 2, n, 2, n, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
-        hidden = hidden.reshape(-1, self.channels * 8, n, n, n)
-        return F.conv3d(F.pad(hidden, self.padding), self.weight, self.bias)
-
-
 @torch.no_grad()
 def for_inference(model: GloResNetForImageClassification, regroup_stem: bool = False) -> ScreeningGraph:
     """A copy of the model on the CPU in float32, each BatchNorm folded into the convolution before it.
 
     Args:
         model: left as it is. Of this class, or of the copy of its code in a model folder.
-        regroup_stem: also compute the stem by `SpaceToDepthConv3d`, where its geometry allows.
+        regroup_stem: also compute the stem by `SpaceToDepthConv3d`, where its stride allows.
     """
     copy = GloResNetForImageClassification(GloResNetConfig.from_dict(model.config.to_dict())).eval()
     copy.load_state_dict({name: tensor.cpu().float() for name, tensor in model.state_dict().items()})
-    stem = copy.gloresnet.stem
-    for module in (stem, *(block for layer in copy.gloresnet.layers for block in layer)):
-        for number in (1, 2, 3):
-            if hasattr(module, f"bn{number}"):
-                folded = fuse_conv_bn_eval(getattr(module, f"conv{number}"), getattr(module, f"bn{number}"))
-                setattr(module, f"conv{number}", folded)
-                setattr(module, f"bn{number}", nn.Identity())
-        if isinstance(getattr(module, "downsample", None), nn.Sequential):
-            module.downsample = fuse_conv_bn_eval(*module.downsample)
-    if regroup_stem and copy.config.stem_stride == 2 and copy.config.image_size % 2 == 0:
-        stem.conv1 = SpaceToDepthConv3d(stem.conv1, copy.config.image_size)
+    fast.fold_batchnorm(copy)
+    if regroup_stem:
+        fast.regroup_stem(copy)
     return ScreeningGraph(copy)
 
 

@@ -18,6 +18,7 @@ from preprocessing import GloResNetImageProcessor
 from publishing import convert, graph
 from publishing.export import export_model
 from screening import exported
+from screening.fast import SpaceToDepthConv3d
 from screening.loading import ModelError, load_model
 
 if not os.environ.get("CI"):  # there a missing package must fail
@@ -133,13 +134,13 @@ def test_folding_and_the_regrouped_stem_change_no_answer(kernel, channels):
     for regroup in (False, True):
         faster = graph.for_inference(model, regroup_stem=regroup)
         assert not [module for module in faster.modules() if isinstance(module, nn.BatchNorm3d)]
-        assert isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d) == regroup
+        assert isinstance(faster.model.gloresnet.stem.conv1, SpaceToDepthConv3d) == regroup
         torch.testing.assert_close(faster(x)[0], model.predict_views(x), atol=1e-5, rtol=0)
 
 
 def test_a_stem_that_cannot_be_regrouped_stays():
     faster = graph.for_inference(make_model(stem_stride=1), regroup_stem=True)
-    assert not isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d)
+    assert not isinstance(faster.model.gloresnet.stem.conv1, SpaceToDepthConv3d)
 
 
 def test_bfloat16_is_close_and_is_what_the_cpu_computes(folder, tmp_path, monkeypatch):

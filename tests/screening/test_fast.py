@@ -1,0 +1,114 @@
+"""A prepared model answers as the plain one does, over every geometry, and the plain one is left as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from modeling_gloresnet import (
+    GloResNetConfig,
+    GloResNetEnsembleForImageClassification,
+    GloResNetForImageClassification,
+)
+from screening import fast
+
+GEOMETRIES = {
+    "paper": {},
+    "dilated": {"strides": [1, 2, 1, 1], "dilations": [1, 1, 2, 4]},
+    "bottleneck": {"block": "bottleneck", "depths": [1, 2, 1, 1]},
+    "shortcut A": {"shortcut_type": "A", "depths": [2, 2, 1, 1]},
+    "odd lattice": {"image_size": 33},
+    "no pooling": {"stem_pooling": False},
+    "kernel of 3": {"stem_kernel_size": 3},
+    "kernel of 5, odd lattice": {"stem_kernel_size": 5, "image_size": 31},
+    "stem of stride 1": {"stem_stride": 1},
+    "two channels": {"num_channels": 2},
+}
+
+
+def make_model(seed=0, **config):
+    """A small network whose BatchNorm statistics are those of a trained one: none of them trivial."""
+    torch.manual_seed(seed)
+    config = {"image_size": 32, "stem_channels": 8, "widths": [8, 8, 16, 16], "temperature": 2.5} | config
+    model = GloResNetForImageClassification(GloResNetConfig(head_init_std=0.5, **config))
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm3d)):
+        norm.running_mean.uniform_(-0.3, 0.3), norm.running_var.uniform_(0.5, 2)
+        norm.weight.data.uniform_(0.7, 1.3), norm.bias.data.uniform_(-0.2, 0.2)
+    return model.eval()
+
+
+def volumes(config, number=3):
+    return fast.smooth_noise(number, config.num_channels, config.image_size, seed=1)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_geometry_answers_the_same(geometry):
+    model = make_model(**GEOMETRIES[geometry])
+    x = volumes(model.config)
+    expected = model.predict_views(x)
+    assert expected[:, :, 1].std() > 1e-3
+    exact, rounded = fast.prepare(model, "float32"), fast.prepare(model, "bfloat16")
+    assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(exact.predict_views(x), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(rounded.predict_views(x), expected, atol=fast.TOLERANCE, rtol=0)
+    torch.testing.assert_close(exact.predict_proba(x, False), expected[0], atol=1e-6, rtol=0)
+    assert rounded.predict_views(x).dtype == torch.float32
+    assert not [module for module in exact.modules() if isinstance(module, nn.BatchNorm3d)]
+
+
+@pytest.mark.parametrize("edges", [(32, 32, 32), (31, 32, 33), (9, 8, 7)])
+@pytest.mark.parametrize("kernel, channels", [(1, 1), (3, 2), (5, 1), (7, 1), (9, 1)])
+def test_the_regrouped_stem_computes_the_same_sums(kernel, channels, edges):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(channels, 4, kernel, stride=2, padding=kernel // 2).double()
+    x = torch.randn(2, channels, *edges, dtype=torch.double)
+    torch.testing.assert_close(fast.SpaceToDepthConv3d(conv)(x), conv(x), atol=1e-12, rtol=0)
+
+
+def test_the_plain_model_is_left_as_it_was():
+    model = make_model()
+    before, kind = copy.deepcopy(model.state_dict()), type(model.gloresnet.stem.conv1)
+    for dtype in ("float32", "bfloat16", "auto"):
+        fast.prepare(model, dtype)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert type(model.gloresnet.stem.conv1) is kind and all(p.requires_grad for p in model.parameters())
+
+
+def test_the_members_of_an_ensemble_are_prepared_each():
+    members = [make_model(seed, temperature=1 + seed) for seed in range(2)]
+    ensemble = GloResNetEnsembleForImageClassification.from_members(members)
+    x = volumes(ensemble.config)
+    for dtype, tolerance in (("float32", 1e-6), ("bfloat16", fast.TOLERANCE)):
+        prepared = fast.prepare(ensemble, dtype)
+        torch.testing.assert_close(prepared.predict_members(x), ensemble.predict_members(x), atol=tolerance, rtol=0)
+
+
+def test_the_same_volume_has_the_same_answer_again():
+    model = fast.prepare(make_model(), "bfloat16")
+    x = volumes(model.config)
+    assert all(torch.equal(model.predict_views(x), model.predict_views(x)) for _ in range(3))
+
+
+def test_auto_falls_back_where_rounding_is_too_much(monkeypatch):
+    monkeypatch.setattr(fast, "has_native_bfloat16", lambda device: True)
+    model = make_model()
+    assert fast.prepare(model, "auto").dtype == torch.bfloat16
+    model.classifier.weight.data *= 1000  # a head so steep that eight bits cannot carry it
+    assert fast.prepare(model, "auto").dtype == torch.float32
+    model.classifier.weight.data[:] = float("nan")
+    assert fast.prepare(model, "auto").dtype == torch.float32
+
+
+def test_auto_is_float32_where_the_processor_has_no_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert fast.prepare(make_model(), "auto").dtype == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert fast.prepare(make_model(), "auto").dtype == torch.bfloat16
+
+
+def test_smooth_noise_is_standardised_and_seeded():
+    noise = fast.smooth_noise(2, 1, 24)
+    assert noise.shape == (2, 1, 24, 24, 24) and torch.equal(noise, fast.smooth_noise(2, 1, 24))
+    torch.testing.assert_close(noise.mean(dim=(1, 2, 3, 4)), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(noise.std(dim=(1, 2, 3, 4)), torch.ones(2), atol=1e-5, rtol=0)
