@@ -17,6 +17,7 @@ import predict
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
+from screening import fast
 from screening.loading import ModelError
 
 ROOT = Path(predict.__file__).parent
@@ -45,8 +46,12 @@ def write_scan(path, seed=0, data=None):
 
 
 def run(monkeypatch, *arguments):
-    """predict.main() with these arguments; a wrong call by exit status, as the shell sees it."""
-    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+    """predict.main() with these arguments; a wrong call by exit status, as the shell sees it.
+
+    In float32 unless they say otherwise: what `auto` takes depends on the machine.
+    """
+    dtype = [] if "--dtype" in arguments else ["--dtype", "float32"]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments), *dtype])
     return predict.main()
 
 
@@ -66,7 +71,7 @@ def shell(*arguments, cwd, **options):
 def test_a_run_from_elsewhere_without_the_internet(folders, tmp_path):
     write_scan(tmp_path / "flat.nii.gz", data=np.ones((5, 5, 5), dtype=np.float32))
     scans = [folders / "scans" / "s2.nii.gz", tmp_path / "flat.nii.gz", "gone.nii", folders / "scans" / "s0.nii.gz"]
-    process = shell(*scans, "--model", folders / "model", cwd=tmp_path)
+    process = shell(*scans, "--model", folders / "model", "--dtype", "float32", cwd=tmp_path)
     out, err = process.communicate()
     assert process.returncode == 1, err
     assert "2 of 4 scan(s) screened" in out and "2 failed" in out
@@ -136,6 +141,18 @@ def test_bfloat16_stays_close(folders, tmp_path, monkeypatch):
     np.testing.assert_allclose(
         exact, rounded, atol=2e-2
     )  # a tiny network with a steep head rounds more than a real one
+
+
+@pytest.mark.parametrize(
+    "native, error, taken", [(True, 1e-3, "bfloat16"), (True, 6e-3, "float32"), (False, 0, "float32")]
+)
+def test_auto_takes_bfloat16_where_it_pays_and_holds(folders, tmp_path, monkeypatch, native, error, taken):
+    monkeypatch.setattr(fast, "has_native_bfloat16", lambda device: native)
+    monkeypatch.setattr(fast, "bfloat16_error", lambda model, rounded: error)
+    call = [folders / "scans", "--model", folders / "model", "--num_workers", 0, "--output"]
+    for dtype in ("auto", taken):
+        assert run(monkeypatch, *call, tmp_path / f"{dtype}.csv", "--dtype", dtype) == 0
+    assert rows(tmp_path / "auto.csv") == rows(tmp_path / f"{taken}.csv")
 
 
 def test_a_bids_tree_gives_its_t2w_images_and_their_masks(folders, tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def rewrite_metadata(file, change):
 
 @pytest.mark.parametrize("arguments", [[], ["--no_tta", "--num_workers", "0"], ["--batch_size", "3"]])
 def test_predict_gives_the_same_table_as_the_folder(folders, file, tmp_path, monkeypatch, arguments):
-    expected = table(monkeypatch, folders, folders / "model", tmp_path / "folder.csv", *arguments)
+    expected = table(monkeypatch, folders, folders / "model", tmp_path / "folder.csv", "--dtype", "float32", *arguments)
     found = table(monkeypatch, folders, file, tmp_path / "file.csv", *arguments)
     assert {row["predicted_label"] for row in expected} == {"hurt", "fine"}
     for one, other in zip(expected, found, strict=True):
