@@ -16,6 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
+from cohort.memory import keep_freed_memory
 from screening.loading import ModelError, load_model
 from screening.screening import is_trained
 from viewer.workspace import Workspace
@@ -23,6 +24,7 @@ from viewer.workspace import Workspace
 
 def main() -> int:
     args = parse_arguments()
+    keep_freed_memory()
     model, processor, name, problem = choose_model(args.model)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     workspace = Workspace()

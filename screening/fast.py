@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .errors import ModelError
 from .exported import ExportedModel
 
 TOLERANCE = 5e-3  # in probability, by which bfloat16 may differ from float32
@@ -18,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def prepare(model, dtype: str = "auto"):
-    """A copy of a model that answers the same, faster; a converted file is returned as it is.
+    """A copy of a model that answers the same, faster; a converted file or another architecture is returned as it is.
 
     Args:
         model: in evaluation mode, as `load_model` gives it; left as it is.
@@ -27,8 +28,15 @@ def prepare(model, dtype: str = "auto"):
 
     Returns:
         A model with `predict_views` and `predict_proba`; `model.dtype` says which precision was taken.
+
+    Raises:
+        ModelError: bfloat16 is asked of another architecture.
     """
     if isinstance(model, ExportedModel):
+        return model
+    if not hasattr(model, "gloresnet") and not hasattr(model, "members"):
+        if dtype == "bfloat16":
+            raise ModelError(f"a {type(model).__name__} answers in float32 only: leave --dtype out")
         return model
     if dtype != "auto":
         return _prepare(model, DTYPES[dtype])

@@ -16,6 +16,7 @@ import torch
 from cohort.phantom import make_phantom_scan
 from explanation.gradcam import explain, lattice_image, peak_position, scan_image
 from preprocessing import read_volume
+from screening.fast import prepare
 from screening.screening import NOTICE, prepare_scan, screen_scan
 
 from .fragments import answers_table, masthead, page_css, result_panel
@@ -75,6 +76,8 @@ class Page:
             problem: a sentence that says why there is no model.
         """
         self.model, self.processor, self.workspace = model, processor, workspace
+        # in float32, so that the page repeats a run's own predictions; maps need the plain model
+        self.screening_model = model and prepare(model, "float32")
         self.explains = hasattr(model, "gloresnet") or hasattr(model, "members")
         keep = KEEP_PAIRS if model is not None and processor.brain_mask == "required" else KEEP_UPLOADS
         self.one_at_a_time = threading.Semaphore(1)  # two passes at once would each take twice as long
@@ -85,9 +88,8 @@ class Page:
         ) as self.blocks:
             gr.HTML(masthead(model, name, problem))
             if model is not None:
-                model.predict_views(
-                    torch.zeros(1, 1, *[processor.image_size] * 3, device=model.device)
-                )  # the first is slow
+                first = torch.zeros(1, 1, *[processor.image_size] * 3, device=model.device)
+                self.screening_model.predict_views(first)  # the first pass is slow
                 self._lay_out()
                 self._connect()
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=WAITING)
@@ -230,7 +232,7 @@ class Page:
         entry = {"scan": Path(scan).name, "path": scan, "mask": mask, "answer": None, "problem": ""}
         try:
             with self.one_at_a_time:
-                entry["answer"] = screen_scan(self.model, self.processor, scan, mask)
+                entry["answer"] = screen_scan(self.screening_model, self.processor, scan, mask)
         except ValueError as error:
             entry["problem"] = str(error)
         except (MemoryError, RuntimeError, OSError) as error:
