@@ -112,3 +112,10 @@ def test_smooth_noise_is_standardised_and_seeded():
     assert noise.shape == (2, 1, 24, 24, 24) and torch.equal(noise, fast.smooth_noise(2, 1, 24))
     torch.testing.assert_close(noise.mean(dim=(1, 2, 3, 4)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(noise.std(dim=(1, 2, 3, 4)), torch.ones(2), atol=1e-5, rtol=0)
+
+
+def test_another_architecture_is_left_as_it_is_and_answers_in_float32():
+    other = torch.nn.Linear(2, 2)
+    assert fast.prepare(other) is other and fast.prepare(other, "float32") is other
+    with pytest.raises(fast.ModelError, match="float32 only"):
+        fast.prepare(other, "bfloat16")
