@@ -24,3 +24,32 @@ TABLE_1 = {
     "scan_age": ((36.35, 3.22), (36.38, 3.75), 0.961),
     "male": (48, 30, 0.377),
 }
+
+# Table 3, settings I-IV: average accuracy, then the peaks (best fold) of accuracy, AUC and MCC.
+TABLE_3_COLUMNS = ("accuracy", "peak_accuracy", "peak_auc", "peak_mcc")
+TABLE_3 = {
+    "I": ("50.00%", "52.00%", ".500", ".124"),
+    "II": ("60.00%", "62.50%", ".580", ".252"),
+    "III": ("67.22%", "70.00%", ".720", ".317"),
+    "IV": ("75.18%", "81.82%", ".861", ".534"),
+}
+
+# Table 4, all from MedicalNet's weights: training and validation accuracy.
+TABLE_4_COLUMNS = ("train_accuracy", "accuracy")
+TABLE_4 = {"resnet50": ("95%", "62.45%"), "resnet18": ("85%", "50.00%"), "resnet10": ("82%", "72.20%")}
+
+# Table 5, by initial weights: accuracy, and epochs until convergence.
+TABLE_5_COLUMNS = ("accuracy", "epochs_to_converge")
+TABLE_5 = {"random": ("50.00%", "did not converge"), "medicalnet": ("67.22%", "15")}
+
+# Table 6, each step with those before it: accuracy and sensitivity.
+TABLE_6_COLUMNS = ("accuracy", "sensitivity")
+TABLE_6 = {"baseline": ("67.22%", ".62"), "mixup": ("71.40%", ".72"), "mixup and TTA": ("75.18%", ".76")}
+
+
+def number(printed: str) -> float | None:
+    """A printed figure as a number, percentages as shares; None for words."""
+    try:
+        return float(printed.removesuffix("%")) / (100 if printed.endswith("%") else 1)
+    except ValueError:
+        return None
