@@ -1,0 +1,223 @@
+"""Cells: the training runs that tables and figures are made of, each trained once whatever asks for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from baselines.architectures import DEPTHS, new_config
+from cohort.phantom import phantom_description
+from evaluation.tables import InputError, read_predictions
+from modeling_gloresnet import medicalnet_repository
+from replication.patches import patch_cohort, whole_scans
+from training.recipe import Recipe, load_recipe
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+RECORD = "cell.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cross-validation: what it sets on top of the recipe in use.
+
+    Attributes:
+        architecture: see `baselines.architectures`.
+        medicalnet: start from MedicalNet's weights; else from random ones.
+        mixup: as the recipe has it; False turns it off.
+        patches: train on patches at native spacing instead of whole heads.
+    """
+
+    architecture: str = "resnet10"
+    medicalnet: bool = False
+    mixup: bool = True
+    patches: bool = False
+
+
+@dataclass
+class Bench:
+    """Trains cells on one cohort with one recipe, and remembers what became of each.
+
+    Attributes:
+        recipe_name, overrides: the recipe of all cells and what the call changes in it.
+        data_dir, labels: the cohort.
+        output: results; runs go to `output/runs`.
+        weights: folder with MedicalNet's `resnet_<depth>_23dataset.pth`; None takes them from the Hub.
+        patches_per_axis: of a scan, for the setting without the global resize.
+        launcher: what starts train.py, such as `accelerate launch --multi_gpu`; Python when left out.
+        dry: train nothing; only finished cells are there.
+        trained: names of the cells that this process has trained.
+    """
+
+    recipe_name: str
+    overrides: dict
+    data_dir: Path
+    labels: Path | None
+    output: Path
+    weights: Path | None = None
+    patches_per_axis: int = 2
+    launcher: str = ""
+    dry: bool = False
+    trained: list[str] = field(default_factory=list)
+    problems: dict[Cell, str] = field(default_factory=dict)
+
+    @property
+    def phantom(self) -> str | None:
+        """Preset of the phantom cohort; None for real scans."""
+        description = phantom_description(self.data_dir)
+        return description and str(description.get("preset"))
+
+    @property
+    def cohort(self) -> str:
+        """How titles name the cohort."""
+        name = self.data_dir.resolve().name
+        return f"on the phantom cohort {name}, which is no evidence of anything" if self.phantom else f"on {name}"
+
+    def settings(self, cell: Cell) -> dict:
+        """The recipe's settings that the cell determines."""
+        settings = {"architecture": cell.architecture, "init": "random"}
+        if cell.medicalnet:
+            file = self.weights and self.weights / f"resnet_{DEPTHS[cell.architecture]}_23dataset.pth"
+            settings["init"] = str(file) if file else "medicalnet"
+        if not cell.mixup:
+            settings["mixup_prob"] = 0.0
+        if cell.patches:
+            # as many patches seen as there are volumes seen in the other cells
+            epochs = load_recipe(self.recipe_name, **self.overrides, architecture="resnet10").num_train_epochs
+            settings["num_train_epochs"] = max(2, round(epochs / self.patches_per_axis**3))
+            settings["brain_mask"] = "none"  # applied before the patches are cut
+        return settings
+
+    def recipe(self, cell: Cell) -> Recipe:
+        """All settings of the cell's run.
+
+        Raises:
+            RecipeError: they do not go together.
+        """
+        return load_recipe(self.recipe_name, **(self.overrides | self.settings(cell)))
+
+    def folder(self, cell: Cell) -> Path:
+        """The cell's run folder, named after its settings: equal settings are one run."""
+        settings = {k: v for k, v in asdict(self.recipe(cell)).items() if k != "num_threads"}
+        settings["source"] = [str(self.data_dir.resolve()), self.labels and str(self.labels.resolve())]
+        if cell.patches:
+            settings["patches_per_axis"] = self.patches_per_axis
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        words = [cell.architecture, "medicalnet" if cell.medicalnet else "random"]
+        words += [word for word, said in (("nomixup", settings["mixup_prob"] == 0), ("patches", cell.patches)) if said]
+        return self.output / "runs" / "-".join([*words, digest])
+
+    def run(self, cell: Cell) -> Path | None:
+        """The folder of the cell's finished run, trained now if need be; None if that cannot be done (`problems`)."""
+        try:
+            folder = self.folder(cell)
+        except ValueError as error:  # settings that do not go together
+            self.problems[cell] = str(error)
+            return None
+        if (folder / RECORD).is_file():
+            return folder
+        if cell in self.problems:
+            return None
+        problem = self.weights_problem(cell)
+        if problem is None and self.dry:
+            problem = "not trained yet"
+        if problem is None:
+            print(f"reproduce.py: training {folder.name}", flush=True)
+            problem = self._train(cell, folder)
+        if problem is not None:
+            self.problems[cell] = problem
+            print(f"reproduce.py: {folder.name}: {problem}", flush=True)
+            return None
+        return folder
+
+    def weights_problem(self, cell: Cell) -> str | None:
+        """Why MedicalNet's weights for this cell cannot be had; None if they can or are not asked for."""
+        return medicalnet_problem(cell.architecture, self.weights) if cell.medicalnet else None
+
+    def _train(self, cell: Cell, folder: Path) -> str | None:
+        """Run train.py; what it complained of, or None."""
+        data_dir, labels = self.data_dir, self.labels
+        if cell.patches:
+            try:
+                data_dir, labels = patch_cohort(
+                    self.data_dir,
+                    self.labels,
+                    self.recipe(Cell(cell.architecture)),
+                    self.output / "patches",
+                    self.patches_per_axis,
+                )
+            except (InputError, ValueError, OSError) as error:
+                return f"no patches could be cut: {error}"
+        call = [*(shlex.split(self.launcher) or [sys.executable]), str(TRAIN), "--data_dir", str(data_dir)]
+        call += ["--labels", str(labels)] if labels else []
+        call += ["--recipe", self.recipe_name, "--output_dir", str(folder)]
+        for name, value in (self.overrides | self.settings(cell)).items():
+            if isinstance(value, bool):
+                call.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                call += [f"--{name}", str(value)]
+        environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+        ended = subprocess.run(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+        if ended.returncode == 130:
+            raise KeyboardInterrupt
+        if ended.returncode:
+            said = [line for line in ended.stderr.strip().splitlines() if line.strip()] or ["it said nothing"]
+            return f"train.py ended with status {ended.returncode}: {said[-1].removeprefix('train.py: ')}"
+        for checkpoints in folder.glob("fold-*/checkpoints"):  # three times the model's size, of no use any more
+            shutil.rmtree(checkpoints)
+        self.trained.append(folder.name)
+        (folder / RECORD).write_text(json.dumps(asdict(cell)) + "\n", encoding="utf-8")
+        return None
+
+    def predictions(self, cell: Cell) -> pd.DataFrame | None:
+        """Out-of-fold predictions, a row a scan (those of patches averaged); None if the cell is empty."""
+        folder = self.run(cell)
+        if folder is None:
+            return None
+        table = read_predictions(folder)
+        return whole_scans(table) if cell.patches else table
+
+
+@cache
+def medicalnet_problem(architecture: str, folder: Path | None) -> str | None:
+    """Why MedicalNet's weights for this depth cannot be had, found out within seconds; None if they can."""
+    name = f"resnet_{DEPTHS[architecture]}_23dataset.pth"
+    if folder is not None:
+        return None if (folder / name).is_file() else f"needs weights: {name} is not in {folder}"
+    repository = medicalnet_repository(new_config(architecture, medicalnet=True))
+    try:
+        hf_hub_download(repository, name, local_files_only=True)
+        return None
+    except LocalEntryNotFoundError:
+        pass
+    problem = f"needs weights: {name} of {repository} is not in the local cache"
+    if constants.HF_HUB_OFFLINE:
+        return f"{problem}, and HF_HUB_OFFLINE is set"
+    if not hub_answers():
+        return f"{problem}, and the Hub cannot be reached"
+    return None
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the Hub answers at all, asked once: its client tries for half a minute, and once for every file."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5)
+    except urllib.error.HTTPError:
+        return True  # an answer
+    except (OSError, ValueError):
+        return False
+    return True

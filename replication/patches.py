@@ -1,0 +1,100 @@
+"""Input without the global resize (setting I of Table 3): patches at native spacing, as a cohort of their own.
+
+A scan is turned to RAS and cut into a block of n x n x n adjoining cubes of image_size^3 voxels around the centre of
+its grid, each standardised by itself (a patch of the lattice's size is not changed by the resize). A patch has
+its scan's label; all patches of a family are in one fold. A scan's probability is the mean over its patches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cohort.phantom.writer import DESCRIPTION
+from cohort.scans import find_scans
+from preprocessing import apply_mask, read_volume
+from training.recipe import Recipe
+
+MARK = "p"  # between session and number of the patch: sessions are letters and digits
+
+
+def starts(length: int, size: int, count: int) -> list[int]:
+    """First voxels of up to `count` adjoining patches around the middle of an axis; fewer if they cover it.
+
+    Where the axis is shorter than the patches, they reach beyond it on both sides.
+    """
+    count = min(count, -(-length // size))
+    first = (length - count * size) // 2
+    return [first + size * number for number in range(count)]
+
+
+def cut(data: np.ndarray, start: tuple[int, int, int], size: int) -> np.ndarray:
+    """A cube of `size`^3 voxels; what lies outside the scan has the scan's least intensity."""
+    patch = np.full((size,) * 3, data.min(), dtype=np.float32)
+    inside = [(max(s, 0), min(s + size, n)) for s, n in zip(start, data.shape, strict=True)]
+    target = tuple(slice(low - s, high - s) for (low, high), s in zip(inside, start, strict=True))
+    patch[target] = data[tuple(slice(*ends) for ends in inside)]
+    return patch
+
+
+def patch_cohort(data_dir: Path, labels: Path | None, recipe: Recipe, output: Path, per_axis: int) -> tuple[Path, Path]:
+    """Write the patches of a cohort as a BIDS folder, once.
+
+    Returns:
+        The folder, and its table of labels.
+
+    Raises:
+        CohortError, VolumeError: the cohort or a scan of it cannot be used.
+    """
+    name = [str(data_dir.resolve()), str(labels), recipe.image_size, recipe.brain_mask, recipe.max_birth_age, per_axis]
+    folder = output / hashlib.sha256(repr(name).encode()).hexdigest()[:8] / "patches"
+    table = folder / "labels.tsv"
+    if table.is_file():
+        return folder, table
+    scans = find_scans(data_dir, labels, brain_mask=recipe.brain_mask, max_birth_age=recipe.max_birth_age)
+    used = [scan for scan in scans if scan.status == "used"]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rows, infants = [], {}
+    for scan in tqdm(used, desc="cutting patches", unit="scan", disable=None):
+        volume = read_volume(scan.image)
+        if recipe.brain_mask == "required":
+            volume = apply_mask(volume, scan.mask)
+        corners = [starts(n, recipe.image_size, per_axis) for n in volume.data.shape]
+        for number, start in enumerate((x, y, z) for x in corners[0] for y in corners[1] for z in corners[2]):
+            patch = cut(volume.data, start, recipe.image_size)
+            if patch.min() == patch.max():
+                continue  # nothing but air
+            session = f"{scan.session_id}{MARK}{number}"
+            anat = folder / f"sub-{scan.participant_id}" / f"ses-{session}" / "anat"
+            anat.mkdir(parents=True)
+            image = nibabel.Nifti1Image(patch, volume.affine @ _moved(start))
+            image.to_filename(anat / f"sub-{scan.participant_id}_ses-{session}_desc-restore_T2w.nii.gz")
+            rows.append({"participant_id": scan.participant_id, "session_id": session, "label": scan.label})
+            rows[-1]["radiology_score"] = scan.radiology_score or "n/a"
+        infants[scan.participant_id] = {"participant_id": scan.participant_id, "family_id": scan.family}
+    pd.DataFrame(infants.values()).to_csv(folder / "participants.tsv", sep="\t", index=False)
+    if (data_dir / DESCRIPTION).is_file():  # says that a phantom is one
+        shutil.copy(data_dir / DESCRIPTION, folder / DESCRIPTION)
+    pd.DataFrame(rows).to_csv(table, sep="\t", index=False)  # last: it marks the folder as whole
+    return folder, table
+
+
+def whole_scans(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Predictions of patches as predictions of their scans: the mean over the patches of each."""
+    session = predictions["session_id"].str.replace(rf"{MARK}\d+$", "", regex=True)
+    keys = ["participant_id", "session_id", "family", "fold", "label", "radiology_score"]
+    table = predictions.assign(session_id=session).groupby(keys, as_index=False, sort=False, dropna=False)
+    return table[["p_injury", "p_injury_no_tta"]].mean()
+
+
+def _moved(start: tuple[int, int, int]) -> np.ndarray:
+    shift = np.eye(4)
+    shift[:3, 3] = start
+    return shift

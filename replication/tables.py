@@ -1,0 +1,271 @@
+"""The paper's tables with our values beside its own, as Markdown and CSV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from baselines.architectures import MissingPackageError
+from baselines.cost import cost_table
+from cohort.scans import find_scans, flow
+from evaluation import published
+from evaluation.figures import TITLES
+from evaluation.study import scan_table
+from evaluation.table_one import table_one
+from evaluation.tables import write_text
+from evaluation.uncertainty import DRAWS, paired_auc_difference
+from replication.cells import Bench
+from replication.measured import CONVERGED, Value, epochs_to_converge, screening_values, train_accuracy
+from replication.rows import COMPACT, ROWS, Row, compact_rows, with_twins
+
+COLUMNS = {
+    2: published.TABLE_2_COLUMNS,
+    3: published.TABLE_3_COLUMNS,
+    4: published.TABLE_4_COLUMNS,
+    5: published.TABLE_5_COLUMNS,
+    6: published.TABLE_6_COLUMNS,
+}
+HEADINGS = {2: "Architectures", 3: "Settings", 4: "Depth", 5: "Initial weights", 6: "Mixup and test-time augmentation"}
+NOTES = {
+    2: "All as for GloResNet (folds, mixup, loss, schedule, mirrored view) but the network; MedicalNet's weights where "
+    "there are any. Which of them the paper's own baselines had, it does not say.",
+    3: "I to III without mixup and without the mirrored view. I, as we define it: each scan cut into a block of "
+    "adjoining patches of the lattice's size at its native voxel spacing, each patch standardised by itself and "
+    "labelled as its scan; as many patches are seen in training as volumes elsewhere (fewer epochs); a scan's "
+    "probability is the mean over its patches; folds are drawn anew, families together. Peak: the best fold, chosen "
+    "on the scored scans and so without an interval.",
+    4: "Without mixup and without the mirrored view. Training accuracy: each fold's model on its own training scans, "
+    "not augmented.",
+    5: f"ResNet-10 without mixup and without the mirrored view. {CONVERGED}",
+    6: "Without the mirrored view (TTA) is read from the same runs; nothing is trained for it.",
+}
+OWN_TITLES = {
+    "train_accuracy": "Training accuracy",
+    "epochs_to_converge": "Epochs to converge",
+    **{
+        f"peak_{name}": f"Peak {title[0].lower() + title[1:] if title[1].islower() else title}"
+        for name, title in TITLES.items()
+    },
+}
+LEGEND = (
+    "Mean ± SD over folds; pooled over all out-of-fold predictions, with the 95 % interval over families; the paper's "
+    "figure; and whether that lies in our interval. A dash: nothing to compare."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row with its values, or with why there are none."""
+
+    row: Row
+    values: dict[str, Value]
+    problem: str = ""
+    cost: str = ""
+
+
+def write_table(bench: Bench, number: int) -> Path:
+    """Train what a table needs and write it: `table-N.md` and `.csv`.
+
+    Returns:
+        The Markdown file.
+    """
+    if number == 1:
+        return _write_table_1(bench)
+    rows = with_twins(ROWS[number](), bench)
+    costs = _costs(bench) if number == 2 else {}
+    entries = [_entry(bench, row, COLUMNS[number], costs) for row in rows]
+    title = f"Table {number}. {HEADINGS[number]}, {bench.cohort}"
+    return _write(bench, f"table-{number}", title, entries, COLUMNS[number], [NOTES[number]])
+
+
+def write_compact(bench: Bench) -> Path:
+    """Write `compact.md` and `.csv`: the preset within the paper's stated budget beside the full network."""
+    columns = published.TABLE_2_COLUMNS
+    costs = _costs(bench)
+    rows = compact_rows(bench)
+    entries = [_entry(bench, row, columns, costs) for row in rows]
+    notes = [_compared(bench, row) for row in rows[1:]]
+    title = f"The compact preset, {bench.cohort}"
+    return _write(bench, "compact", title, entries, columns, notes)
+
+
+def _entry(bench: Bench, row: Row, columns: tuple[str, ...], costs: dict[str, str]) -> Entry:
+    cost = costs.get(row.cell.architecture, "")
+    predictions = bench.predictions(row.cell)
+    if predictions is None:
+        return Entry(row, {}, bench.problems[row.cell], cost)
+    values = screening_values(predictions, row.tta)
+    run = bench.folder(row.cell)
+    if "train_accuracy" in columns:
+        values["train_accuracy"] = train_accuracy(run)
+    if "epochs_to_converge" in columns:
+        values["epochs_to_converge"] = epochs_to_converge(run)
+    return Entry(row, {column: values[column] for column in columns}, cost=cost)
+
+
+def _costs(bench: Bench) -> dict[str, str]:
+    size = bench.recipe(COMPACT).image_size
+    try:
+        rows = cost_table(size)
+    except MissingPackageError as error:
+        return dict.fromkeys(("vit_base", "swin_unet_encoder", "densenet121"), str(error))
+    said = {}
+    for row in rows:
+        ours = f"{row['parameters']:,}; {row['gmac']:.2f} GMAC at {size}^3" if row["parameters"] else "-"
+        stated = row["paper_parameters_millions"]
+        paper = f"; paper {stated} M, {row['paper_gflops']} GFLOPs ({row['discrepancy']})" if stated else ""
+        said[row["architecture"]] = ours + paper
+    return said
+
+
+def _compared(bench: Bench, row: Row) -> str:
+    """The compact preset against another network on the same scans, in a sentence."""
+    ours, theirs = bench.predictions(COMPACT), bench.predictions(row.cell)
+    if ours is None or theirs is None:
+        return f"Compact against {row.title}: not compared, a run is missing."
+    keys = ["participant_id", "session_id", "family", "label"]
+    both = ours.merge(theirs, on=keys, suffixes=("", "_other"))
+    if both["label"].nunique() < 2:
+        return f"Compact against {row.title}: not compared, the scans are all of one class."
+    pair = both["p_injury"], both["p_injury_other"]
+    found = paired_auc_difference(both["label"], *pair, both["family"], draws=DRAWS)
+    difference = found.difference
+    holds = difference.low is not None and difference.low > -0.05
+    verdict = "it holds up within 0.05" if holds else "that it is no more than 0.05 worse is not shown"
+    return (
+        f"Compact against {row.title}, paired over {len(both)} scans: AUC {found.auc_a:.3f} and {found.auc_b:.3f}, "
+        f"difference {difference}, p = {found.p_value:.3f}; {verdict} {bench.cohort}."
+    )
+
+
+def _write(
+    bench: Bench, name: str, title: str, entries: list[Entry], columns: tuple[str, ...], notes: list[str]
+) -> Path:
+    titles = TITLES | OWN_TITLES
+    with_costs = any(entry.cost for entry in entries)
+    header = ["", "", *(titles[column] for column in columns), *(["Parameters, multiply-adds"] if with_costs else [])]
+    lines = [f"# {title}", "", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    records = []
+    for entry in entries:
+        lines += [f"| {' | '.join(cells)} |" for cells in _lines(entry, columns, with_costs)]
+        for place, column in enumerate(columns):
+            value, printed = entry.values.get(column, Value()), entry.row.paper[place] if entry.row.paper else ""
+            records.append(
+                {
+                    "row": entry.row.title,
+                    "run": bench.folder(entry.row.cell).name if entry.values else "",
+                    "metric": column,
+                    **{key: getattr(value, key) for key in ("mean", "sd", "pooled", "low", "high", "words")},
+                    "paper": printed,
+                    "agrees": value.agrees(printed),
+                    "problem": entry.problem,
+                }
+            )
+    lines += ["", LEGEND, *(line for note in notes for line in ("", note)), *_warnings(bench)]
+    write_text(bench.output / f"{name}.csv", pd.DataFrame(records).to_csv(index=False))
+    return write_text(bench.output / f"{name}.md", "\n".join(lines) + "\n")
+
+
+def _warnings(bench: Bench) -> list[str]:
+    recipe = bench.recipe(COMPACT)
+    lines = [
+        "",
+        f"Recipe {bench.recipe_name}: {recipe.image_size}^3 voxels, {recipe.num_folds} folds, "
+        f"{recipe.num_train_epochs} epochs, selection {recipe.selection}, seed {recipe.seed}.",
+    ]
+    if Path(bench.recipe_name).stem == "reproduce":
+        lines += ["", "This recipe proves that everything runs. Its figures say nothing of the method."]
+    if bench.phantom:
+        lines += ["", "Computed phantoms, not infants: whether such figures agree with the paper's means nothing."]
+    return lines
+
+
+def _lines(entry: Entry, columns: tuple[str, ...], with_costs: bool) -> list[list[str]]:
+    """The Markdown cells of an entry: means, pooled values, the paper's and whether they agree."""
+    row = entry.row
+    cost, blank = ([entry.cost], [""]) if with_costs else ([], [])
+    lines = []
+    if entry.values:
+        values = [entry.values[column] for column in columns]
+        lines.append([row.title, "mean ± SD", *map(_mean, values), *cost])
+        lines.append(["", "pooled (95 % CI)", *map(_pooled, values), *blank])
+    else:
+        lines.append([row.title, "ours", *([entry.problem] + [""] * (len(columns) - 1)), *cost])
+    if row.paper:
+        lines.append(["", "paper", *row.paper, *blank])
+        if entry.values:
+            agreement = [entry.values[c].agrees(p) for c, p in zip(columns, row.paper, strict=True)]
+            lines.append(["", "agrees", *agreement, *blank])
+    return lines
+
+
+def _mean(value: Value) -> str:
+    if value.mean is None:
+        return value.words or "undefined"
+    text = f"{value.mean:.3f}" + (f" ± {value.sd:.3f}" if value.sd is not None else "")
+    return f"{text} ({value.words})" if value.words else text
+
+
+def _pooled(value: Value) -> str:
+    if value.pooled is None:
+        return "-"
+    if value.low is None:
+        return f"{value.pooled:.3f}"
+    return f"{value.pooled:.3f} ({value.low:.3f}-{value.high:.3f})"
+
+
+def _write_table_1(bench: Bench) -> Path:
+    """The cohort beside the paper's: no network."""
+    recipe = bench.recipe(COMPACT)
+    scans = find_scans(bench.data_dir, bench.labels, brain_mask=recipe.brain_mask, max_birth_age=recipe.max_birth_age)
+    used = [scan for scan in scans if scan.status == "used"]
+    ours = table_one(scan_table(used))
+    injured = sum(scan.label for scan in used)
+    ours.loc[-1] = ["Scans", str(len(used) - injured), str(injured), "", "", None, None, ""]
+    ours = ours.sort_index().reset_index(drop=True)
+    normal, injury, p_value = _paper_table_1()
+    ours["paper_normal"], ours["paper_injury"], ours["paper_p_value"] = (
+        [column.get(name, "") for name in ours["variable"]] for column in (normal, injury, p_value)
+    )
+    header = ["", "Normal", "Injury", "SMD", "p", "Paper: normal", "Paper: injury", "Paper: p"]
+    lines = [f"# Table 1. The cohort, {bench.cohort}", "", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for row in ours.to_dict("records"):
+        cells = [row["variable"], row["normal"], row["injury"], _short(row["smd"], 2), _short(row["p_value"], 3)]
+        cells += [row["paper_normal"], row["paper_injury"], row["paper_p_value"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    counted = ", ".join(f"{count} {status}" for status, count in flow(scans).items())
+    lines += [
+        "",
+        f"Scans: {counted}. SMD: standardised mean difference, injury minus normal. The paper counts infants.",
+    ]
+    write_text(bench.output / "table-1.csv", ours.to_csv(index=False))
+    return write_text(bench.output / "table-1.md", "\n".join(lines) + "\n")
+
+
+def _paper_table_1() -> tuple[dict, dict, dict]:
+    titles = {
+        "birth_age": "Gestational age at birth (weeks)",
+        "birth_weight": "Birth weight (kg)",
+        "scan_age": "Post-menstrual age at scan (weeks)",
+    }
+    counts = published.COHORT
+    normal, injury, p_value = {"Scans": str(counts["normal"])}, {"Scans": str(counts["injury"])}, {}
+    for name, title in titles.items():
+        (mean, sd), (other_mean, other_sd), p = published.TABLE_1[name]
+        normal[title], injury[title], p_value[title] = (
+            f"{mean:.2f} ± {sd:.2f}",
+            f"{other_mean:.2f} ± {other_sd:.2f}",
+            f"{p:.3f}",
+        )
+    males, other_males, p = published.TABLE_1["male"]
+    normal["Male"] = f"{males} ({100 * males / counts['normal']:.1f} %)"
+    injury["Male"] = f"{other_males} ({100 * other_males / counts['injury']:.1f} %)"
+    p_value["Male"] = f"{p:.3f}"
+    return normal, injury, p_value
+
+
+def _short(value: float | None, digits: int) -> str:
+    return "-" if value is None or (isinstance(value, float) and np.isnan(value)) else f"{value:.{digits}f}"

@@ -1,0 +1,124 @@
+"""Reproduce the paper's tables and figures beside its own numbers, each cell a run of train.py.
+
+    python reproduce.py --all --recipe reproduce                       # the phantom cohort, within an hour on two cores
+    python reproduce.py --table 2 --recipe paper --data_dir BIDS --labels labels.csv
+    python reproduce.py --figure roc                                   # from the same runs, nothing is trained twice
+    python reproduce.py --plan --recipe paper --data_dir BIDS          # what it would train, and what that costs
+
+The same command run again goes on where it stopped. Results are in the folder reproduction/; docs/reproduce.md says
+what they are. Exit status: 0 written (empty cells say why), 1 a job failed, 2 the call was wrong.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cohort.from_hub import is_hub_name, open_cohort
+from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
+from cohort.scans import CohortError
+from evaluation.tables import InputError
+from replication.cells import Bench
+from replication.errors import write_errors
+from replication.figures import FIGURES, write_figure
+from replication.overview import write_overview, write_plan
+from replication.tables import write_compact, write_table
+from screening.loading import ModelError
+from training.recipe import RecipeError, add_recipe_flags
+
+TABLES = range(1, 7)
+DECIDED = ("architecture", "init")  # by the tables
+
+
+def reproduce(options: argparse.Namespace, settings: dict) -> None:
+    """What was asked for, each part printed as it is written."""
+    if options.data_dir:
+        data_dir, _ = open_cohort(options.data_dir)
+    else:
+        data_dir = Path(f"data/phantom-{options.phantom or 'clear'}")
+        generate_phantom_cohort(data_dir, preset=options.phantom or "clear")
+    recipe = options.recipe or ("reproduce" if is_phantom(data_dir) else "paper")
+    bench = Bench(
+        recipe, settings, data_dir, options.labels, options.output,
+        options.medicalnet, options.patches_per_axis, options.launcher, dry=options.plan,
+    )  # fmt: skip
+    if options.plan:
+        print(write_plan(bench).read_text(encoding="utf-8"))
+        return
+    for number in TABLES if options.all else options.table:
+        print(write_table(bench, number), flush=True)
+    if options.all or options.compact:
+        print(write_compact(bench), flush=True)
+    for name in FIGURES if options.all else options.figure:
+        print(write_figure(bench, name), flush=True)
+    if options.all or options.errors:
+        print(write_errors(bench, options.phantoms_per_kind), flush=True)
+    print(write_overview(bench))
+
+
+def parse_arguments() -> tuple[argparse.Namespace, dict]:
+    """What to write, and the settings that override the recipe's."""
+    parser = argparse.ArgumentParser(
+        usage="python reproduce.py --all | --table N | --figure NAME | --compact | --errors | --plan [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--all", action="store_true", help="every table and figure, and the analysis of errors")
+    parser.add_argument("--table", type=int, choices=TABLES, action="append", default=[], help="one table; repeatable")
+    parser.add_argument("--figure", choices=FIGURES, action="append", default=[], help="one figure; repeatable")
+    parser.add_argument("--compact", action="store_true", help="the compact preset beside the full network")
+    parser.add_argument("--errors", action="store_true", help="missed lesions and motion, on 0.5 mm phantoms")
+    parser.add_argument("--plan", action="store_true", help="list the runs and their computed cost; train nothing")
+    parser.add_argument("--recipe", help="reproduce, paper or a YAML file (default reproduce for phantoms, else paper)")
+    parser.add_argument("--data_dir", help="a BIDS folder, or ORG/NAME of a dataset on the Hub; default: a phantom")
+    parser.add_argument("--labels", type=Path, help="TSV or CSV of labels, if they are not in the BIDS folder")
+    parser.add_argument("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default clear)")
+    parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder of the results and runs")
+    parser.add_argument("--medicalnet", type=Path, help="folder with resnet_10_23dataset.pth, and those of 18 and 50")
+    parser.add_argument("--patches_per_axis", type=int, default=2, help="native patches of Table 3's setting I")
+    parser.add_argument("--phantoms_per_kind", type=int, default=2, help="0.5 mm phantoms a kind of lesion (default 2)")
+    parser.add_argument("--launcher", default="", help="what starts train.py, e.g. 'accelerate launch --multi_gpu'")
+    add_recipe_flags(parser)
+    arguments = vars(parser.parse_args())
+    run_options = ("all", "table", "figure", "compact", "errors", "plan", "recipe", "data_dir", "labels", "phantom")
+    run_options += ("output", "medicalnet", "patches_per_axis", "phantoms_per_kind", "launcher")
+    options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
+
+    if not (options.all or options.table or options.figure or options.compact or options.errors or options.plan):
+        parser.error("nothing to do: give --all, --table N, --figure NAME, --compact, --errors or --plan")
+    for name in DECIDED:
+        if name in arguments:
+            parser.error(f"--{name} is decided by the tables: leave it out, or use train.py for a run of your own")
+    if options.data_dir and options.phantom:
+        parser.error("--phantom generates a cohort and --data_dir names one: give one of the two")
+    if options.data_dir and not Path(options.data_dir).is_dir() and not is_hub_name(options.data_dir):
+        parser.error(f"--data_dir {options.data_dir} is not a folder: give the BIDS folder of your cohort")
+    if options.labels and not options.labels.is_file():
+        parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
+    if options.medicalnet and not options.medicalnet.is_dir():
+        parser.error(f"--medicalnet {options.medicalnet} is not a folder: give the one that holds the .pth files")
+    if not 1 <= options.patches_per_axis <= 8:
+        parser.error(f"--patches_per_axis is {options.patches_per_axis}: give 1 to 8")
+    if not 1 <= options.phantoms_per_kind <= 1000:
+        parser.error(f"--phantoms_per_kind is {options.phantoms_per_kind}: give 1 to 1000")
+    return options, arguments
+
+
+def main() -> None:
+    """Reproduce; an expected failure is one sentence."""
+    try:
+        reproduce(*parse_arguments())
+    except (RecipeError, PhantomFolderError) as error:
+        sys.exit(complain(error, status=2))
+    except (CohortError, InputError, ModelError, OSError) as error:
+        sys.exit(complain(error, status=1))
+    except KeyboardInterrupt:
+        sys.exit(complain("interrupted; run the same command again to go on", status=130))
+
+
+def complain(error: Exception | str, status: int) -> int:
+    print(f"reproduce.py: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()
