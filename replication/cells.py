@@ -84,7 +84,7 @@ class Bench:
     def cohort(self) -> str:
         """How titles name the cohort."""
         name = self.data_dir.resolve().name
-        return f"on the phantom cohort {name}, which is no evidence of anything" if self.phantom else f"on {name}"
+        return f"on the phantom cohort {name}" if self.phantom else f"on {name}"
 
     def settings(self, cell: Cell) -> dict:
         """The recipe's settings that the cell determines."""

@@ -18,7 +18,7 @@ from evaluation.drawing import BLUE, GREY, STYLES, VERMILLION, Drawing, new_figu
 from evaluation.tables import write_text
 from replication.cells import Bench
 from replication.figures import main_row
-from replication.phantoms import LESIONS, MOTIONS, VOXEL_SIZE, jobs, measure_all
+from replication.phantoms import LESIONS, NATIVE, VOXEL_SIZE, jobs, measure_all
 from replication.rows import COMPACT
 from screening.loading import load_model
 
@@ -67,10 +67,12 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
         "## Contrast of a punctate lesion that is left in the lattice",
         "",
         "Noise-free scan with lesions minus the same without, resampled as for the network: the largest change near "
-        "each lesion over its contrast before imaging (1: all of it is left; the scanner's own blur takes part of it), "
-        "and over the noise left in the lattice. Median over lesions; vanished: less than a tenth is left. "
-        "The resize has no low-pass filter: below the lattice's spacing a lesion is hit or skipped by chance. "
-        "Median left of lesions of 1 to 3 mm: " + ", ".join(f"{v:.2f} at {k}^3" for k, v in small.items()) + ".",
+        "each lesion over its contrast before imaging (1: all of it is left; `no resize`: what the "
+        "scanner's own blur leaves), and over the noise left in the lattice. Median over lesions; vanished: less than "
+        "a tenth is left. The resize has no low-pass filter: below the lattice's spacing a lesion is hit or skipped "
+        "by chance. Median left of lesions of 1 to 3 mm: "
+        + ", ".join(f"{v:.2f} ({lattice_name(k)})" for k, v in small.items())
+        + ".",
         "",
         _markdown(kept),
         "",
@@ -125,7 +127,13 @@ def contrast_kept(contrasts: pd.DataFrame) -> pd.DataFrame:
         vanished=("retained", lambda values: float((values < 0.1).mean())),
         contrast_to_noise=("contrast_to_noise", "median"),
     )
-    return table.reset_index().rename(columns={"diameter": "diameter_mm"})
+    table = table.reset_index().rename(columns={"diameter": "diameter_mm"})
+    return table.assign(image_size=[lattice_name(size) for size in table["image_size"]])
+
+
+def lattice_name(size: int) -> str:
+    """An image size as printed."""
+    return "no resize" if size == NATIVE else f"{size}^3"
 
 
 def response_to_diameter(records: pd.DataFrame) -> pd.DataFrame:
@@ -141,11 +149,8 @@ def response_to_diameter(records: pd.DataFrame) -> pd.DataFrame:
 
 def false_alarms(records: pd.DataFrame) -> pd.DataFrame:
     """A row a motion strength: the share of normal heads called injured, and their mean probability."""
-    rows = []
-    for motion in MOTIONS:
-        group = records[(records["kind"] == "motion") & (records["motion"] == motion)]["p_injury"]
-        rows.append({"motion": motion, **_share(group, "false_positive_rate")})
-    return pd.DataFrame(rows)
+    groups = records[records["kind"] == "motion"].groupby("motion")["p_injury"]
+    return pd.DataFrame([{"motion": motion, **_share(group, "false_positive_rate")} for motion, group in groups])
 
 
 def _share(probabilities: pd.Series, name: str) -> dict:
@@ -171,11 +176,12 @@ def errors_figure(
 
     places = np.arange(len(by_type))[::-1]
     _whiskers(types, by_type["sensitivity"], places, by_type, horizontal=True)
-    types.set_yticks(places, by_type["injury"].str.replace("_", " ") + ", " + by_type["severity"], fontsize=7.5)
+    names = by_type["injury"].replace({"cystic_pvl": "cystic PVL", "ivh": "IVH"})
+    types.set_yticks(places, names + ", " + by_type["severity"], fontsize=7.5)
     types.set(xlim=(-0.03, 1.03), xlabel=f"Sensitivity at {image_size}^3, 95 % CI", title="By type of lesion")
 
-    for style, (size, part) in zip(STYLES, kept.groupby("image_size"), strict=False):
-        contrast.plot(part["diameter_mm"], part["retained"], **style, markersize=4, label=f"{size}^3")
+    for style, (size, part) in zip(STYLES, kept.groupby("image_size", sort=False), strict=False):
+        contrast.plot(part["diameter_mm"], part["retained"], **style, markersize=4, label=size)
     contrast.legend(title="lattice", title_fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     contrast.set(ylim=(0, None), xlabel="Diameter of the lesion (mm)", ylabel="Contrast left (median)")
     contrast.axvspan(1, 3, color=GREY, alpha=0.12, linewidth=0)

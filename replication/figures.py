@@ -31,6 +31,12 @@ from replication.rows import COMPACT, FULL, Row, table_2, with_twins
 from screening.loading import load_model
 
 NEIGHBOURS = 5
+SCORES = {
+    "silhouette": "silhouette",
+    "silhouette_training": "silhouette of training scans",
+    "knn_auc": "kNN AUC",
+    "logistic_auc": "logistic AUC",
+}
 PROVES = (
     "t-SNE proves nothing: it shows clusters in noise and hides them in data. The scores are measured in the 512 "
     "dimensions themselves, on scans that the model did not see."
@@ -54,7 +60,10 @@ def write_figure(bench: Bench, name: str) -> Path:
 
 def shown_rows(bench: Bench) -> tuple[list[Row], list[str]]:
     """The rows of Table 2, and the compact preset, whose runs are there; and of the others what is missing."""
-    rows = [*with_twins(table_2(), bench), Row("Compact preset (ours)", COMPACT, ours=True)]
+    rows = [
+        *(row for row in with_twins(table_2(), bench) if not row.best_fold),
+        Row("Compact preset (ours)", COMPACT, ours=True),
+    ]
     finished = [row for row in rows if bench.run(row.cell) is not None]
     missing = [f"Not shown: {row.title} ({bench.problems[row.cell]})." for row in rows if row not in finished]
     return finished, missing
@@ -64,7 +73,8 @@ def main_row(bench: Bench) -> Row | None:
     """GloResNet, or ResNet-10 from random weights where MedicalNet's cannot be had; None if neither is trained."""
     if bench.run(FULL) is not None:
         return Row("GloResNet", FULL)
-    return Row("ResNet-10, random initial weights (ours)", Cell(), ours=True) if bench.run(Cell()) is not None else None
+    twin = Row("GloResNet; random initial weights instead (ours)", Cell(), ours=True)
+    return twin if bench.run(Cell()) is not None else None
 
 
 def short(title: str) -> str:
@@ -141,7 +151,7 @@ def tsne(bench: Bench) -> tuple[list[Drawing], list[str]]:
         }
     )
     mean, sd = scores.drop(columns="fold").mean(), scores.drop(columns="fold").std()
-    said = "; ".join(f"{name.replace('_', ' ')} {mean[name]:.2f} ± {sd[name]:.2f}" for name in mean.index)
+    said = "; ".join(f"{SCORES[name]} {mean[name]:.2f} ± {sd[name]:.2f}" for name in mean.index)
     write_text(bench.output / "figures" / "tsne_separation.csv", scores.to_csv(index=False))
     caption = (
         f"t-SNE (perplexity {perplexity:.0f}, seed {seed}) of the {features.shape[1]} pooled features of {row.title}, "
@@ -152,8 +162,8 @@ def tsne(bench: Bench) -> tuple[list[Drawing], list[str]]:
     notes = [
         "Silhouette: of the labels, standardised features, held-out scans (-1 to 1, 0 is none). kNN: the share of "
         f"injured among the {NEIGHBOURS} nearest training scans, as ROC AUC on the held-out. Logistic: of a ridge "
-        "regression on the training scans' features, likewise. Silhouette training: of the scans it was trained on, to "
-        "show how little that says."
+        "regression on the training scans' features, likewise. The silhouette of the scans that it was "
+        "trained on shows how little that says."
     ]
     return [Drawing("tsne", caption, _panels(table, bench), table)], notes
 
@@ -211,7 +221,7 @@ def separation(scans: list[Scan], features: np.ndarray, train: list[Scan], held_
     row = {scan: number for number, scan in enumerate(scans)}
     x, z = (features[[row[scan] for scan in part]] for part in (train, held_out))
     y, t = (np.array([scan.label for scan in part]) for part in (train, held_out))
-    scores = dict.fromkeys(("silhouette", "silhouette_training", "knn_auc", "logistic_auc"), np.nan)
+    scores = dict.fromkeys(SCORES, np.nan)
     if min(len(set(y)), len(set(t))) < 2:
         return scores
     scale = StandardScaler().fit(x)

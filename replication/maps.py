@@ -54,7 +54,7 @@ def gradcam_figures(bench: Bench, rows: Sequence[Row], titles: Sequence[str]) ->
     note = (
         f"Maps are 0 to 1 each and say nothing of how strong the evidence is. A network's own map has, at {size}^3, "
         + ", ".join(f"{maps.edge}^3 ({title})" for title, maps in zip(titles, found, strict=True))
-        + " voxels an edge: one of 1^3 is flat and points nowhere."
+        + " voxels an edge: one of 1^3 is flat and points nowhere. Empty: nothing speaks for injury."
     )
     return [
         _case_figure(bench, rows, titles, chosen, found, volumes, note),
@@ -105,7 +105,7 @@ def _case_figure(bench, rows, titles, chosen, found, volumes, note) -> Drawing:
         for axes, row, name, maps in zip(line[1:], rows, titles, found, strict=True):
             _slice(axes, volumes[key], maps.cases[key])
             probability = float(table[row.cell].loc[key, "p_injury"])
-            axes.set_xlabel(f"p = {probability:.2f}", fontsize=7.5)
+            axes.set_xlabel(f"p = {probability:.2f}{_shape(maps.cases[key])}", fontsize=7.5)
             centre = centre_of_mass(maps.cases[key])
             data.append({"case": title, "model": name, "p_injury": probability, **centre})
     for axes, name in zip(panels[0], ["scan", *titles], strict=True):
@@ -174,5 +174,11 @@ def _slice(axes, volume: np.ndarray, heat: np.ndarray | None = None) -> None:
         axes.imshow(part, origin="lower", cmap="inferno", vmin=0, vmax=1, alpha=np.clip(0.65 * part, 0, 1))
 
 
+def _shape(heat: np.ndarray) -> str:
+    """What is to be said of a map that shows no place."""
+    return ", empty" if heat.max() == 0 else ", flat" if heat.min() == heat.max() else ""
+
+
 def _broken(name: str) -> str:
-    return name.replace(" ", "\n", 1) if len(name) > 10 else name
+    name = name.removeprefix("3D ").removesuffix(" (ours)")
+    return name.replace(" ", "\n", 1) if len(name) > 12 else name

@@ -45,24 +45,32 @@ class Value:
     words: str = ""
 
     def agrees(self, printed: str) -> str:
-        """`yes` if the paper's figure lies inside our interval, `no` if outside, `-` if either is not there."""
+        """`yes` if the paper's figure lies inside our interval, `no` if outside, `-` if there is nothing to compare."""
         value = number(printed)
-        if value is None or self.low is None or self.high is None:
-            return "-"
+        if value is None or self.low is None or self.high is None or self.low == self.high:
+            return "-"  # an interval of no width is the bootstrap's at a bound, and knows nothing
         return "yes" if self.low <= value <= self.high else "no"
 
 
 def screening_values(predictions: pd.DataFrame, tta: bool, draws: int = DRAWS) -> dict[str, Value]:
-    """Every metric of a run's out-of-fold predictions at threshold 0.5, and `peak_*`, its best fold's."""
+    """Every metric of a run's out-of-fold predictions at threshold 0.5.
+
+    Besides, `peak_*`, the highest of any fold, and `best_*`, those of the fold with the highest AUC.
+    """
     table = predictions if tta else predictions.assign(p_injury=predictions["p_injury_no_tta"])
     metrics = cross_validation_metrics(table)
     intervals = bootstrap_metrics(table["label"], table["p_injury"], table["family"], draws=draws)
     values = {}
     for name, over in metrics["mean_sd"].items():
         found = intervals[name]
-        values[name] = Value(over["mean"], over["sd"], found.estimate, found.low, found.high)
+        some = 0 < over["n_defined"] < over["n_folds"]
+        words = f"{over['n_defined']} of {over['n_folds']} folds" if some else ""
+        values[name] = Value(over["mean"], over["sd"], found.estimate, found.low, found.high, words)
         folds = [fold[name] for fold in metrics["folds"] if fold[name] is not None]
         values[f"peak_{name}"] = Value(mean=max(folds, default=None))
+        values[f"best_{name}"] = Value(
+            mean=next(f for f in metrics["folds"] if f["fold"] == metrics["best_fold"])[name]
+        )
     return values
 
 

@@ -34,6 +34,7 @@ VOXEL_SIZE = 0.5  # mm, dHCP's
 CONTRAST = -0.18  # the mean of punctate lesions, relative to white matter
 DIAMETERS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # mm; punctate lesions have 1 to 3
 IMAGE_SIZES = (32, 64, 96, 128, 192)
+NATIVE = 0  # in the place of an image size: before the resize
 MOTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LESIONS = 8  # in a head, so far apart that none adds to another's contrast
 APART_MM = 14.0
@@ -157,13 +158,13 @@ def measure_head(job: Job) -> Measured:
     plain = image(0.0, clean).astype(np.float32)
     sizes = sorted({*IMAGE_SIZES, job.image_size})
     noise = np.random.default_rng(SEED).standard_normal(plain.shape, dtype=np.float32)
-    noise_left = {size: float(resample(noise, size).std()) for size in sizes}
+    noise_left = {NATIVE: 1.0} | {size: float(resample(noise, size).std()) for size in sizes}
     places = _places(anatomy, grid)
     contrasts = []
     for diameter in DIAMETERS:
         change = image(diameter, clean).astype(np.float32) - plain
-        for size in sizes:
-            lattice = np.abs(resample(change, size))
+        for size in noise_left:
+            lattice = np.abs(change if size == NATIVE else resample(change, size))
             for centre in places:
                 peak = _peak(lattice, centre, diameter, grid, conditions.shift)
                 retained, to_noise = peak / (abs(CONTRAST) * white), peak / (noise_left[size] * white / conditions.snr)

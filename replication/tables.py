@@ -103,7 +103,8 @@ def _entry(bench: Bench, row: Row, columns: tuple[str, ...], costs: dict[str, st
         values["train_accuracy"] = train_accuracy(run)
     if "epochs_to_converge" in columns:
         values["epochs_to_converge"] = epochs_to_converge(run)
-    return Entry(row, {column: values[column] for column in columns}, cost=cost)
+    start = "best_" if row.best_fold else ""
+    return Entry(row, {column: values[start + column] for column in columns}, cost=cost)
 
 
 def _costs(bench: Bench) -> dict[str, str]:

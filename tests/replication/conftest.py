@@ -1,0 +1,22 @@
+"""A bench on which one cell is trained: the session's finished run, put where the cell would be."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+import pytest
+
+from replication.cells import RECORD, Bench, Cell
+
+SETTINGS = {"image_size": 16, "num_folds": 2, "num_train_epochs": 2, "per_device_train_batch_size": 4}
+
+
+@pytest.fixture(scope="session")
+def bench(finished_run, shared_tiny_cohort, tmp_path_factory):
+    """ResNet-10 from random weights is there; everything else is not, and is not trained."""
+    output = tmp_path_factory.mktemp("bench")
+    bench = Bench("paper", SETTINGS, shared_tiny_cohort, None, output, dry=True)
+    folder = bench.folder(Cell())
+    shutil.copytree(finished_run, folder)
+    (folder / RECORD).write_text(json.dumps(asdict(Cell())))
+    return bench

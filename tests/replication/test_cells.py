@@ -1,0 +1,71 @@
+import time
+from pathlib import Path
+
+import pytest
+
+from replication import cells
+from replication.cells import Bench, Cell, medicalnet_problem
+from replication.rows import BASELINE, FULL, all_cells, compact_rows, table_2, table_3, table_4, table_6, with_twins
+
+
+def new_bench(**changes):
+    given = {"recipe_name": "reproduce", "overrides": {}, "data_dir": Path("bids"), "labels": None}
+    return Bench(**given | {"output": Path("out")} | changes)
+
+
+def test_equal_settings_are_one_run_whatever_asks_for_them():
+    assert FULL == table_2()[-2].cell == table_3()[-1].cell == table_6()[2].cell == table_6()[1].cell
+    assert BASELINE == table_3()[2].cell == table_4()[2].cell == table_6()[0].cell
+    every = all_cells(new_bench())
+    assert len(every) == len(set(every))
+    # what a recipe makes equal is equal, and another cohort is another run
+    bench = new_bench(overrides={"mixup_prob": 0.0})
+    assert bench.folder(Cell()) == bench.folder(Cell(mixup=False))
+    assert new_bench().folder(Cell()) != new_bench().folder(Cell(mixup=False))
+    assert new_bench().folder(Cell()) != new_bench(data_dir=Path("other")).folder(Cell())
+
+
+def test_weights_that_cannot_be_had_are_found_missing_at_once(monkeypatch, tmp_path):
+    started = time.perf_counter()
+    assert "needs weights: resnet_18_23dataset.pth of TencentMedicalNet" in medicalnet_problem("resnet18", None)
+    assert medicalnet_problem("resnet50", tmp_path) == f"needs weights: resnet_50_23dataset.pth is not in {tmp_path}"
+    (tmp_path / "resnet_10_23dataset.pth").touch()
+    assert new_bench(weights=tmp_path).weights_problem(FULL) is None
+    assert new_bench(weights=tmp_path).settings(FULL)["init"] == str(tmp_path / "resnet_10_23dataset.pth")
+    monkeypatch.setattr(cells.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(cells.constants, "ENDPOINT", "http://127.0.0.1:9")
+    medicalnet_problem.cache_clear()
+    cells.hub_answers.cache_clear()
+    assert medicalnet_problem("resnet10", None).endswith("and the Hub cannot be reached")
+    medicalnet_problem.cache_clear()
+    cells.hub_answers.cache_clear()
+    assert time.perf_counter() - started < 10
+
+
+def test_a_row_without_weights_has_a_twin_that_takes_no_ones_place(tmp_path):
+    rows = with_twins(table_6(), new_bench(weights=tmp_path))
+    assert [row.ours for row in rows] == [False, True] * 3
+    assert all(not row.cell.medicalnet and not row.paper for row in rows if row.ours)
+    (tmp_path / "resnet_10_23dataset.pth").touch()
+    medicalnet_problem.cache_clear()
+    assert with_twins(table_6(), new_bench(weights=tmp_path)) == table_6()
+    assert len(compact_rows(new_bench(weights=tmp_path))) == 3
+
+
+def test_a_cell_that_fails_says_why_and_stops_no_other(tmp_path, monkeypatch):
+    script = tmp_path / "train.py"
+    script.write_text("import sys; print('train.py: no room', file=sys.stderr); sys.exit(1)")
+    monkeypatch.setattr(cells, "TRAIN", script)
+    bench = new_bench(output=tmp_path)
+    assert bench.run(Cell()) is None and bench.predictions(Cell()) is None
+    assert bench.problems[Cell()] == "train.py ended with status 1: no room"
+    small = new_bench(output=tmp_path, overrides={"image_size": 40})
+    assert small.run(Cell("swin_unet_encoder")) is None
+    assert "the nearest are 32 and 64" in small.problems[Cell("swin_unet_encoder")]
+
+
+@pytest.mark.parametrize("folder", ["reproduce", "paper"])
+def test_patches_see_as_many_cubes_as_volumes_are_seen(folder):
+    bench = new_bench(recipe_name=folder)
+    whole, patches = (bench.recipe(Cell("resnet18", patches=flag)).num_train_epochs for flag in (False, True))
+    assert patches == max(2, round(whole / 8))
