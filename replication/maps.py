@@ -176,7 +176,7 @@ def _slice(axes, volume: np.ndarray, heat: np.ndarray | None = None) -> None:
 
 def _shape(heat: np.ndarray) -> str:
     """What is to be said of a map that shows no place."""
-    return ", empty" if heat.max() == 0 else ", flat" if heat.min() == heat.max() else ""
+    return ", empty" if heat.max() == 0 else ", flat" if np.ptp(heat) < 1e-4 else ""
 
 
 def _broken(name: str) -> str:

@@ -10,7 +10,7 @@ from evaluation.tables import write_text
 from replication.cells import Bench
 from replication.rows import all_cells
 
-SUSTAINED = 20.0  # teraflop/s, assumed: a third of what a consumer GPU of 60 to 80 promises in reduced precision
+SUSTAINED = 5.0  # teraflop/s, assumed: 3D convolutions come nowhere near what a GPU promises
 
 
 def petaflop(gmac: float, scans: int, folds: int, epochs: int) -> float:

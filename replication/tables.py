@@ -225,8 +225,8 @@ def _write_table_1(bench: Bench) -> Path:
     used = [scan for scan in scans if scan.status == "used"]
     ours = table_one(scan_table(used))
     injured = sum(scan.label for scan in used)
-    ours.loc[-1] = ["Scans", str(len(used) - injured), str(injured), "", "", None, None, ""]
-    ours = ours.sort_index().reset_index(drop=True)
+    count = {"variable": "Scans", "normal": str(len(used) - injured), "injury": str(injured), "test": ""}
+    ours = pd.DataFrame([count, *ours.to_dict("records")], dtype=object)
     normal, injury, p_value = _paper_table_1()
     ours["paper_normal"], ours["paper_injury"], ours["paper_p_value"] = (
         [column.get(name, "") for name in ours["variable"]] for column in (normal, injury, p_value)

@@ -9,20 +9,42 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import reproduce as script
+
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 1 --per_device_train_batch_size 4".split()
 
 
-def reproduce(*flags, folder):
-    call = [sys.executable, str(ROOT / "reproduce.py"), *map(str, flags)]
-    return subprocess.run(call, capture_output=True, text=True, cwd=folder, env=os.environ)
+class Ended:
+    """What a call left behind: exit status, and what it said."""
+
+    def __init__(self, returncode, stdout, stderr):
+        self.returncode, self.stdout, self.stderr = returncode, stdout, stderr
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """reproduce.py in this process, in a folder of one's own."""
+
+    def run(*flags, folder):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", ["reproduce.py", *map(str, flags)])
+        status = 0
+        try:
+            script.main()
+        except SystemExit as ended:
+            status = ended.code
+        return Ended(status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")
 def table_6(shared_tiny_cohort, tmp_path_factory):
     """Table 6 without MedicalNet's weights: two runs for its three rows."""
     folder = tmp_path_factory.mktemp("reproduce")
-    result = reproduce("--table", 6, "--data_dir", shared_tiny_cohort, *SMALL, folder=folder)
+    command = [sys.executable, str(ROOT / "reproduce.py"), "--table", "6", "--data_dir", str(shared_tiny_cohort)]
+    result = subprocess.run([*command, *SMALL], capture_output=True, text=True, cwd=folder, env=os.environ)
     assert result.returncode == 0, result.stderr
     return folder / "reproduction", result
 
@@ -31,7 +53,7 @@ def test_a_table_is_written_and_its_equal_cells_are_trained_once(table_6):
     output, result = table_6
     runs = sorted(path.name.rsplit("-", 1)[0] for path in (output / "runs").iterdir())
     assert runs == ["resnet10-random", "resnet10-random-nomixup"]
-    assert result.stdout.count("training resnet10") == 2
+    assert result.stdout.count(": training resnet10") == 2
     assert not list((output / "runs").glob("*/fold-*/checkpoints"))
     table = pd.read_csv(output / "table-6.csv")
     assert len(table) == 6 * 2  # three rows and their twins, two metrics
@@ -55,11 +77,11 @@ def test_tta_is_read_from_the_same_run(table_6):
     assert pooled == pytest.approx(right.mean())
 
 
-def test_a_second_call_and_another_table_train_nothing_that_is_there(table_6, shared_tiny_cohort):
+def test_a_second_call_and_another_table_train_nothing_that_is_there(table_6, shared_tiny_cohort, call):
     output, _ = table_6
     before = (output / "table-6.csv").read_bytes()
-    call = ("--table", 6, "--table", 5, "--table", 1, "--data_dir", shared_tiny_cohort, *SMALL)
-    result = reproduce(*call, folder=output.parent)
+    flags = ("--table", 6, "--table", 5, "--table", 1, "--data_dir", shared_tiny_cohort, *SMALL)
+    result = call(*flags, folder=output.parent)
     assert result.returncode == 0 and ": training" not in result.stdout, result.stderr
     assert (output / "table-6.csv").read_bytes() == before
     table = pd.read_csv(output / "table-5.csv")
@@ -70,9 +92,9 @@ def test_a_second_call_and_another_table_train_nothing_that_is_there(table_6, sh
     assert "needs weights" in (output / "README.md").read_text()
 
 
-def test_the_plan_trains_nothing_and_says_what_it_costs(shared_tiny_cohort, tmp_path):
-    call = ("--plan", "--recipe", "paper", "--image_size", 64, "--data_dir", shared_tiny_cohort)
-    result = reproduce(*call, folder=tmp_path)
+def test_the_plan_trains_nothing_and_says_what_it_costs(shared_tiny_cohort, tmp_path, call):
+    flags = ("--plan", "--recipe", "paper", "--image_size", 64, "--data_dir", shared_tiny_cohort)
+    result = call(*flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "not trained yet" in result.stdout and "Computed, not measured" in result.stdout
     assert not (tmp_path / "reproduction" / "runs").exists()
@@ -89,8 +111,8 @@ def test_the_plan_trains_nothing_and_says_what_it_costs(shared_tiny_cohort, tmp_
         (("--table", "6", "--recipe", "none", "--data_dir", "."), "There is no recipe none"),
     ],
 )
-def test_a_wrong_call_is_one_sentence(flags, message, tmp_path):
-    result = reproduce(*flags, folder=tmp_path)
+def test_a_wrong_call_is_one_sentence(flags, message, tmp_path, call):
+    result = call(*flags, folder=tmp_path)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "reproduction" / "runs").exists()
 
