@@ -78,7 +78,11 @@ def patch_cohort(data_dir: Path, labels: Path | None, recipe: Recipe, output: Pa
             image.to_filename(anat / f"sub-{scan.participant_id}_ses-{session}_desc-restore_T2w.nii.gz")
             rows.append({"participant_id": scan.participant_id, "session_id": session, "label": scan.label})
             rows[-1]["radiology_score"] = scan.radiology_score or "n/a"
-        infants[scan.participant_id] = {"participant_id": scan.participant_id, "family_id": scan.family}
+        infants[scan.participant_id] = {
+            "participant_id": scan.participant_id,
+            "family_id": scan.family,
+            "birth_age": "n/a" if scan.birth_age is None else scan.birth_age,  # --max_birth_age asks for it again
+        }
     pd.DataFrame(infants.values()).to_csv(folder / "participants.tsv", sep="\t", index=False)
     if (data_dir / DESCRIPTION).is_file():  # says that a phantom is one
         shutil.copy(data_dir / DESCRIPTION, folder / DESCRIPTION)

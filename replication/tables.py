@@ -135,7 +135,7 @@ def _compared(bench: Bench, row: Row) -> str:
     found = paired_auc_difference(both["label"], *pair, both["family"], draws=DRAWS)
     difference = found.difference
     holds = difference.low is not None and difference.low > -0.05
-    verdict = "it holds up within 0.05" if holds else "that it is no more than 0.05 worse is not shown"
+    verdict = "it holds up within our margin of 0.05" if holds else "that it is at most 0.05 worse is not shown"
     return (
         f"Compact against {row.title}, paired over {len(both)} scans: AUC {found.auc_a:.3f} and {found.auc_b:.3f}, "
         f"difference {difference}, p = {found.p_value:.3f}; {verdict} {bench.cohort}."
