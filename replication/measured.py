@@ -47,6 +47,8 @@ class Value:
     def agrees(self, printed: str) -> str:
         """`yes` if the paper's figure lies inside our interval, `no` if outside, `-` if there is nothing to compare."""
         value = number(printed)
+        if self.words and self.words == printed:
+            return "yes"
         if value is None or self.low is None or self.high is None or self.low == self.high:
             return "-"  # an interval of no width is the bootstrap's at a bound, and knows nothing
         return "yes" if self.low <= value <= self.high else "no"

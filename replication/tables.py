@@ -31,7 +31,8 @@ COLUMNS = {
 HEADINGS = {2: "Architectures", 3: "Settings", 4: "Depth", 5: "Initial weights", 6: "Mixup and test-time augmentation"}
 NOTES = {
     2: "All as for GloResNet (folds, mixup, loss, schedule, mirrored view) but the network; MedicalNet's weights where "
-    "there are any. Which of them the paper's own baselines had, it does not say.",
+    "there are any. Which of them the paper's own baselines had, it "
+    "does not say. Best fold: that of the highest AUC, chosen on the scored scans and so without an interval.",
     3: "I to III without mixup and without the mirrored view. I, as we define it: each scan cut into a block of "
     "adjoining patches of the lattice's size at its native voxel spacing, each patch standardised by itself and "
     "labelled as its scan; as many patches are seen in training as volumes elsewhere (fewer epochs); a scan's "

@@ -27,6 +27,7 @@ def test_agreement_is_the_papers_figure_inside_our_interval():
     value = Value(0.7, 0.1, 0.7, 0.6, 0.8)
     assert [value.agrees(printed) for printed in ("75.18%", ".81", "did not converge", "")] == ["yes", "no", "-", "-"]
     assert Value(1.0, 0.0, 1.0, 1.0, 1.0).agrees(".41") == "-" and Value(mean=0.7).agrees(".7") == "-"
+    assert Value(words="did not converge").agrees("did not converge") == "yes"
 
 
 def test_means_pools_and_peaks_by_hand():
