@@ -1,0 +1,111 @@
+"""Measure speed and memory beside peers, and write benchmarks.md and benchmarks.json.
+
+    python -m benchmarks                        everything, about ten minutes on two cores
+    python -m benchmarks --quick                a first impression
+    python -m benchmarks network step           only these sections
+    python -m benchmarks many --long            10,000 scans, a batch of 32
+
+Sections: bounds scan network many step epoch startup growth. Peers come with requirements-benchmarks.txt; one that is
+not installed is said so. Run it on a machine that does nothing else: its load is recorded. A missed target does not
+change the exit status.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from cohort.cores import available_cores
+from cohort.phantom import generate_phantom_cohort
+from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from preprocessing import GloResNetImageProcessor
+from publishing.export import export_model
+
+from .report import to_markdown, write
+from .sections import SECTIONS, Setting
+
+
+def main() -> int:
+    args = parse_arguments()
+    scans = find_scans(args.scans)
+    started, rows = time.perf_counter(), []
+    machine = describe_machine()
+    with tempfile.TemporaryDirectory(prefix="gloresnet-benchmarks-") as folder:
+        folder = Path(folder)
+        model = random_model(folder / "model", args.image_size)
+        turns = 3 if args.quick else 9
+        setting = Setting(folder, model, scans, args.image_size, turns, args.quick, args.long)
+        for name in args.sections or SECTIONS:
+            print(f"measuring: {name}", file=sys.stderr, flush=True)
+            rows += SECTIONS[name](setting)
+            machine["load at the end"] = load()
+            machine["minutes"] = round((time.perf_counter() - started) / 60, 1)
+            write(rows, machine, args.output)  # what is measured stays, whatever happens to the next
+    print(to_markdown(rows, machine))
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all when left out")
+    add("--quick", action="store_true", help="fewer turns and smaller samples")
+    add("--long", action="store_true", help="add what takes hours: 10,000 scans, a batch of 32")
+    add("--output", type=Path, default=Path("runs/benchmarks"), help="folder, default runs/benchmarks")
+    add("--scans", type=Path, help="a folder with full-size .nii.gz scans; default: four phantoms, generated once")
+    add("--image_size", type=int, default=128, help="edge of the lattice; targets are for 128, the default")
+    args = parser.parse_args()
+    if unknown := sorted(set(args.sections) - set(SECTIONS)):
+        parser.error(f"there is no section {', '.join(unknown)}: choose of {', '.join(SECTIONS)}")
+    if args.scans and not any(args.scans.rglob("*_T2w.nii.gz")):
+        parser.error(f"--scans {args.scans} holds no *_T2w.nii.gz: give a folder of scans")
+    return args
+
+
+def find_scans(folder: Path | None) -> list[str]:
+    """Full-size scans: those of a folder, or phantoms of 0.5 mm."""
+    if folder is None:
+        folder = Path("data/phantom-benchmarks")
+        generate_phantom_cohort(folder, num_subjects=4, voxel_size=0.5, full_grid=True)
+    return sorted(map(str, folder.rglob("*_desc-restore_T2w.nii.gz"))) or sorted(map(str, folder.rglob("*_T2w.nii.gz")))
+
+
+def random_model(folder: Path, image_size: int) -> Path:
+    """A model folder with seeded random weights, whose answers differ from scan to scan."""
+    torch.manual_seed(0)
+    model = GloResNetForImageClassification(GloResNetConfig(image_size=image_size, head_init_std=0.1)).eval()
+    export_model(model, GloResNetImageProcessor(image_size=image_size), folder, "benchmark")
+    return folder
+
+
+def describe_machine() -> dict:
+    """What a reader needs to judge the figures; no names."""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+    native = torch.cpu.get_capabilities()
+    bfloat16 = "AMX" if native.get("amx_bf16") else "AVX-512" if native.get("avx512_bf16") else "none"
+    return {
+        "processor": model,
+        "cores": available_cores(),
+        "native bfloat16": bfloat16,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "load at the start": load(),
+    }
+
+
+def load() -> float:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else float("nan")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

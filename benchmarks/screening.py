@@ -1,0 +1,174 @@
+"""Ways from a scan to its probability of injury: the reference path, ours, and peers."""
+
+import argparse
+import os
+
+import torch
+
+from cohort.cores import available_cores
+from cohort.memory import keep_freed_memory
+
+WAYS = ["reference", "float32", "bfloat16", "onnx float32", "openvino float32", "openvino bfloat16", "monai", "torchio"]
+
+
+def scan(way: str, folder: str, image_size: int):
+    """A turn takes a scan's path; the answer is its probability of injury with test-time augmentation."""
+    read, answer = find_way(way, folder, image_size)
+    return lambda path: answer(read(path))
+
+
+def network(way: str, folder: str, image_size: int):
+    """A turn is the TTA pair of one fixed volume, whatever its argument."""
+    from screening.fast import smooth_noise
+
+    _, answer = find_way(way, folder, image_size)
+    volume = smooth_noise(1, 1, image_size, seed=7)
+    return lambda _: answer(volume)
+
+
+def many(way: str, folder: str, image_size: int):
+    """A turn takes paths; the answer is the peak memory after an eighth and at the end, of reader and network."""
+    if way == "reference":
+        one = scan(way, folder, image_size)
+        return lambda paths: [one(path) for path in paths] and None
+    import predict
+    from screening.fast import prepare
+    from screening.loading import load_model
+
+    torch.set_num_threads(available_cores())
+    keep_freed_memory()
+    model, processor = load_model(folder)
+    model = prepare(model, way)
+    workers = min(4, available_cores() // 2)
+    args = argparse.Namespace(batch_size=2, num_workers=workers, no_tta=False)
+
+    def turn(paths):
+        early = None
+        requests = [predict.Request(path) for path in paths]
+        for number, row in enumerate(predict.screen(requests, model, processor, args)):
+            if row["status"] != "ok":
+                raise RuntimeError(row["message"])
+            if number == len(paths) // 8:
+                early = resident_bytes()
+        return [early, resident_bytes()]
+
+    return turn
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now (Linux; elsewhere 0)."""
+    if not os.path.exists("/proc/self/statm"):
+        return 0
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def find_way(way: str, folder: str, image_size: int) -> tuple:
+    """`read(path)` -> (1, 1, S, S, S) and `answer(volume)` -> probability; set up as a user of that way would."""
+    if way == "reference":  # untuned: threads and allocator as they come
+        return reference_read(image_size), two_passes(plain_model(folder))
+    torch.set_num_threads(available_cores())
+    if way == "monai":
+        return monai_read(image_size), two_passes(monai_model())
+    if way == "torchio":
+        return torchio_read(image_size), two_passes(plain_model(folder))
+    from screening.fast import prepare
+    from screening.loading import load_model
+
+    keep_freed_memory()
+    if way.startswith("onnx"):
+        folder = convert(folder, "onnx", "float32")
+    elif way.startswith("openvino"):
+        folder = convert(folder, "openvino", way.split()[1])
+    model, processor = load_model(folder)
+    model = prepare(model, "auto" if " " in way else way)
+    read = lambda path: processor(path, return_tensors="pt").pixel_values  # noqa: E731
+    return read, torch.inference_mode()(lambda volume: model.predict_proba(volume)[0, 1].item())
+
+
+def plain_model(folder: str):
+    from modeling_gloresnet import GloResNetForImageClassification
+
+    model = GloResNetForImageClassification.from_pretrained(folder).eval()
+    return lambda volume: model(volume).logits
+
+
+def two_passes(model):
+    """Softmax of the volume and of its mirror image, one eager float32 pass each, averaged."""
+
+    @torch.no_grad()
+    def answer(volume):
+        views = [model(view).softmax(dim=-1) for view in (volume, volume.flip(2))]
+        return torch.stack(views).mean(dim=0)[0, 1].item()
+
+    return answer
+
+
+def reference_read(image_size: int):
+    """As the paper's code reads: nibabel's float64, scipy's zoom, z-score."""
+    import nibabel
+    import numpy as np
+    from scipy.ndimage import zoom
+
+    def read(path):
+        data = nibabel.as_closest_canonical(nibabel.load(path)).get_fdata()
+        cube = zoom(data, [image_size / length for length in data.shape], order=1)
+        cube = (cube - cube.mean()) / (cube.std() + 1e-6)
+        return torch.from_numpy(cube.astype(np.float32))[None, None]
+
+    return read
+
+
+def monai_read(image_size: int):
+    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, NormalizeIntensity, Orientation, Resize
+
+    transform = Compose(
+        [
+            LoadImage(image_only=True),
+            EnsureChannelFirst(),
+            Orientation(axcodes="RAS"),
+            Resize((image_size,) * 3, mode="trilinear", align_corners=True),
+            NormalizeIntensity(),
+        ]
+    )
+    return lambda path: transform(path).as_tensor()[None]
+
+
+def monai_model():
+    """MONAI's ResNet-10 at our geometry, with random weights."""
+    from monai.networks.nets import resnet10
+
+    options = {"n_input_channels": 1, "conv1_t_stride": 2, "bias_downsample": False, "num_classes": 2}
+    return resnet10(pretrained=False, spatial_dims=3, feed_forward=True, shortcut_type="B", **options).eval()
+
+
+def torchio_read(image_size: int):
+    import torchio
+
+    transform = torchio.Compose([torchio.ToCanonical(), torchio.Resize((image_size,) * 3), torchio.ZNormalization()])
+    return lambda path: transform(torchio.ScalarImage(path)).data.float()[None]
+
+
+def convert(folder: str, kind: str, dtype: str) -> str:
+    """The model converted, without the check that publishing.convert makes (the probabilities are compared here)."""
+    import tempfile
+    from pathlib import Path
+
+    from publishing.convert import write
+    from screening.loading import load_model
+
+    import_module_of(kind)
+    model, processor = load_model(folder)
+    beside = Path(tempfile.mkdtemp(dir=os.path.dirname(folder)))
+    file = beside / ("model.onnx" if kind == "onnx" else "model.xml")
+    write(model, processor, kind, dtype, [], file)
+    return str(file)
+
+
+def import_module_of(kind: str) -> None:
+    """Raises ImportError where a package of `requirements-export.txt` is missing."""
+    if kind == "onnx":
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    else:
+        import openvino  # noqa: F401

@@ -1,0 +1,305 @@
+"""The seven sections, in the order of issue 6: each measures and gives rows."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cohort.cores import available_cores
+
+from .bounds import MACS, pass_seconds
+from .contestants import ROOT, Series, interleave
+from .report import Row, compare, spread
+from .screening import WAYS
+
+GB = 1e9
+
+
+@dataclass
+class Setting:
+    """What a run measures with.
+
+    Attributes:
+        folder: scratch space, removed at the end.
+        model: a model folder with seeded random weights.
+        scans: paths of full-size scans.
+        image_size: edge of the lattice.
+        turns: rounds of the interleaved measurements.
+        quick, long: leave out what takes long, or add what takes hours.
+    """
+
+    folder: Path
+    model: Path
+    scans: list[str]
+    image_size: int
+    turns: int
+    quick: bool
+    long: bool
+
+    def paths(self, number: int) -> list[str]:
+        """So many scans, the same ones again where there are fewer."""
+        return [self.scans[index % len(self.scans)] for index in range(number)]
+
+    def ways(self, *names: str) -> dict[str, dict]:
+        common = {"folder": str(self.model), "image_size": self.image_size}
+        return {name: {"way": name, **common} for name in names}
+
+
+def bounds(setting: Setting) -> list[Row]:
+    measured = _bounds(setting)
+    rows = [
+        Row("0. Bounds, measured on the spot", name, note=f"{value / GB:.1f} G{unit}")
+        for name, value, unit in (
+            ("matrix product, float32", measured["float32 FLOP/s"], "FLOP/s"),
+            ("matrix product, bfloat16", measured["bfloat16 FLOP/s"], "FLOP/s"),
+            ("memory, read and written", measured["copy bytes/s"], "B/s"),
+        )
+    ]
+    for name in ("gzip", "isal"):
+        seconds = measured[f"{name} s"]
+        rows.append(Row("0. Bounds, measured on the spot", f"gunzip of a scan, {name}", seconds and (seconds,) * 3))
+    return rows
+
+
+def _bounds(setting: Setting) -> dict:
+    series = interleave("bound", {"bound": {"path": setting.scans[0]}}, [None] * 2)["bound"]
+    return series.answer
+
+
+def scan(setting: Setting) -> list[Row]:
+    """1. From a full-size scan to its probability, the model loaded."""
+    results = interleave("scan", setting.ways(*WAYS), setting.paths(setting.turns))
+    rows = compare("1. Full-size scan to TTA probability", results, {"bfloat16": 3}, _differences(results))
+    if isinstance(results["monai"], Series):
+        ratio = results["monai"].median / results["bfloat16"].median
+        rows.append(
+            Row("1. Full-size scan to TTA probability", "bfloat16 beside MONAI", None, None, ">= 2x MONAI", ratio >= 2,
+                f"{ratio:.2f}x")
+        )  # fmt: skip
+    return rows
+
+
+def network(setting: Setting) -> list[Row]:
+    """2. The TTA pair, network only."""
+    names = [name for name in WAYS if name != "torchio"]
+    results = interleave("network", setting.ways(*names), range(setting.turns))
+    notes = _differences(results)
+    bound = pass_seconds(_bounds(setting)["bfloat16 FLOP/s"], setting.image_size, 2)
+    for name in ("bfloat16", "openvino bfloat16"):
+        if isinstance(results[name], Series):
+            notes[name] += f"; {results[name].median / bound:.2f}x the matrix bound of {1000 * bound:.0f} ms"
+    section = "2. TTA pair, network only"
+    rows = compare(section, results, {"bfloat16": 3, "openvino bfloat16": 3.5}, notes)
+    within = results["bfloat16"].median / bound
+    return rows + [Row(section, "bfloat16 beside its bound", None, None, "<= 1.5x", within <= 1.5, f"{within:.2f}x")]
+
+
+def _differences(results: dict) -> dict[str, str]:
+    """How far each is from the reference path's probability, where it computes the same."""
+    expected = results["reference"].answer
+    other = {"monai": "other weights", "torchio": "resamples onto another lattice"}
+    return {
+        name: other.get(name) or f"p off by {abs(series.answer - expected):.1g}"
+        for name, series in results.items()
+        if isinstance(series, Series) and name != "reference"
+    }
+
+
+def many(setting: Setting) -> list[Row]:
+    """3. Many scans: reading overlapped with compute, memory flat."""
+    number = 10_000 if setting.long else 8 if setting.quick else 48
+    rounds, section = 1 if setting.quick or setting.long else 2, "3. Many scans (per scan)"
+    few = setting.paths(2 if setting.quick else 8)
+    reference = interleave("many", setting.ways("reference"), [few] * rounds, warm_up=few[:1])["reference"]
+    rows = [Row(section, "reference", spread(reference.seconds, len(few)), 1.0)]
+    links = []
+    for index, path in enumerate(setting.paths(number)):
+        links.append(str(setting.folder / f"link-{index:05}.nii.gz"))
+        if not os.path.lexists(links[-1]):
+            os.symlink(os.path.abspath(path), links[-1])
+    for name, series in interleave("many", setting.ways("float32", "bfloat16"), [links] * rounds, warm_up=few).items():
+        times = spread(series.seconds, number)
+        ratio = reference.median / len(few) / times[0]
+        early, late = series.answer
+        target = (">= 4x", ratio >= 4) if name == "bfloat16" else ("", None)
+        memory = f"{number} scans; {early / GB:.2f} GB held after an eighth, {late / GB:.2f} GB at the end"
+        rows.append(Row(section, name, times, ratio, *target, memory))
+    return rows
+
+
+def step(setting: Setting) -> list[Row]:
+    """4. A training step."""
+    size, batch = setting.image_size, 2 if setting.quick else 4
+    section = f"4. Training step at {size}^3 (per sample)"
+    contestants = {
+        way: {"way": way, "image_size": size, "batch_size": batch} for way in ("reference", "float32", "bfloat16")
+    }
+    results = interleave("step", contestants, range(max(2, setting.turns // 2)))
+    bound = pass_seconds(_bounds(setting)["bfloat16 FLOP/s"], size, 3)
+    notes = {"bfloat16": f"{results['bfloat16'].median / batch / bound:.2f}x the matrix bound, 1.5x asked for"}
+    rows = compare(section, results, {"bfloat16": 4.5}, notes, batch)
+    if setting.quick:
+        return rows
+    peaks = {}
+    for way in contestants:  # one after the other, as three batches of 8 at once need much memory
+        alone = {way: {"way": way, "image_size": size, "batch_size": 8}}
+        peaks[way] = interleave("step", alone, range(2))[way].peak_bytes
+    for way, peak in peaks.items():
+        share = peak / peaks["reference"]
+        target = ("below reference", share < 1) if way == "bfloat16" else ("", None)
+        rows.append(Row(section, f"peak memory, batch of 8, {way}", None, None, *target, f"{peak / GB:.2f} GB"))
+    if setting.long:
+        alone = {"way": "bfloat16", "image_size": size, "batch_size": 32, "checkpointing": True}
+        peak = interleave("step", {"checkpointed": alone}, range(1))["checkpointed"].peak_bytes
+        rows.append(
+            Row(section, "peak memory, batch of 32, bfloat16, checkpointing", None, None, "<= 10 GB",
+                peak <= 10 * GB, f"{peak / GB:.2f} GB")
+        )  # fmt: skip
+    return rows
+
+
+def epoch(setting: Setting) -> list[Row]:
+    """5. An epoch with its data: read anew (reference) or from the cache; and the building of the cache."""
+    number, batch = (4, 2) if setting.quick else (8, 4)
+    common = {"image_size": setting.image_size, "batch_size": batch, "folder": str(setting.folder)}
+    common["paths"] = setting.paths(number)
+    contestants = {way: {"way": way, **common} for way in ("reference", "float32", "bfloat16")}
+    turns = range(1 if setting.quick else 3)
+    section = "5. An epoch with data (per sample)"
+    rows = compare(section, interleave("epoch", contestants, turns), {"bfloat16": 5}, {}, number)
+
+    gunzip = _bounds(setting)
+    seconds, count = build_cache(setting, 4 if setting.quick else 16)
+    fastest = min(filter(None, (gunzip["gzip s"], gunzip["isal s"]))) / available_cores()
+    note = f"{seconds / count / fastest:.2f}x gunzip alone on {available_cores()} core(s), {count} scans"
+    return rows + [Row(section, "building the cache", (seconds / count,) * 3, note=note)]
+
+
+def build_cache(setting: Setting, number: int) -> tuple[float, int]:
+    """Seconds to standardise so many scans into a new cache, on all cores."""
+    code = (
+        "import sys, time; from cohort.cache import standardised_volumes; from cohort.scans import Scan, find_scans\n"
+        "from dataclasses import replace; from preprocessing import GloResNetImageProcessor\n"
+        "scans = [s for s in find_scans(sys.argv[1]) if s.status == 'used']\n"
+        "started = time.perf_counter()\n"
+        "volumes, _ = standardised_volumes(scans, GloResNetImageProcessor(image_size=int(sys.argv[2])))\n"
+        "print(time.perf_counter() - started, len(volumes))"
+    )
+    bids = setting.folder / "cache-cohort"
+    lines = ["participant_id\tradiology_score"]
+    for index, path in enumerate(setting.paths(number)):
+        anat = bids / f"sub-CC{index:05}XX01" / "ses-1" / "anat"
+        anat.mkdir(parents=True)
+        # copies, as a link to a scan already standardised counts as that scan
+        (anat / f"{anat.parts[-3]}_ses-1_desc-restore_T2w.nii.gz").write_bytes(Path(path).read_bytes())
+        lines.append(f"CC{index:05}XX01\t{1 + 4 * (index % 2)}")
+    (bids / "participants.tsv").write_text("\n".join(lines) + "\n")
+    environment = os.environ | {"HF_DATASETS_CACHE": str(setting.folder / "datasets")}
+    command = [sys.executable, "-c", code, str(bids), str(setting.image_size)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    seconds, count = result.stdout.split()[-2:]
+    return float(seconds), int(count)
+
+
+def startup(setting: Setting) -> list[Row]:
+    """6. Starting: import and load, one scan with predict.py, the first step of train.py once cached."""
+    section, rounds = "6. Start-up", 1 if setting.quick else 3
+    load = f"from screening.loading import load_model; load_model({str(setting.model)!r})"
+    prepared = "from screening.loading import load_model; from screening.fast import prepare\n" + (
+        f"import time; model, processor = load_model({str(setting.model)!r}); started = time.perf_counter()\n"
+        "model = prepare(model)\n"
+        f"model.predict_proba(processor({setting.scans[0]!r}, return_tensors='pt').pixel_values)"
+    )
+    predict = ["predict.py", setting.scans[0], "--model", str(setting.model), "--output"]
+    predict += [str(setting.folder / "one.csv")]
+    taken = {name: [] for name in ("load", "compute", "predict")}
+    for _ in range(rounds):
+        for name, arguments in (("load", ["-c", load]), ("compute", ["-c", prepared]), ("predict", predict)):
+            taken[name].append(wall(arguments))
+    times = {name: spread(seconds) for name, seconds in taken.items()}
+    ratio = times["predict"][0] / times["compute"][0]
+    return [
+        Row(section, "import and load the model", times["load"], None, "< 3 s", times["load"][0] < 3),
+        Row(section, "the same, prepared, and one scan screened", times["compute"]),
+        Row(section, "predict.py on one scan", times["predict"], None, "<= 1.3x the row above", ratio <= 1.3,
+            f"{ratio:.2f}x"),
+        *([] if setting.quick else [first_step(setting, section)]),
+    ]  # fmt: skip
+
+
+def first_step(setting: Setting, section: str) -> Row:
+    """From `python train.py` to its first step, the phantom cohort generated and standardised by an earlier run."""
+    command = [str(ROOT / "train.py"), "--fold", "0", "--num_train_epochs", "1", "--image_size", "32", "--overwrite"]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(setting.folder / "datasets")}
+    (home := setting.folder / "train").mkdir()
+    wall(command, cwd=home, env=environment)
+    started = time.perf_counter()
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": home, "env": environment}
+    with subprocess.Popen([sys.executable, *command], text=True, **options) as process:
+        seen = ""
+        while "loss=" not in seen and (letters := process.stderr.read(1)):
+            seen += letters
+        seconds = time.perf_counter() - started
+        process.stderr.read()
+    return Row(section, "train.py to its first step, cached", (seconds,) * 3, None, "< 10 s", seconds < 10)
+
+
+def wall(arguments: list[str], **options) -> float:
+    started = time.perf_counter()
+    options = {"cwd": ROOT} | options
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, **options)
+    return time.perf_counter() - started
+
+
+def growth(setting: Setting) -> list[Row]:
+    """7. How cost grows with the cohort, and what it would be on GPUs."""
+    section, sizes = "7. Growth", (16, 32) if setting.quick else (32, 128, 512)
+    size = min(setting.image_size, 32)
+    per_subject, held = {}, {}
+    for subjects in sizes:
+        settings = {"image_size": size, "subjects": subjects, "folder": str(setting.folder)}
+        series = interleave("growth", {"ours": settings}, range(2))["ours"]
+        per_subject[subjects], held[subjects] = spread(series.seconds, subjects), series.answer
+    rows = [
+        Row(section, f"epoch of {subjects} subjects at {size}^3, per subject", per_subject[subjects],
+            note=f"{held[subjects] / GB:.2f} GB held")
+        for subjects in sizes
+    ]  # fmt: skip
+    linear = per_subject[sizes[-1]][0] / per_subject[sizes[0]][0]
+    rows.append(Row(section, "per subject, most to fewest", None, None, "<= 1.2x", linear <= 1.2, f"{linear:.2f}x"))
+    return rows + expected_on_gpus()
+
+
+def expected_on_gpus(rate: float = 312e12, share: float = 0.3, subjects: int = 128, epochs: int = 150) -> list[Row]:
+    """Five folds of the paper's recipe on GPUs: computed, not measured.
+
+    Args:
+        rate: bfloat16 FLOP/s of one GPU (an A100's data sheet).
+        share: of it that the network is assumed to reach.
+    """
+    rows = []
+    for gpus in (1, 2, 4, 8, 16, 32, 64):
+        # folds are independent: up to five GPUs take a fold each, more share its samples
+        rounds, gpus_a_fold = (-(-5 // gpus), 1) if gpus < 5 else (1, gpus // 5)
+        samples = -(-subjects * 4 // 5 // gpus_a_fold)
+        seconds = rounds * epochs * samples * 3 * 2 * MACS / (rate * share)
+        rows.append(
+            Row(f"8. Computed, not measured: {subjects} scans, five folds of {epochs} epochs, {share:.0%} of "
+                f"{rate / 1e12:g} TFLOP/s", f"{gpus} GPU(s)", (seconds,) * 3,
+                note=f"{gpus_a_fold} a fold, {samples} samples each an epoch; {seconds * gpus / 3600:.2f} GPU hours")
+        )  # fmt: skip
+    return rows
+
+
+SECTIONS = {
+    "bounds": bounds,
+    "scan": scan,
+    "network": network,
+    "many": many,
+    "step": step,
+    "epoch": epoch,
+    "startup": startup,
+    "growth": growth,
+}
