@@ -258,6 +258,7 @@ def test_runs_that_cannot_be_published_are_refused_before_anything_is_sent(finis
 def test_predict_takes_the_ensemble_of_the_run_as_any_other_model(published, finished_run, tmp_path):
     scan = next(Path(pd.read_csv(finished_run / "cohort.csv")["image"][0]).parent.glob("*_T2w.nii.gz"))
     call = [sys.executable, str(ROOT / "predict.py"), str(scan), "--model", str(finished_run / "ensemble" / "model")]
+    call += ["--dtype", "float32"]  # the machine may prefer bfloat16
     result = subprocess.run([*call, "--output", "out.csv"], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     pixel_values = GloResNetImageProcessor(image_size=16)(scan, return_tensors="pt")["pixel_values"]
