@@ -52,8 +52,8 @@ def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_
     turns = list(turns)
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(Contestant(job, settings)) for name, settings in contestants.items()}
-        results = {name: process.missing for name, process in processes.items() if process.missing}
-        ready = {name: process for name, process in processes.items() if not process.missing}
+        results = {name: missing for name, process in processes.items() if (missing := process.wait_until_ready())}
+        ready = {name: process for name, process in processes.items() if name not in results}
         taken = {name: [] for name in ready}
         for number, turn in enumerate([turns[0] if warm_up is None else warm_up, *turns]):
             for name, process in ready.items():
@@ -67,7 +67,7 @@ def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_
 
 
 class Contestant:
-    """One process. A context; `missing` names a package that it lacks."""
+    """One process, as a context. It sets itself up while others do."""
 
     def __init__(self, job: str, settings: dict):
         self.log = tempfile.TemporaryFile("w+")
@@ -75,7 +75,10 @@ class Contestant:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.log, text=True, cwd=ROOT)
         self.what = f"{job} {settings}"
-        self.missing = self._hear().get("missing")
+
+    def wait_until_ready(self) -> str | None:
+        """Wait until it is set up; the name of a package that it lacks, if it does."""
+        return self._hear().get("missing")
 
     def ask(self, turn) -> dict:
         print(json.dumps(turn), file=self.process.stdin, flush=True)

@@ -1,5 +1,6 @@
 """The seven sections, in the order of issue 6: each measures and gives rows."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from cohort.cores import available_cores
 from .bounds import MACS, pass_seconds
 from .contestants import ROOT, Series, interleave
 from .report import Row, compare, spread
-from .screening import WAYS
+from .screening import QUICK_WAYS, WAYS
 
 GB = 1e9
 
@@ -48,7 +49,7 @@ class Setting:
 
 
 def bounds(setting: Setting) -> list[Row]:
-    measured = _bounds(setting)
+    measured = _bounds(setting.scans[0])
     rows = [
         Row("0. Bounds, measured on the spot", name, note=f"{value / GB:.1f} G{unit}")
         for name, value, unit in (
@@ -63,14 +64,14 @@ def bounds(setting: Setting) -> list[Row]:
     return rows
 
 
-def _bounds(setting: Setting) -> dict:
-    series = interleave("bound", {"bound": {"path": setting.scans[0]}}, [None] * 2)["bound"]
-    return series.answer
+@functools.cache
+def _bounds(path: str) -> dict:
+    return interleave("bound", {"bound": {"path": path}}, [None] * 2)["bound"].answer
 
 
 def scan(setting: Setting) -> list[Row]:
     """1. From a full-size scan to its probability, the model loaded."""
-    results = interleave("scan", setting.ways(*WAYS), setting.paths(setting.turns))
+    results = interleave("scan", setting.ways(*(QUICK_WAYS if setting.quick else WAYS)), setting.paths(setting.turns))
     rows = compare("1. Full-size scan to TTA probability", results, {"bfloat16": 3}, _differences(results))
     if isinstance(results["monai"], Series):
         ratio = results["monai"].median / results["bfloat16"].median
@@ -83,10 +84,10 @@ def scan(setting: Setting) -> list[Row]:
 
 def network(setting: Setting) -> list[Row]:
     """2. The TTA pair, network only."""
-    names = [name for name in WAYS if name != "torchio"]
+    names = [name for name in (QUICK_WAYS if setting.quick else WAYS) if name != "torchio"]
     results = interleave("network", setting.ways(*names), range(setting.turns))
     notes = _differences(results)
-    bound = pass_seconds(_bounds(setting)["bfloat16 FLOP/s"], setting.image_size, 2)
+    bound = pass_seconds(_bounds(setting.scans[0])["bfloat16 FLOP/s"], setting.image_size, 2)
     for name in ("bfloat16", "openvino bfloat16"):
         if isinstance(results[name], Series):
             notes[name] += f"; {results[name].median / bound:.2f}x the matrix bound of {1000 * bound:.0f} ms"
@@ -137,7 +138,7 @@ def step(setting: Setting) -> list[Row]:
         way: {"way": way, "image_size": size, "batch_size": batch} for way in ("reference", "float32", "bfloat16")
     }
     results = interleave("step", contestants, range(max(2, setting.turns // 2)))
-    bound = pass_seconds(_bounds(setting)["bfloat16 FLOP/s"], size, 3)
+    bound = pass_seconds(_bounds(setting.scans[0])["bfloat16 FLOP/s"], size, 3)
     notes = {"bfloat16": f"{results['bfloat16'].median / batch / bound:.2f}x the matrix bound, 1.5x asked for"}
     rows = compare(section, results, {"bfloat16": 4.5}, notes, batch)
     if setting.quick:
@@ -170,7 +171,7 @@ def epoch(setting: Setting) -> list[Row]:
     section = "5. An epoch with data (per sample)"
     rows = compare(section, interleave("epoch", contestants, turns), {"bfloat16": 5}, {}, number)
 
-    gunzip = _bounds(setting)
+    gunzip = _bounds(setting.scans[0])
     seconds, count = build_cache(setting, 4 if setting.quick else 16)
     fastest = min(filter(None, (gunzip["gzip s"], gunzip["isal s"]))) / available_cores()
     note = f"{seconds / count / fastest:.2f}x gunzip alone on {available_cores()} core(s), {count} scans"

@@ -64,8 +64,9 @@ def test_a_peer_that_is_not_installed_is_said_so():
 
 
 def test_a_contestant_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="no-such-file"):
-        Contestant("bound", {"path": "no-such-file"})
+    with Contestant("bound", {"path": "no-such-file"}) as contestant:
+        with pytest.raises(RuntimeError, match="no-such-file"):
+            contestant.wait_until_ready()
 
 
 def test_expected_cost_is_computed_by_hand():
