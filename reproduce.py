@@ -1,6 +1,6 @@
 """Reproduce the paper's tables and figures beside its own numbers, each cell a run of train.py.
 
-    python reproduce.py --all --recipe reproduce                       # the phantom cohort, within an hour on two cores
+    python reproduce.py --all --recipe reproduce                       # the phantom cohort, a small grid
     python reproduce.py --table 2 --recipe paper --data_dir BIDS --labels labels.csv
     python reproduce.py --figure roc                                   # from the same runs, nothing is trained twice
     python reproduce.py --plan --recipe paper --data_dir BIDS          # what it would train, and what that costs

@@ -1,6 +1,6 @@
 """Measure speed and memory beside peers, and write benchmarks.md and benchmarks.json.
 
-    python -m benchmarks                        everything, about ten minutes on two cores
+    python -m benchmarks                        everything
     python -m benchmarks --quick                a first impression
     python -m benchmarks network step           only these sections
     python -m benchmarks many --long            10,000 scans, a batch of 32
