@@ -7,6 +7,7 @@ the lattice's size (physics, no network); how far the network's answer moves wit
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,7 @@ def errors_figure(
     types.set_yticks(places, names + ", " + by_type["severity"], fontsize=7.5)
     types.set(xlim=(-0.03, 1.03), xlabel=f"Sensitivity at {image_size}^3, 95 % CI", title="By type of lesion")
 
-    for style, (size, part) in zip(STYLES, kept.groupby("image_size", sort=False), strict=False):
+    for style, (size, part) in zip(cycle(STYLES), kept.groupby("image_size", sort=False), strict=False):
         contrast.plot(part["diameter_mm"], part["retained"], **style, markersize=4, label=size)
     contrast.legend(title="lattice", title_fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     contrast.set(ylim=(0, None), xlabel="Diameter of the lesion (mm)", ylabel="Contrast left (median)")
