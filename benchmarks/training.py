@@ -27,6 +27,7 @@ def step(way: str, image_size: int, batch_size: int, checkpointing: bool = False
     if way != "reference":
         torch.set_num_threads(available_cores())
         keep_freed_memory()
+        model = model.to(memory_format=torch.channels_last_3d)  # as train.py does
     if checkpointing:
         model.activation_checkpointing_enable()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -87,6 +88,7 @@ def _our_epoch(way: str, image_size: int, batch_size: int, volumes, folder: str)
     cached = datasets.Dataset.from_file(file)
     accelerator = start_accelerator(recipe, Path(folder), "none")
     model = GloResNetForImageClassification(GloResNetConfig(image_size=image_size))
+    model = model.to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(model.parameters())
     rows = list(range(len(cached)))
     loader = new_loader(ScanDataset(cached, rows, [row % 2 for row in rows]), recipe, accelerator, shuffle=True)

@@ -40,7 +40,8 @@ def save_checkpoint(
     if accelerator.is_main_process:
         (beside / HISTORY).write_text(json.dumps(history))
         if selected is not None:
-            save_file(selected, beside / SELECTED)
+            # safetensors takes no other order in memory than the plain one
+            save_file({name: value.contiguous() for name, value in selected.items()}, beside / SELECTED)
         beside.rename(final)
         for older in folder.iterdir():
             if older != final and re.fullmatch(r"\.?epoch-\d+(\.partial)?", older.name):
