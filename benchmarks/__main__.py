@@ -3,7 +3,7 @@
     python -m benchmarks                        everything
     python -m benchmarks --quick                a first impression
     python -m benchmarks network step           only these sections
-    python -m benchmarks many --long            10,000 scans, a batch of 32
+    python -m benchmarks many --long            10,000 scans
 
 Sections: bounds scan network many step epoch startup growth. Peers come with requirements-benchmarks.txt; one that is
 not installed is said so. Run it on a machine that does nothing else: its load is recorded. A missed target does not
@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all when left out")
     add("--quick", action="store_true", help="fewer turns and smaller samples")
-    add("--long", action="store_true", help="add what takes hours: 10,000 scans, a batch of 32")
+    add("--long", action="store_true", help="screen 10,000 scans, which takes hours")
     add("--output", type=Path, default=Path("runs/benchmarks"), help="folder, default runs/benchmarks")
     add("--scans", type=Path, help="a folder with full-size .nii.gz scans; default: four phantoms, generated once")
     add("--image_size", type=int, default=128, help="edge of the lattice; targets are for 128, the default")

@@ -1,5 +1,6 @@
 """The seven sections, in the order of issue 6: each measures and gives rows."""
 
+import csv
 import functools
 import os
 import subprocess
@@ -28,7 +29,7 @@ class Setting:
         scans: paths of full-size scans.
         image_size: edge of the lattice.
         turns: rounds of the interleaved measurements.
-        quick, long: leave out what takes long, or add what takes hours.
+        quick, long: leave out what takes long, or screen 10,000 scans.
     """
 
     folder: Path
@@ -151,14 +152,10 @@ def step(setting: Setting) -> list[Row]:
         share = peak / peaks["reference"]
         target = ("below reference", share < 1) if way == "bfloat16" else ("", None)
         rows.append(Row(section, f"peak memory, batch of 8, {way}", None, None, *target, f"{peak / GB:.2f} GB"))
-    if setting.long:
-        alone = {"way": "bfloat16", "image_size": size, "batch_size": 32, "checkpointing": True}
-        peak = interleave("step", {"checkpointed": alone}, range(1))["checkpointed"].peak_bytes
-        rows.append(
-            Row(section, "peak memory, batch of 32, bfloat16, checkpointing", None, None, "<= 10 GB",
-                peak <= 10 * GB, f"{peak / GB:.2f} GB")
-        )  # fmt: skip
-    return rows
+    alone = {"way": "bfloat16", "image_size": size, "batch_size": 32, "checkpointing": True}
+    peak = interleave("step", {"checkpointed": alone}, range(1))["checkpointed"].peak_bytes
+    what = "peak memory, batch of 32, bfloat16, checkpointing"
+    return [*rows, Row(section, what, None, None, "<= 10 GB", peak <= 10 * GB, f"{peak / GB:.2f} GB")]
 
 
 def epoch(setting: Setting) -> list[Row]:
@@ -270,7 +267,27 @@ def growth(setting: Setting) -> list[Row]:
     ]  # fmt: skip
     linear = per_subject[sizes[-1]][0] / per_subject[sizes[0]][0]
     rows.append(Row(section, "per subject, most to fewest", None, None, "<= 1.2x", linear <= 1.2, f"{linear:.2f}x"))
-    return rows + expected_on_gpus()
+    return rows + ([] if setting.quick else two_processes(setting)) + expected_on_gpus()
+
+
+def two_processes(setting: Setting) -> list[Row]:
+    """An epoch of train.py in one process on all cores, and in two that share them; the same batch in all."""
+    section, size = "7. Growth", min(setting.image_size, 64)
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(setting.folder / "datasets")}
+    (home := setting.folder / "processes").mkdir()
+    rows = []
+    for number in (1, 2):
+        command = [*launch, "--num_processes", str(number), "--dynamo_backend", "no"]
+        command += [str(ROOT / "train.py"), "--fold", "0", "--num_train_epochs", "4", "--image_size", str(size)]
+        command += ["--per_device_train_batch_size", str(8 // number), "--output_dir", str(home / f"run-{number}")]
+        wall(command, cwd=home, env=environment)
+        with open(home / f"run-{number}" / "fold-0" / "history.csv", encoding="utf-8", newline="") as file:
+            seconds = [float(row["seconds"]) for row in csv.DictReader(file)][1:]  # the first warms up
+        rows.append(Row(section, f"epoch of train.py at {size}^3, {number} process(es)", spread(seconds)))
+    ratio = rows[1].seconds[0] / rows[0].seconds[0]
+    rows[1].note = f"{ratio:.2f}x the time of one; both share {available_cores()} core(s)"
+    return rows
 
 
 def expected_on_gpus(rate: float = 312e12, share: float = 0.3, subjects: int = 128, epochs: int = 150) -> list[Row]:
