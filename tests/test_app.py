@@ -339,6 +339,25 @@ def test_without_a_trained_model_the_page_says_how_to_make_one(base, browser, tm
         stop(served)
 
 
+def test_a_converted_model_answers_the_same_and_says_that_it_draws_no_map(base, browser, tmp_path):
+    file = tmp_path / "model.onnx"
+    command = ["-m", "publishing.convert", base / "model", "--format", "onnx", "--output", file]
+    converted = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert converted.returncode == 0, converted.stderr
+    served = start("--model", file, cwd=tmp_path, temp=tmp_path / "temp")
+    try:
+        scan = base / "scan1.nii.gz"
+        answer = Client(served.url, verbose=False).predict(handle_file(scan), api_name="/screen")
+        assert answer["p_injury"] == pytest.approx(expected(base, scan), abs=1e-4)
+        with open_page(browser, served.url) as page:
+            drop(page, scan)
+            headline = page.wait_for_selector("#result .headline").inner_text()
+            assert float(re.search(r"[\d.]+", headline).group()) == pytest.approx(answer["p_injury"], abs=6e-4)
+            assert "there is no map of where it looked" in page.inner_text("body")
+    finally:
+        stop(served)
+
+
 def test_passwords_keep_others_out(base, browser, tmp_path):
     (tmp_path / "users").write_text("anna:secret\n")
     served = start("--model", base / "model", "--auth", tmp_path / "users", cwd=tmp_path, temp=tmp_path / "temp")
