@@ -109,7 +109,9 @@ def roc(bench: Bench) -> tuple[list[Drawing], list[str]]:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set(xlabel="False-positive rate (1 - specificity)", ylabel="Sensitivity")
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="Pooled AUC (95 % CI)", title_fontsize=8)
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.02, 0.5), title="Pooled AUC (95 % CI)", title_fontsize=8, handlelength=4
+    )
     axes.set_title(counted(label) + (", computed phantoms" if bench.phantom else ""))
     caption = (
         "ROC curves of the pooled out-of-fold probabilities of every architecture, all folds of each; shaded, the "

@@ -131,7 +131,8 @@ def _mean_figure(bench, titles, found, volumes, note) -> Drawing:
             _slice(axes, volumes[label], maps.means[label])
             data.append({"class": names[label], "model": name, "mean_heat": float(maps.means[label].mean())})
             data[-1] |= centre_of_mass(maps.means[label])
-            if len(labels) == 2 and min(m.std() for m in maps.means.values()) > 0:
+            # a flat map, to the last bits, correlates with nothing
+            if len(labels) == 2 and min(np.ptp(m) for m in maps.means.values()) > 1e-6:
                 both = np.corrcoef(maps.means[0].ravel(), maps.means[1].ravel())
                 data[-1]["correlation_of_classes"] = float(both[0, 1])
     for axes, name in zip(panels[0], ["mean scan", *titles], strict=True):
