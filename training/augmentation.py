@@ -48,7 +48,10 @@ def augment(volumes: Tensor, augmentation: Augmentation) -> Tensor:
             # grid_sample's coordinates run x = S, y = A, z = R: reverse both sides of the matrix
             theta = np.concatenate([rotation[::-1, ::-1], np.zeros((3, 1))], axis=1)
             theta = torch.as_tensor(theta[None].copy(), dtype=volumes.dtype, device=volumes.device)
-            grid = F.affine_grid(theta, list(volume.shape), align_corners=True)
-            volume = F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=True)
+            # plane by plane, as grid_sample shares among a CPU's cores what is apart in the batch
+            planes = F.affine_grid(theta, list(volume.shape), align_corners=True).transpose(0, 1)
+            volume = volume.expand(len(planes), -1, -1, -1, -1)
+            volume = F.grid_sample(volume, planes, mode="bilinear", padding_mode="border", align_corners=True)
+            volume = volume.transpose(0, 2)
         rotated[index] = volume[0].flip(1) if augmentation.flips[index] else volume[0]
     return rotated
