@@ -63,7 +63,6 @@ class Cohort(NamedTuple):
 
 def train(options: argparse.Namespace, settings: dict) -> None:
     """The whole run: cohort, folds, and what they add up to."""
-    keep_freed_memory()
     data_dir = Path(f"data/phantom-{options.phantom or 'clear'}")
     origin = str(data_dir.resolve())
     if options.data_dir:
@@ -88,6 +87,8 @@ def train(options: argparse.Namespace, settings: dict) -> None:
         overwrite = options.overwrite and accelerator.is_main_process
         recipe = open_run(run, recipe, source, accelerator.num_processes, overwrite=overwrite)
         torch.set_num_threads(recipe.num_threads)  # `accelerate launch` leaves one, which nearly halves the speed
+        if not recipe.gradient_checkpointing:  # which is there to save memory
+            keep_freed_memory()
         new_model(recipe)  # weights that cannot be had stop the run now, not after the cohort is read
         if not options.data_dir:
             generate_phantom_cohort(data_dir, preset=options.phantom or "clear")

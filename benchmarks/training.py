@@ -26,10 +26,11 @@ def step(way: str, image_size: int, batch_size: int, checkpointing: bool = False
     model = GloResNetForImageClassification(GloResNetConfig(image_size=image_size)).train()
     if way != "reference":
         torch.set_num_threads(available_cores())
-        keep_freed_memory()
-        model = model.to(memory_format=torch.channels_last_3d)  # as train.py does
+        model = model.to(memory_format=torch.channels_last_3d)  # as train.py does, and what follows
     if checkpointing:
         model.activation_checkpointing_enable()
+    elif way != "reference":
+        keep_freed_memory()
     optimizer = torch.optim.AdamW(model.parameters())
     volumes, labels = torch.randn(batch_size, 1, *[image_size] * 3), torch.arange(batch_size) % 2
     return lambda _: one_step(model, optimizer, volumes, labels, rounded=way == "bfloat16")
