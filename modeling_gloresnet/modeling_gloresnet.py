@@ -44,6 +44,16 @@ class GloResNetConv3d(nn.Conv3d):
         return super().forward(hidden)
 
 
+class GloResNetMaxPool3d(nn.MaxPool3d):
+    """Pools in the precision it is given: autocast on a CPU would first copy the network's largest map to float32."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if hidden.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(hidden)
+        return super().forward(hidden)
+
+
 class GloResNetStem(GradientCheckpointingLayer):
     """(B, 1, D, H, W) -> (B, stem_channels, D/4, H/4, W/4) with the default geometry."""
 
@@ -54,7 +64,7 @@ class GloResNetStem(GradientCheckpointingLayer):
         )
         self.bn1 = nn.BatchNorm3d(config.stem_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool3d(3, stride=2, padding=1) if config.stem_pooling else nn.Identity()
+        self.maxpool = GloResNetMaxPool3d(3, stride=2, padding=1) if config.stem_pooling else nn.Identity()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.maxpool(self.relu(self.bn1(self.conv1(pixel_values))))

@@ -1,10 +1,10 @@
-"""bfloat16 is right in every layer: each weight gradient, layer by layer, against float32 on the same input."""
+"""bfloat16 is right in every layer: each gradient, layer by layer, against float32 on the same input."""
 
 import pytest
 import torch
 
 from modeling_gloresnet import GloResNetConfig, GloResNetModel
-from modeling_gloresnet.modeling_gloresnet import GloResNetConv3d
+from modeling_gloresnet.modeling_gloresnet import GloResNetConv3d, GloResNetMaxPool3d
 
 
 def weight_gradient(conv, hidden, upstream, precision):
@@ -39,3 +39,17 @@ def test_bfloat16_weight_gradients_of_every_layer(image_size):
         rounded = weight_gradient(module, hidden, upstream, "bf16")
         error = (rounded - exact).norm() / exact.norm()
         assert error < 0.02, f"{names[module]} at {tuple(hidden.shape[2:])}: relative error {error:.3g}"
+
+
+def test_bfloat16_maps_are_pooled_as_they_are():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 4, 9, 10, 11, generator=generator).bfloat16().requires_grad_()
+    exact = hidden.detach().float().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled = GloResNetMaxPool3d(3, stride=2, padding=1)(hidden)
+    expected = torch.nn.functional.max_pool3d(exact, 3, stride=2, padding=1)
+    assert pooled.dtype == torch.bfloat16 and torch.equal(pooled.float(), expected)
+    upstream = torch.randn(expected.shape, generator=generator)
+    pooled.backward(upstream.bfloat16())
+    expected.backward(upstream)
+    assert (hidden.grad.float() - exact.grad).norm() < 0.01 * exact.grad.norm()
