@@ -41,16 +41,17 @@ def augment(volumes: Tensor, augmentation: Augmentation) -> Tensor:
         (B, 1, R, A, S), a new tensor.
     """
     rotated = torch.empty_like(volumes)
+    axis = torch.linspace(-1, 1, volumes.shape[-1], dtype=volumes.dtype, device=volumes.device)
     # one volume at a time: a grid is three times the size of its volume
     for index, rotation in enumerate(augmentation.rotations):
         volume = volumes[index : index + 1]
         if not np.array_equal(rotation, np.eye(3)):
-            # grid_sample's coordinates run x = S, y = A, z = R: reverse both sides of the matrix
-            theta = np.concatenate([rotation[::-1, ::-1], np.zeros((3, 1))], axis=1)
-            theta = torch.as_tensor(theta[None].copy(), dtype=volumes.dtype, device=volumes.device)
+            # grid_sample wants the point of each output voxel as (S, A, R), the centre 0 and the border 1
+            matrix = torch.as_tensor(rotation[::-1].copy(), dtype=volumes.dtype, device=volumes.device)
+            r, a, s = (matrix[:, :, None] * axis).unbind(1)
+            points = (r[:, :, None, None] + a[:, None, :, None] + s[:, None, None, :]).movedim(0, -1)
             # plane by plane, as grid_sample shares among a CPU's cores what is apart in the batch
-            planes = F.affine_grid(theta, list(volume.shape), align_corners=True).transpose(0, 1)
-            volume = volume.expand(len(planes), -1, -1, -1, -1)
+            planes, volume = points[:, None], volume.expand(len(points), -1, -1, -1, -1)
             volume = F.grid_sample(volume, planes, mode="bilinear", padding_mode="border", align_corners=True)
             volume = volume.transpose(0, 2)
         rotated[index] = volume[0].flip(1) if augmentation.flips[index] else volume[0]
