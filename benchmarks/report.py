@@ -17,7 +17,7 @@ class Row:
         what: what was measured.
         seconds: median, smallest and largest over the turns; None where it was not measured.
         ratio: how many times faster than the reference path, by medians of the same interleaved turns.
-        target: what issue 6 asks for, in words; "" for a row that only compares.
+        target: what is asked for, in words; "" for a row that only compares.
         reached: whether it is; None without a target.
         note: whatever else is to be known.
     """
