@@ -31,7 +31,7 @@ def test_every_form_of_one_scan_gives_the_same_values(scan):
     processor = GloResNetImageProcessor(image_size=32)
     volume = read_volume(scan)
     expected = map_volume(volume, 32)
-    forms = [str(scan), scan, nibabel.load(scan), volume.data, torch.from_numpy(volume.data), volume.data[None]]
+    forms = [str(scan), scan, nibabel.load(scan), volume.data, torch.from_numpy(volume.data.copy()), volume.data[None]]
     forms += [volume.data[..., None], volume.data[None, None], [scan], (scan,)]
     for form in forms:
         pixel_values = processor(form, return_tensors="np").pixel_values
