@@ -23,15 +23,19 @@ class ScreeningInference:
         """
         if test_time_augmentation is None:
             test_time_augmentation = self.config.test_time_augmentation
-        views = [pixel_values, pixel_values.flip(LEFT_RIGHT_AXIS)] if test_time_augmentation else [pixel_values]
         was_training = self.training
         self.eval()
         try:
-            logits = self(torch.cat(views)).logits.float()
+            logits = self.view_logits(pixel_values, bool(test_time_augmentation))
         finally:
             self.train(was_training)
         probabilities = (logits / self.config.temperature).softmax(dim=-1)
-        return probabilities.reshape(len(views), -1, self.num_labels)
+        return probabilities.reshape(2 if test_time_augmentation else 1, -1, self.num_labels)
+
+    def view_logits(self, pixel_values: Tensor, mirrored: bool) -> Tensor:
+        """Logits of the volumes, then, if `mirrored`, of their mirror images: (V * B, num_labels) float32."""
+        views = [pixel_values, pixel_values.flip(LEFT_RIGHT_AXIS)] if mirrored else [pixel_values]
+        return self(torch.cat(views)).logits.float()
 
     def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
         """p(x) = 1/2 [softmax f(x) + softmax f(flip x)], the flip along the left-right axis (method section 6).

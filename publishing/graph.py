@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
@@ -41,9 +42,37 @@ def for_inference(model: GloResNetForImageClassification, regroup_stem: bool = F
     copy = GloResNetForImageClassification(GloResNetConfig.from_dict(model.config.to_dict())).eval()
     copy.load_state_dict({name: tensor.cpu().float() for name, tensor in model.state_dict().items()})
     fast.fold_batchnorm(copy)
-    if regroup_stem:
-        fast.regroup_stem(copy)
+    stem = copy.gloresnet.stem
+    if regroup_stem and stem.conv1.stride == (2, 2, 2):
+        stem.conv1 = SpaceToDepthConv3d(stem.conv1)
     return ScreeningGraph(copy)
+
+
+class SpaceToDepthConv3d(nn.Module):
+    """A convolution of stride 2 as one of stride 1 over the eight voxels of each 2^3 cell as channels.
+
+    The same sums, with zeros added where the kernel's or the lattice's edge is odd. A CPU's matrix units need many
+    input channels: on the one-channel stem of 7^3 they stand nearly idle, and it takes most of a pass in low precision.
+    """
+
+    def __init__(self, conv: nn.Conv3d):
+        super().__init__()
+        out_channels, self.channels, edge = conv.weight.shape[:3]
+        front = (edge // 2) % 2  # where the zero goes, so that the kernel begins on a cell's first voxel
+        weight = F.pad(conv.weight, (front, 1 - front) * 3)
+        half = (edge + 1) // 2
+        weight = weight.reshape(out_channels, self.channels, half, 2, half, 2, half, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+        self.weight = nn.Parameter(weight.reshape(out_channels, self.channels * 8, half, half, half))
+        self.bias = conv.bias
+        before = (edge // 2 + front) // 2
+        self.padding = (before, half - 1 - before) * 3
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        x, y, z = (-(-int(length) // 2) for length in hidden.shape[2:])
+        hidden = F.pad(hidden, [end for n in reversed(hidden.shape[2:]) for end in (0, int(n) % 2)])
+        hidden = hidden.reshape(-1, self.channels, x, 2, y, 2, z, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+        hidden = hidden.reshape(-1, self.channels * 8, x, y, z)
+        return F.conv3d(F.pad(hidden, self.padding), self.weight, self.bias)
 
 
 def write_onnx(graph: ScreeningGraph, file: Path, metadata: dict | None = None) -> None:

@@ -18,7 +18,6 @@ from preprocessing import GloResNetImageProcessor
 from publishing import convert, graph
 from publishing.export import export_model
 from screening import exported
-from screening.fast import SpaceToDepthConv3d
 from screening.loading import ModelError, load_model
 
 if not os.environ.get("CI"):  # there a missing package must fail
@@ -134,13 +133,22 @@ def test_folding_and_the_regrouped_stem_change_no_answer(kernel, channels):
     for regroup in (False, True):
         faster = graph.for_inference(model, regroup_stem=regroup)
         assert not [module for module in faster.modules() if isinstance(module, nn.BatchNorm3d)]
-        assert isinstance(faster.model.gloresnet.stem.conv1, SpaceToDepthConv3d) == regroup
+        assert isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d) == regroup
         torch.testing.assert_close(faster(x)[0], model.predict_views(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("edges", [(32, 32, 32), (31, 32, 33), (9, 8, 7)])
+@pytest.mark.parametrize("kernel, channels", [(1, 1), (3, 2), (5, 1), (7, 1), (9, 1)])
+def test_the_regrouped_stem_computes_the_same_sums(kernel, channels, edges):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(channels, 4, kernel, stride=2, padding=kernel // 2).double()
+    x = torch.randn(2, channels, *edges, dtype=torch.double)
+    torch.testing.assert_close(graph.SpaceToDepthConv3d(conv)(x), conv(x), atol=1e-12, rtol=0)
 
 
 def test_a_stem_that_cannot_be_regrouped_stays():
     faster = graph.for_inference(make_model(stem_stride=1), regroup_stem=True)
-    assert not isinstance(faster.model.gloresnet.stem.conv1, SpaceToDepthConv3d)
+    assert not isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d)
 
 
 def test_bfloat16_is_close_and_is_what_the_cpu_computes(folder, tmp_path, monkeypatch):
