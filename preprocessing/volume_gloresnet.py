@@ -108,7 +108,7 @@ def resample(data: np.ndarray, image_size: int) -> np.ndarray:
 
     Args:
         data: `(R, A, S)`, at least 2 voxels an axis, any real type, in any order in memory: the result is the same to
-            the bit, as every voxel meets the same sums, first along S, then A, then R.
+            the bit, as every voxel meets the same sums: along S, then A, then R.
 
     Returns:
         `(image_size,) * 3`, C-contiguous float32; float64 where the contrast is too small beside the offset for float32
@@ -117,9 +117,23 @@ def resample(data: np.ndarray, image_size: int) -> np.ndarray:
     some = data[::4, ::4, ::4]
     low, high = float(some.min()), float(some.max())
     dtype = np.float32 if high - low > 0.1 * max(abs(low), abs(high)) else np.float64
-    for axis in (2, 1, 0):  # files mostly store S slowest: whole planes first, and the turn of the axes on least voxels
-        data = _interpolate(data, axis, image_size, dtype)
-    return np.ascontiguousarray(data)
+    planes = np.moveaxis(data, 2, 0)  # (S, R, A), as files mostly store S slowest
+    strides = np.abs(planes.strides)
+    if strides[0] == strides.min():  # each voxel of a plane lies on a cache line of its own
+        planes = np.empty(planes.shape, planes.dtype)
+        for index in range(planes.shape[1]):
+            planes[:, index] = data[index].T
+    plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
+    on_r, on_a, on_s = (_neighbours(length, image_size, dtype) for length in data.shape)
+    cube = np.empty((image_size,) * 3, dtype)  # (S, R, A)
+    for row, before, share in zip(cube, *on_s, strict=True):  # one plane at a time, which fits a CPU's cache
+        lines = _between(plane(before), plane(before + 1), share)
+        lines = _interpolate(lines.T, *on_a)
+        row[...] = _interpolate(lines.T, *on_r)
+    lattice = np.empty_like(cube)
+    for index in range(image_size):
+        lattice[index] = cube[:, index].T
+    return lattice
 
 
 def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
@@ -127,8 +141,7 @@ def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
     mean = data.mean(dtype=np.float64)
     squares = 0.0
     for plane in data:  # what is in float64 stays in the CPU's cache
-        centred = plane - mean
-        squares += np.vdot(centred, centred)
+        squares += np.square(plane - mean).sum()
     scale = np.sqrt(squares / data.size) + eps
     standardised = np.empty(data.shape, np.float32)
     for plane, row in zip(data, standardised, strict=True):
@@ -220,21 +233,20 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _interpolate(data: np.ndarray, axis: int, size: int, dtype: type) -> np.ndarray:
-    """Linear interpolation along one axis, plane by plane, which fit a CPU's cache; the order in memory is kept."""
-    planes = np.moveaxis(data, axis, 0)
-    strides = np.abs(planes.strides)
-    if strides[0] == strides.min():  # each voxel of a plane lies on a cache line of its own
-        turned = np.empty(planes.shape, planes.dtype)
-        for index in range(planes.shape[1]):
-            turned[:, index] = planes[:, index]
-        planes = turned
-    points = np.arange(size) * (len(planes) - 1) / (size - 1)
-    before = np.minimum(points.astype(int), len(planes) - 2)
-    plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
-    result = np.empty_like(planes[:2], dtype, shape=(size, *planes.shape[1:]))
-    for index, share, row in zip(before.tolist(), (points - before).astype(dtype), result, strict=True):
-        np.subtract(plane(index + 1), plane(index), out=row)
-        row *= share
-        row += plane(index)
-    return np.moveaxis(result, 0, axis)
+def _neighbours(length: int, size: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `size` target voxels, the source voxel before it and the share of the one after that."""
+    points = np.arange(size) * (length - 1) / (size - 1)
+    before = np.minimum(points.astype(int), length - 2)
+    return before, (points - before).astype(dtype)
+
+
+def _interpolate(lines: np.ndarray, before: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Linear interpolation along the first axis of a plane."""
+    return _between(lines[before], lines[before + 1], shares[:, None])
+
+
+def _between(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
+    result = high - low
+    result *= share
+    result += low
+    return result
