@@ -47,12 +47,13 @@ def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_
         warm_up: the argument of a first round that does not count; the first turn's when left out.
 
     Returns:
-        name -> Series, or the name of the package that is not installed.
+        name -> Series, or why it did not take part.
     """
     turns = list(turns)
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(Contestant(job, settings)) for name, settings in contestants.items()}
-        results = {name: missing for name, process in processes.items() if (missing := process.wait_until_ready())}
+        missing = {name: process.wait_until_ready() for name, process in processes.items()}
+        results = {name: f"not installed: {package}" for name, package in missing.items() if package}
         ready = {name: process for name, process in processes.items() if name not in results}
         taken = {name: [] for name in ready}
         for number, turn in enumerate([turns[0] if warm_up is None else warm_up, *turns]):

@@ -48,7 +48,7 @@ def compare(section: str, results: dict, targets: dict[str, float], notes: dict[
     reference, rows = results["reference"].median, []
     for name, series in results.items():
         if not isinstance(series, Series):
-            rows.append(Row(section, name, note=f"not installed: {series}"))
+            rows.append(Row(section, name, note=series))
             continue
         ratio = reference / series.median
         target = targets.get(name)

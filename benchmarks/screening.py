@@ -9,7 +9,7 @@ from cohort.cores import available_cores
 from cohort.memory import keep_freed_memory
 
 WAYS = ["reference", "float32", "bfloat16", "onnx float32", "openvino float32", "openvino bfloat16", "monai", "torchio"]
-QUICK_WAYS = ["reference", "float32", "bfloat16", "openvino bfloat16", "monai"]
+QUICK_WAYS = ["reference", "float32", "bfloat16", "openvino float32", "openvino bfloat16", "monai"]
 
 
 def scan(way: str, folder: str, image_size: int):

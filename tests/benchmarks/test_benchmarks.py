@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.contestants import Contestant, Series, interleave
 from benchmarks.report import Row, compare, spread, to_markdown
-from benchmarks.sections import expected_on_gpus
+from benchmarks.sections import best, expected_on_gpus
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,7 +35,11 @@ def test_it_runs_and_writes_a_table_and_json(scans, tmp_path):
     assert content["machine"]["cores"] >= 1 and "load at the end" in content["machine"]
     assert (tmp_path / "benchmarks.md").read_text().strip() in result.stdout
     rows = {row["what"]: row for row in content["rows"]}
-    assert rows["reference"]["ratio"] == 1 and "8 scans" in rows["bfloat16"]["note"]
+    assert rows["reference"]["ratio"] == 1 and "8 scans" in rows["float32"]["note"]
+    assert rows[best()]["target"] == ">= 4x"
+    assert [row["note"] for row in content["rows"] if row["seconds"] is None] == [
+        "not measured: this processor has no bfloat16 of its own"
+    ] * (best() == "float32")
 
 
 def test_ours_and_the_reference_give_the_same_probability(scans, tmp_path):
@@ -54,7 +58,7 @@ def test_a_peer_that_is_not_installed_is_said_so():
     results = {
         "reference": Series([2.0, 1.0, 4.0], None, 0),
         "ours": Series([1.0, 1.0, 0.5], None, 0),
-        "monai": "monai",
+        "monai": "not installed: monai",
     }
     rows = compare("1. x", results, {"ours": 3}, {}, share=2)
     assert rows[0].seconds == spread([2.0, 1.0, 4.0], 2) == (1.0, 0.5, 2.0)
