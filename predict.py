@@ -76,8 +76,8 @@ def parse_arguments() -> argparse.Namespace:
         "--dtype",
         choices=["auto", *DTYPES],
         default="auto",
-        help="float32 repeats a run's own predictions to 1e-6; auto takes bfloat16, up to 0.005 off and two to three "
-        "times faster, where the processor computes in it and this model bears it (a check at the start)",
+        help="float32 repeats a run's own predictions to 1e-6; auto takes bfloat16, faster and up to 0.005 off, where "
+        "the processor computes in it and this model bears it (a check at the start)",
     )
     # The network fills two cores or a GPU with two scans, four views; larger batches only take memory.
     add("--batch_size", type=int, default=2, help="scans a forward pass, default 2")

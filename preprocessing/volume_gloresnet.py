@@ -223,13 +223,13 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
     Raises:
         VolumeError: a voxel is not a usable number.
     """
-    low, high = float(array.min()), float(array.max())  # NaN wins both
-    largest = max(abs(low), abs(high))
-    if not np.isfinite(largest):
-        count = np.count_nonzero(~np.isfinite(array))
-        raise VolumeError(f"{name} has {count} NaN or infinite voxel(s): replace them or export it again.")
-    if largest > MAX_INTENSITY:
-        raise VolumeError(f"{name} has intensities up to {largest:.3g}, none of a scan: export it again.")
+    if array.dtype.kind == "f":  # integers are all finite, and none is too large
+        largest = max(abs(float(array.min())), abs(float(array.max())))  # NaN wins both
+        if not np.isfinite(largest):
+            count = np.count_nonzero(~np.isfinite(array))
+            raise VolumeError(f"{name} has {count} NaN or infinite voxel(s): replace them or export it again.")
+        if largest > MAX_INTENSITY:
+            raise VolumeError(f"{name} has intensities up to {largest:.3g}, none of a scan: export it again.")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
