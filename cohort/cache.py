@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
-import torch
+import numpy as np
 from datasets import Array4D, Dataset, Features, Value, concatenate_datasets
 from filelock import FileLock
 
@@ -82,9 +82,7 @@ def _build(scans: list[Scan], processor: GloResNetImageProcessor, folder: Path, 
 
 
 def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
-    # a forked worker must not enter the thread pool that its parent may have used: it would wait for ever
-    torch.set_num_threads(1)
-    blank = {"sha256": "", "pixel_values": torch.zeros(1, *[processor.image_size] * 3).numpy()}
+    blank = {"sha256": "", "pixel_values": np.zeros((1, *[processor.image_size] * 3), np.float32)}
     try:
         masks = {"mask": row["mask"]} if processor.brain_mask == "required" else {}
         volume = processor(row["image"], return_tensors="np", **masks)["pixel_values"][0]

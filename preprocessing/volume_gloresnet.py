@@ -159,7 +159,7 @@ def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.n
         VolumeError: what is left (after a mask, or on a lattice coarser than the scan) is constant.
     """
     cube = resample(volume.data, image_size)
-    if np.ptp(cube) <= 1e-6 * np.abs(cube).max():  # a constant, but for interpolation's rounding
+    if cube.min() == cube.max():
         raise VolumeError(
             f"{volume.source} is constant once masked and resampled to {image_size} voxels a side:"
             " check that the scan and its mask belong together."
@@ -246,6 +246,7 @@ def _interpolate(lines: np.ndarray, before: np.ndarray, shares: np.ndarray) -> n
 
 
 def _between(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """low + share (high - low); separate operations round alike wherever a voxel lies, and a constant stays one."""
     result = high - low
     result *= share
     result += low
