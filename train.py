@@ -33,7 +33,6 @@ from cohort.memory import keep_freed_memory
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError, Scan, find_scans, flow, write_cohort
 from evaluation.metrics import screening_metrics, write_cv_metrics
-from evaluation.report import write_report
 from evaluation.tables import InputError, read_json, write_json, write_text
 from modeling_gloresnet import GloResNetForImageClassification, MedicalNetImportError
 from publishing.card import render_card
@@ -104,6 +103,8 @@ def train(options: argparse.Namespace, settings: dict) -> None:
     finished = [(run / f"fold-{fold}" / "metrics.json").is_file() for fold in range(recipe.num_folds)]
     if accelerator.is_main_process and all(finished):
         if not (run / "report.html").is_file():
+            from evaluation.report import write_report  # drawing takes a second to import, which no fold waits for
+
             write_cv_metrics(run)  # figures that no trouble with a picture can take away
             write_cards(run)
             write_report(run)
