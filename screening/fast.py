@@ -14,6 +14,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from modeling_gloresnet.inference_gloresnet import LEFT_RIGHT_AXIS, ScreeningInference
 
+from .convolutions import MirroredStem
 from .errors import ModelError
 from .exported import ExportedModel
 
@@ -143,89 +144,3 @@ def fold_batchnorm(network: nn.Module) -> None:
                 setattr(module, f"bn{number}", nn.Identity())
         if isinstance(getattr(module, "downsample", None), nn.Sequential):
             module.downsample = fuse_conv_bn_eval(*module.downsample)
-
-
-class MirroredStem(nn.Module):
-    """A stem of stride 2 over one channel: a volume and its mirror image in little more than the work of one.
-
-    On a lattice with an even number of voxels from left to right, the kernel of radius p meets the voxels 2t - p to
-    2t + p of the volume, and 2t + 1 - p to 2t + 1 + p of its mirror image: one window of 2p + 2 voxels, read from both
-    ends. With a, b two voxels at equal distance from the window's middle, and u, v their weights,
-
-        u a + v b = (u + v)/2 (a + b) + (u - v)/2 (a - b),    v a + u b = (u + v)/2 (a + b) - (u - v)/2 (a - b):
-
-    the views are the sum and the difference of two convolutions, over p + 1 sums and p + 1 differences of planes. Pairs
-    of voxels along S become channels, as CPUs are slow at convolutions of few channels. The maximum is taken before
-    bias and ReLU, which do not move it.
-
-    Args:
-        stem: with its BatchNorm folded.
-    """
-
-    PLANES = 8  # of the first map at a time, which fit a CPU's cache
-
-    def __init__(self, stem: nn.Module):
-        super().__init__()
-        kernel = stem.conv1.weight.detach()[:, 0]
-        self.pooled = not isinstance(stem.maxpool, nn.Identity)
-        self.radius = kernel.shape[-1] // 2
-        self.half = self.radius + 1
-        window = F.pad(kernel, (0, 0, 0, 0, 0, 1))
-        left, right = window[:, : self.half].flip(1), window[:, self.half :]
-        self.even, self.odd = (self._as_channels((right + sign * left) / 2) for sign in (1, -1))
-        self.bias = nn.Parameter(stem.conv1.bias.detach(), requires_grad=False)
-
-    def _as_channels(self, kernel: Tensor) -> nn.Parameter:
-        """(C, half, edge, edge) -> (C, 2 half, edge, half): a convolution over cells of two voxels along S."""
-        front = self.radius % 2  # where the zero goes, so that the kernel begins on a cell's first voxel
-        cells = F.pad(kernel, (front, 1 - front)).unflatten(-1, (self.half, 2))
-        weight = cells.permute(0, 4, 1, 2, 3).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        return nn.Parameter(weight, requires_grad=False)
-
-    def forward(self, volumes: Tensor, mirrored: bool) -> Tensor:
-        """(B, 1, R, A, S) -> the stem's maps of the volumes, then, if `mirrored`, of their mirror images."""
-        if mirrored and volumes.shape[2] % 2:  # both views read the same voxels, not those between
-            return self(torch.cat([volumes, volumes.flip(LEFT_RIGHT_AXIS)]), False)
-        before = [self.radius, self.radius, self.radius + self.radius % 2]
-        lengths = [(length + 1) // 2 for length in volumes.shape[2:]]
-        ends = []
-        for length, n, front in zip(volumes.shape[2:], lengths, before, strict=True):
-            ends = [front, 2 * (n + self.radius) - length - front, *ends]
-        padded = F.pad(volumes[:, 0], ends).unflatten(-1, (-1, 2))  # (B, R, A, cells, 2)
-
-        views = [[], []] if mirrored else [[]]
-        for start in range(0, lengths[0], self.PLANES):
-            stop = min(start + self.PLANES, lengths[0])
-            even, odd = self._convolved(padded, start, stop)
-            maps = [even + odd, even.sub_(odd)] if mirrored else [even.add_(odd)]
-            for planes, view in zip(views, maps, strict=True):
-                view = F.max_pool2d(view, 3, 2, 1) if self.pooled else view
-                planes.append(view.permute(0, 2, 3, 1).unflatten(0, (-1, stop - start)))  # (B, r, a, s, C)
-        views = [torch.cat(planes, dim=1) for planes in views]
-        hidden = torch.cat([views[0], *(view.flip(1) for view in views[1:])])
-        hidden = F.relu((_pool_planes(hidden) if self.pooled else hidden) + self.bias)
-        return hidden.permute(0, 4, 1, 2, 3)
-
-    def _convolved(self, padded: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Two convolutions, over sums and over differences, for planes `start` to `stop` of the map."""
-        planes = 2 * (stop - start) - 1
-        left = [2 * start + self.radius - step for step in range(self.half)]
-        right = [2 * start + self.half + step for step in range(self.half)]
-        left, right = (
-            torch.stack([padded[:, first : first + planes : 2] for first in side], dim=-1) for side in (left, right)
-        )
-        # (B r, 2 half, a, s), the channels last in memory
-        inputs = [each.flatten(0, 1).flatten(-2).permute(0, 3, 1, 2) for each in (right + left, right - left)]
-        return tuple(
-            F.conv2d(each.to(weight.dtype), weight, stride=(2, 1))
-            for each, weight in zip(inputs, (self.even, self.odd), strict=True)
-        )
-
-
-def _pool_planes(hidden: Tensor) -> Tensor:
-    """The maximum of every second plane and its neighbours, (B, r, ...) -> (B, (r + 1) // 2, ...)."""
-    number = (hidden.shape[1] + 1) // 2
-    border = torch.full_like(hidden[:, :1], -torch.inf)
-    hidden = torch.cat([border, hidden, border], dim=1)
-    planes = [hidden[:, first : first + 2 * number - 1 : 2] for first in range(3)]
-    return planes[0].maximum(planes[1]).maximum(planes[2])

@@ -12,6 +12,7 @@ from modeling_gloresnet import (
     GloResNetForImageClassification,
 )
 from screening import fast
+from screening.convolutions import MirroredStem
 
 GEOMETRIES = {
     "paper": {},
@@ -57,21 +58,9 @@ def test_every_geometry_answers_the_same(geometry):
     assert not [module for module in exact.modules() if isinstance(module, nn.BatchNorm3d)]
 
 
-@pytest.mark.parametrize("edges", [(32, 32, 32), (36, 31, 33), (21, 20, 18), (2, 5, 4)])
-@pytest.mark.parametrize("kernel, pooled", [(1, True), (3, False), (5, True), (7, True), (7, False), (9, True)])
-def test_the_mirrored_stem_computes_both_views(kernel, pooled, edges):
-    stem = make_model(stem_kernel_size=kernel, stem_pooling=pooled).double().gloresnet.stem
-    x = torch.randn(2, 1, *edges, dtype=torch.double)
-    expected = torch.cat([stem(x), stem(x.flip(2))])
-    stem.conv1, stem.bn1 = nn.utils.fuse_conv_bn_eval(stem.conv1, stem.bn1), nn.Identity()
-    mirrored = fast.MirroredStem(stem)
-    torch.testing.assert_close(mirrored(x, True), expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(mirrored(x, False), expected[:2], atol=1e-12, rtol=0)
-
-
 def test_a_stem_without_a_mirrored_form_is_left():
     kinds = {name: type(fast.prepare(make_model(**GEOMETRIES[name]), "float32").stem) for name in GEOMETRIES}
-    assert [name for name, kind in kinds.items() if kind is not fast.MirroredStem] == [
+    assert [name for name, kind in kinds.items() if kind is not MirroredStem] == [
         "stem of stride 1",
         "two channels",
     ]
