@@ -1,4 +1,4 @@
-"""The stem of both views is that of each: in float64 to its last digits."""
+"""Each convolution is the plain one's sum: in float64 to its last digits, in float32 within what the docs say."""
 
 import pytest
 import torch
@@ -18,3 +18,34 @@ def test_the_mirrored_stem_computes_both_views(kernel, pooled, edges):
     mirrored = convolutions.MirroredStem(stem)
     torch.testing.assert_close(mirrored(x, True), expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(mirrored(x, False), expected[:2], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("edges", [(8, 8, 8), (9, 7, 5), (10, 6, 11), (11, 3, 4), (1, 2, 3)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_winograds_convolution_is_the_plain_one(batch, edges):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(5, 6, 3, padding=1).double()
+    x = torch.randn(batch, 5, *edges, dtype=torch.double)
+    found = convolutions.WinogradConv3d(conv)(x)
+    torch.testing.assert_close(found, conv(x), atol=1e-12, rtol=0)
+    if edges[0] % 4 == 0:
+        assert found.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_winograds_convolution_is_exact_enough_in_float32():
+    """256 channels, the most that one replaced sum of the paper's network adds: rounding is 2e-5 of its spread."""
+    torch.manual_seed(0)
+    conv = nn.Conv3d(256, 8, 3, padding=1)
+    x = torch.randn(1, 256, 8, 8, 8)
+    exact = conv.double()(x.double())
+    found = convolutions.WinogradConv3d(conv.float())(x)
+    torch.testing.assert_close(found.double(), exact, atol=5e-5 * exact.std().item(), rtol=0)
+
+
+def test_only_convolutions_of_the_same_sums_are_replaced():
+    replaces = convolutions.WinogradConv3d.replaces
+    assert replaces(nn.Conv3d(2, 2, 3, padding=1), 8)
+    assert not replaces(nn.Conv3d(2, 2, 3, padding=1), 7)
+    for other in ({"stride": 2}, {"dilation": 2}, {"kernel_size": 1}, {"kernel_size": 5}):
+        assert not replaces(nn.Conv3d(2, 2, **{"kernel_size": 3, "padding": 1} | other), 32)
+    assert not replaces(nn.BatchNorm3d(2), 32)

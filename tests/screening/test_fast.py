@@ -12,7 +12,7 @@ from modeling_gloresnet import (
     GloResNetForImageClassification,
 )
 from screening import fast
-from screening.convolutions import MirroredStem
+from screening.convolutions import MirroredStem, WinogradConv3d
 
 GEOMETRIES = {
     "paper": {},
@@ -64,6 +64,16 @@ def test_a_stem_without_a_mirrored_form_is_left():
         "stem of stride 1",
         "two channels",
     ]
+
+
+def test_float32_multiplies_less_where_that_pays_at_the_models_size():
+    def replaced(image_size, dtype):
+        fast_model = fast.prepare(make_model(image_size=image_size), dtype)
+        return [name for name, module in fast_model.layers.named_modules() if isinstance(module, WinogradConv3d)]
+
+    assert replaced(128, "float32") == ["0.0.conv1", "0.0.conv2", "1.0.conv2", "2.0.conv2"]
+    assert replaced(32, "float32") == ["0.0.conv1", "0.0.conv2"]
+    assert replaced(16, "float32") == replaced(128, "bfloat16") == []
 
 
 def test_the_plain_model_is_left_as_it_was():
