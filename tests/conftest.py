@@ -1,8 +1,6 @@
 """Tiny cohorts, a run, a Hub, and caches of the tests' own so that none meets another's or the user's."""
 
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.hub_server import Hub  # noqa: E402
+from tests.programs import run_train  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,9 +73,8 @@ def finished_run(shared_tiny_cohort, tmp_path_factory):
     """Two folds and the refit of a small run. Tests that change it take a copy."""
     run = tmp_path_factory.mktemp("finished") / "run"
     settings = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random"
-    call = [sys.executable, str(Path(__file__).parent.parent / "train.py"), "--data_dir", str(shared_tiny_cohort)]
-    call += ["--output_dir", str(run), *settings.split(), "--refit"]
-    result = subprocess.run(call, capture_output=True, text=True, cwd=run.parent)
+    flags = ["--data_dir", shared_tiny_cohort, "--output_dir", run, *settings.split(), "--refit"]
+    result = run_train(flags, cwd=run.parent)
     assert result.returncode == 0, result.stderr
     return run
 

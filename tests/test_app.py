@@ -22,6 +22,7 @@ import app
 from cohort.phantom import make_phantom_scan
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
+from publishing import convert
 from publishing.export import export_model
 from screening.appearance import training_appearance
 
@@ -339,11 +340,10 @@ def test_without_a_trained_model_the_page_says_how_to_make_one(base, browser, tm
         stop(served)
 
 
-def test_a_converted_model_answers_the_same_and_says_that_it_draws_no_map(base, browser, tmp_path):
+def test_a_converted_model_answers_the_same_and_says_that_it_draws_no_map(base, browser, tmp_path, monkeypatch):
     file = tmp_path / "model.onnx"
-    command = ["-m", "publishing.convert", base / "model", "--format", "onnx", "--output", file]
-    converted = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert converted.returncode == 0, converted.stderr
+    monkeypatch.setattr("sys.argv", ["convert", str(base / "model"), "--format", "onnx", "--output", str(file)])
+    convert.main()
     served = start("--model", file, cwd=tmp_path, temp=tmp_path / "temp")
     try:
         scan = base / "scan1.nii.gz"

@@ -21,6 +21,7 @@ import train as train_script
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from screening.appearance import DESCRIPTORS
+from tests.programs import run_train
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random".split()
@@ -30,9 +31,12 @@ def command(cohort, run, *flags):
     return [sys.executable, str(ROOT / "train.py"), "--data_dir", str(cohort), "--output_dir", str(run), *SMALL, *flags]
 
 
-def train(cohort, run, *flags, launcher=None, **environment):
-    call = command(cohort, run, *flags)
-    call = [*launcher, *call[1:]] if launcher else call
+def train(cohort, run, *flags):
+    return run_train(command(cohort, run, *flags)[2:], cwd=run.parent)
+
+
+def train_from_the_shell(cohort, run, *flags, launcher=(sys.executable,), **environment):
+    call = [*launcher, *command(cohort, run, *flags)[1:]]
     return subprocess.run(call, capture_output=True, text=True, env=os.environ | environment, cwd=run.parent)
 
 
@@ -41,7 +45,7 @@ def finished(shared_tiny_cohort, tmp_path_factory):
     """Both folds of a small run."""
     run = tmp_path_factory.mktemp("finished") / "run"
     started = time.perf_counter()
-    result = train(shared_tiny_cohort, run)
+    result = train_from_the_shell(shared_tiny_cohort, run)
     result.seconds = time.perf_counter() - started
     assert result.returncode == 0, result.stderr
     return run, result
@@ -184,7 +188,7 @@ def test_two_processes_share_the_work_and_predict_every_scan_once(shared_tiny_co
     run = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", f"--master_port={free_port()}"]
     flags = ["--fold", "0", "--num_threads", "1", "--per_device_train_batch_size", "2"]
-    result = train(shared_tiny_cohort, run, *flags, launcher=launcher, ACCELERATE_USE_CPU="true")
+    result = train_from_the_shell(shared_tiny_cohort, run, *flags, launcher=launcher, ACCELERATE_USE_CPU="true")
     assert result.returncode == 0, result.stderr
     assert json.loads((run / "environment.json").read_text())["num_processes"] == 2
     predictions = pd.read_csv(run / "fold-0" / "predictions.csv")

@@ -1,9 +1,6 @@
 """A baseline through the loop that GloResNet goes through, and the settings it refuses."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,19 +12,18 @@ from preprocessing import GloResNetImageProcessor
 from publishing import convert
 from publishing.release import export_ensemble, prepare_releases
 from screening.loading import load_model
+from tests.programs import run_train
 from training.build import new_model
 from training.recipe import RecipeError, load_recipe
 
 if not os.environ.get("CI"):
     pytest.importorskip("monai")
 
-ROOT = Path(__file__).parents[2]
 FLAGS = "--num_folds 2 --num_train_epochs 1 --per_device_train_batch_size 4 --fold 0 --init random".split()
 
 
 def train(cohort, run, *flags):
-    call = [sys.executable, str(ROOT / "train.py"), "--data_dir", str(cohort), "--output_dir", str(run), *FLAGS, *flags]
-    return subprocess.run(call, capture_output=True, text=True, cwd=run.parent)
+    return run_train(["--data_dir", cohort, "--output_dir", run, *FLAGS, *flags], cwd=run.parent)
 
 
 @pytest.fixture(scope="module")
