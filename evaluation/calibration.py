@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.metrics import brier_score_loss, roc_auc_score
+from statsmodels.genmod.families import Binomial
+from statsmodels.genmod.generalized_linear_model import GLM
+from statsmodels.nonparametric.smoothers_lowess import lowess
 from statsmodels.stats.proportion import proportion_confint
+from statsmodels.tools import add_constant
 
 from evaluation.metrics import checked_pair
 from evaluation.uncertainty import DRAWS, Interval, family_weights, percentile_interval
@@ -72,7 +75,7 @@ def calibration(
         elif auc in (0.0, 1.0):
             undefined["slope"] = "the probabilities separate the classes without error, so the slope is unbounded"
         else:
-            slope = _clustered_fit(label, sm.add_constant(log_odds), families, level)
+            slope = _clustered_fit(label, add_constant(log_odds), families, level)
     return Calibration(
         percentile_interval(brier[0], brier[1:], level), prevalence * (1 - prevalence), intercept, slope, undefined
     )
@@ -85,7 +88,7 @@ def _clustered_fit(
     groups = np.unique(np.asarray(families).astype(str), return_inverse=True)[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = sm.GLM(label, design, family=sm.families.Binomial(), offset=offset)
+        model = GLM(label, design, family=Binomial(), offset=offset)
         if len(np.unique(groups)) > design.shape[1]:
             fit = model.fit(cov_type="cluster", cov_kwds={"groups": groups})
             low, high = fit.conf_int(alpha=1 - level)[-1]
@@ -119,7 +122,7 @@ def reliability_table(labels: ArrayLike, probabilities: ArrayLike, bins: int = 5
 def smooth_calibration(labels: ArrayLike, probabilities: ArrayLike, fraction: float = 0.75) -> pd.DataFrame:
     """Locally weighted regression of label on probability: a calibration curve without bins (probability, observed)."""
     label, probability = checked_pair(labels, probabilities)
-    curve = sm.nonparametric.lowess(label, probability, frac=fraction, it=0)
+    curve = lowess(label, probability, frac=fraction, it=0)
     table = pd.DataFrame(curve, columns=["probability", "observed"]).groupby("probability", as_index=False).mean()
     return table.assign(observed=table["observed"].clip(0, 1)).dropna()
 
