@@ -214,6 +214,7 @@ def test_the_keyboard_is_enough(base, page):
                 return
         raise AssertionError(f"{name} cannot be reached by Tab")
 
+    page.get_by_role("button", name="Normal").wait_for()  # the page draws itself piece by piece
     reach("Normal")
     page.keyboard.press("Enter")
     page.wait_for_selector("#result .headline")
