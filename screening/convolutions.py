@@ -132,7 +132,8 @@ class WinogradConv3d(nn.Module):
         """Whether it can, and whether it pays on a map of `edge` planes: of few, reading six kernels takes longer."""
         return (
             isinstance(conv, nn.Conv3d)
-            and (conv.kernel_size, conv.stride, conv.dilation) == ((3, 3, 3), (1, 1, 1), (1, 1, 1))
+            and conv.kernel_size == (3, 3, 3)
+            and conv.stride == conv.padding == conv.dilation == (1, 1, 1)
             and edge >= 8
         )
 

@@ -46,6 +46,6 @@ def test_only_convolutions_of_the_same_sums_are_replaced():
     replaces = convolutions.WinogradConv3d.replaces
     assert replaces(nn.Conv3d(2, 2, 3, padding=1), 8)
     assert not replaces(nn.Conv3d(2, 2, 3, padding=1), 7)
-    for other in ({"stride": 2}, {"dilation": 2}, {"kernel_size": 1}, {"kernel_size": 5}):
+    for other in ({"stride": 2}, {"padding": 0}, {"dilation": 2}, {"kernel_size": 1}, {"kernel_size": 5}):
         assert not replaces(nn.Conv3d(2, 2, **{"kernel_size": 3, "padding": 1} | other), 32)
     assert not replaces(nn.BatchNorm3d(2), 32)
