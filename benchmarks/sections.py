@@ -255,15 +255,18 @@ def first_step(setting: Setting, section: str) -> Row:
     environment = os.environ | {"HF_DATASETS_CACHE": str(setting.folder / "datasets")}
     (home := setting.folder / "train").mkdir()
     wall(command, cwd=home, env=environment)
-    started = time.perf_counter()
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": home, "env": environment}
-    with subprocess.Popen([sys.executable, *command], text=True, **options) as process:
-        seen = ""
-        while "loss=" not in seen and (letters := process.stderr.read(1)):
-            seen += letters
-        seconds = time.perf_counter() - started
-        process.stderr.read()
-    return Row(section, "train.py to its first step, cached", (seconds,) * 3, None, "< 10 s", seconds < 10)
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        with subprocess.Popen([sys.executable, *command], text=True, **options) as process:
+            seen = ""
+            while "loss=" not in seen and (letters := process.stderr.read(1)):
+                seen += letters
+            taken.append(time.perf_counter() - started)
+            process.stderr.read()
+    seconds = spread(taken)
+    return Row(section, "train.py to its first step, cached", seconds, None, "< 10 s", seconds[0] < 10)
 
 
 def wall(arguments: list[str], **options) -> float:
