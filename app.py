@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-from cohort.memory import keep_freed_memory
+from cohort.memory import keep_freed_memory, keep_imported_modules
 from screening.loading import ModelError, load_model
 from screening.screening import is_trained
 from viewer.workspace import Workspace
@@ -111,6 +111,7 @@ def read_passwords(file: Path) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
+    keep_imported_modules()
     try:
         status, complaint = main(), ""
     except ModelError as error:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from cohort.cores import available_cores
 from cohort.images import CohortError, mask_names, session_images
-from cohort.memory import keep_freed_memory
+from cohort.memory import keep_freed_memory, keep_imported_modules
 from screening.fast import DTYPES, prepare
 from screening.loading import ModelError, load_model, one_line
 
@@ -240,6 +240,7 @@ def stop(_signal, _frame):
 
 
 if __name__ == "__main__":
+    keep_imported_modules()
     signal.signal(signal.SIGTERM, stop)
     try:
         status, complaint = main(), ""

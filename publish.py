@@ -17,6 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from cohort.memory import keep_imported_modules
 from evaluation.tables import InputError
 from publishing.hub import HubError, LeakError, hub_name, publish_run, publish_space, require_token
 from publishing.release import WHAT
@@ -80,4 +81,5 @@ def complain(error: Exception | str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_imported_modules()
     main()

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from cohort.from_hub import is_hub_name, open_cohort
+from cohort.memory import keep_imported_modules
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError
 from evaluation.tables import InputError
@@ -121,4 +122,5 @@ def complain(error: Exception | str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_imported_modules()
     main()

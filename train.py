@@ -29,7 +29,7 @@ from tqdm import tqdm
 from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, fold_scans, inner_split, make_splits, read_splits, write_splits
 from cohort.from_hub import is_hub_name, open_cohort
-from cohort.memory import keep_freed_memory
+from cohort.memory import keep_freed_memory, keep_imported_modules
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError, Scan, find_scans, flow, write_cohort
 from evaluation.metrics import screening_metrics, write_cv_metrics
@@ -343,4 +343,5 @@ def complain(error: Exception | str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_imported_modules()
     main()
