@@ -1,48 +1,132 @@
-"""train.py in fresh processes that need not import its libraries, each forked from one that has done so."""
+"""Python programs as a shell would start them, each forked from a process that has imported what takes longest.
 
-import multiprocessing
+Starting is most of what a small program costs. These find the libraries imported that read nothing of the environment
+while they are; the Hugging Face libraries, which do (HF_HOME, HF_ENDPOINT), and this project they import themselves.
+`start_train` spares train.py those too.
+"""
+
+import atexit
+import json
 import os
+import shutil
+import signal
+import socket
+import subprocess
 import sys
-from multiprocessing import forkserver
+import tempfile
+import time
+from functools import cache
 from pathlib import Path
-from subprocess import CompletedProcess
 
+ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 300  # seconds, after which a test fails rather than waits
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["train", "evaluation.report"])
+LIBRARIES = (
+    *("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.export"),
+    *("scipy.stats", "scipy.optimize", "scipy.ndimage", "sklearn.metrics", "sklearn.model_selection"),
+    *("nibabel", "pandas", "pyarrow.dataset", "PIL.Image", "statsmodels.genmod.generalized_linear_model"),
+    *("fastapi", "httpx", "jinja2", "pydantic", "rich", "uvicorn"),
+)
 
 
-def run_train(arguments: list, cwd: Path) -> CompletedProcess:
-    """`python train.py ARGUMENTS` in the folder `cwd`: its exit status and what it said.
+class Program:
+    """A running program, with the methods of `subprocess.Popen` that tests use.
 
-    Not for what libraries read while they are imported, such as HF_ENDPOINT.
+    Args:
+        arguments: of Python: `FILE ...`, `-m MODULE ...` or `-c CODE ...`.
+        cwd: its folder.
+        environment: all of it.
+        imported: modules that it finds imported.
     """
-    _start_the_server()
-    output, errors = (cwd / f".{os.urandom(8).hex()}.{name}" for name in ("out", "err"))
-    process = _context.Process(target=_train, args=([str(word) for word in arguments], cwd, output, errors))
-    process.start()
-    process.join(TIME_LIMIT)
-    process.kill()  # if it still runs, which its exit status then tells
-    process.join()
-    said = [file.read_text() for file in (output, errors)]
-    output.unlink(), errors.unlink()
-    return CompletedProcess(["train.py", *arguments], process.exitcode, *said)
+
+    def __init__(self, arguments, cwd, environment: dict[str, str], imported: tuple[str, ...] = LIBRARIES):
+        self.arguments, self.returncode = [str(word) for word in arguments], None
+        self.stdout = self.stderr = ""  # all of what it said, when it has ended
+        self.folder = Path(tempfile.mkdtemp(prefix="gloresnet-program-"))
+        self.connection, self.heard = socket.socket(socket.AF_UNIX), b""
+        self.connection.connect(_server(imported))
+        request = {"arguments": self.arguments, "cwd": str(cwd), "environment": dict(environment)}
+        request |= {name: str(self.folder / name) for name in ("output", "errors")}
+        self.connection.sendall(json.dumps(request).encode() + b"\n")
+        self.pid = self._answer(TIME_LIMIT)
+
+    def _answer(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self.heard:
+            self.connection.settimeout(max(deadline - time.monotonic(), 1e-3))
+            try:
+                heard = self.connection.recv(64)
+            except TimeoutError as error:
+                raise subprocess.TimeoutExpired(self.arguments, timeout) from error
+            if not heard:
+                raise RuntimeError("The process that programs are forked from has died: its standard error says why.")
+            self.heard += heard
+        answer, self.heard = self.heard.split(b"\n", 1)
+        return int(answer)
+
+    def wait(self, timeout: float = TIME_LIMIT) -> int:
+        """The exit status, negative after a signal."""
+        if self.returncode is None:
+            self.returncode = self._answer(timeout)
+            self.connection.close()
+            # a program that was killed early has said nothing
+            files = [self.folder / name for name in ("output", "errors")]
+            self.stdout, self.stderr = (file.read_text() if file.exists() else "" for file in files)
+            shutil.rmtree(self.folder)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
-def _start_the_server() -> None:
-    """With this project on its path, which is no business of the processes that it forks."""
-    known = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{Path(__file__).parent.parent}{os.pathsep}{known}"
-    forkserver.ensure_running()
-    os.environ["PYTHONPATH"] = known
+def run_program(arguments, cwd, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    """What a `Program` ended with, and what it said."""
+    return _ended(Program(arguments, cwd, environment))
 
 
-def _train(arguments: list[str], cwd: Path, output: Path, errors: Path) -> None:
-    import train
+def start_train(arguments, cwd) -> Program:
+    """`python train.py ARGUMENTS` in the folder `cwd`, in the environment of the tests."""
+    return Program([ROOT / "train.py", *arguments], cwd, os.environ, ("train", "evaluation.report"))
 
-    os.environ.pop("PYTHONPATH", None)
-    os.chdir(cwd)
-    for number, file in ((1, output), (2, errors)):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
-    sys.argv = ["train.py", *arguments]
-    train.main()
+
+def run_train(arguments, cwd) -> subprocess.CompletedProcess:
+    """What `start_train` ended with, and what it said."""
+    return _ended(start_train(arguments, cwd))
+
+
+def _ended(program: Program) -> subprocess.CompletedProcess:
+    try:
+        program.wait()
+    finally:
+        program.kill()
+    return subprocess.CompletedProcess(program.arguments, program.wait(), program.stdout, program.stderr)
+
+
+@cache
+def _server(imported: tuple[str, ...]) -> str:
+    """The address of a process that has imported these modules, started when it is first asked for."""
+    folder = tempfile.mkdtemp(prefix="gloresnet-server-")
+    address = str(Path(folder, "socket"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        server = subprocess.Popen(
+            [sys.executable, ROOT / "tests" / "forking.py", str(listener.fileno()), *imported],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            env=environment if imported == LIBRARIES else environment | {"PYTHONPATH": str(ROOT)},
+        )
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(server.kill)
+    return address

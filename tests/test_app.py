@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from preprocessing import GloResNetImageProcessor
 from publishing import convert
 from publishing.export import export_model
 from screening.appearance import training_appearance
+from tests.programs import Program, run_program
 
 ROOT = Path(app.__file__).parent
 SIZE = 32
@@ -63,14 +63,8 @@ def start(*arguments, cwd, temp, **environment):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     temp.mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "app.py"), *map(str, arguments), "--port", str(port)],
-        cwd=cwd,
-        env={**os.environ, "TMPDIR": str(temp), "GLORESNET_MODEL": "", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = {**os.environ, "TMPDIR": str(temp), "GLORESNET_MODEL": "", **environment}
+    process = Program([ROOT / "app.py", *arguments, "--port", port], cwd, environment)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
@@ -78,12 +72,14 @@ def start(*arguments, cwd, temp, **environment):
                 return SimpleNamespace(process=process, url=f"http://127.0.0.1:{port}", temp=temp)
         time.sleep(0.1)
     process.kill()
-    raise AssertionError(process.communicate()[0])
+    process.wait()
+    raise AssertionError(process.stdout + process.stderr)
 
 
 def stop(served):
     served.process.send_signal(signal.SIGTERM)
-    return served.process.communicate(timeout=60)[0]
+    served.process.wait(timeout=60)
+    return served.process.stdout + served.process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -394,12 +390,7 @@ def test_wrong_calls_exit_with_2_and_a_sentence(base, tmp_path, monkeypatch, cap
 
 def test_a_port_in_use_is_said(base, served):
     port = served.url.rpartition(":")[2]
-    process = subprocess.run(
-        [sys.executable, str(ROOT / "app.py"), "--model", str(base / "model"), "--port", port],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    process = run_program([ROOT / "app.py", "--model", base / "model", "--port", port], base, os.environ)
     assert process.returncode == 1 and f"{port}" in process.stderr and "Traceback" not in process.stderr
 
 

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import reproduce as script
+from tests.programs import run_program
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 1 --per_device_train_batch_size 4".split()
@@ -43,8 +42,8 @@ def call(monkeypatch, capsys):
 def table_6(shared_tiny_cohort, tmp_path_factory):
     """Table 6 without MedicalNet's weights: two runs for its three rows."""
     folder = tmp_path_factory.mktemp("reproduce")
-    command = [sys.executable, str(ROOT / "reproduce.py"), "--table", "6", "--data_dir", str(shared_tiny_cohort)]
-    result = subprocess.run([*command, *SMALL], capture_output=True, text=True, cwd=folder, env=os.environ)
+    command = [ROOT / "reproduce.py", "--table", "6", "--data_dir", shared_tiny_cohort, *SMALL]
+    result = run_program(command, folder, os.environ)
     assert result.returncode == 0, result.stderr
     return folder / "reproduction", result
 

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,34 +20,29 @@ import train as train_script
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from screening.appearance import DESCRIPTORS
-from tests.programs import run_train
+from tests.programs import run_train, start_train
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random".split()
 
 
-def command(cohort, run, *flags):
-    return [sys.executable, str(ROOT / "train.py"), "--data_dir", str(cohort), "--output_dir", str(run), *SMALL, *flags]
+def arguments(cohort, run, *flags):
+    return ["--data_dir", str(cohort), "--output_dir", str(run), *SMALL, *flags]
 
 
 def train(cohort, run, *flags):
-    return run_train(command(cohort, run, *flags)[2:], cwd=run.parent)
-
-
-def train_from_the_shell(cohort, run, *flags, launcher=(sys.executable,), **environment):
-    call = [*launcher, *command(cohort, run, *flags)[1:]]
-    return subprocess.run(call, capture_output=True, text=True, env=os.environ | environment, cwd=run.parent)
+    return run_train(arguments(cohort, run, *flags), cwd=run.parent)
 
 
 @pytest.fixture(scope="module")
 def finished(shared_tiny_cohort, tmp_path_factory):
     """Both folds of a small run."""
     run = tmp_path_factory.mktemp("finished") / "run"
+    program = start_train(arguments(shared_tiny_cohort, run), cwd=run.parent)
     started = time.perf_counter()
-    result = train_from_the_shell(shared_tiny_cohort, run)
-    result.seconds = time.perf_counter() - started
-    assert result.returncode == 0, result.stderr
-    return run, result
+    assert program.wait() == 0, program.stderr
+    program.seconds = time.perf_counter() - started
+    return run, program
 
 
 def test_the_run_folder_holds_what_the_readme_promises(finished):
@@ -140,13 +134,11 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(finished, 
     run = tmp_path / "run"
     chance = random.Random(0)
     for _ in range(2):
-        process = subprocess.Popen(
-            command(shared_tiny_cohort, run, "--fold", "0"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start_train(arguments(shared_tiny_cohort, run, "--fold", "0"), cwd=tmp_path)
         try:
-            process.wait(timeout=finished[1].seconds * chance.uniform(0.3, 0.7))
+            process.wait(timeout=finished[1].seconds / 2 * chance.uniform(0.1, 0.9))  # of two folds
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
     result = train(shared_tiny_cohort, run, "--fold", "0")
     assert result.returncode == 0, result.stderr
@@ -162,7 +154,7 @@ def test_resumes_exactly_from_each_kind_of_remnant(finished, shared_tiny_cohort,
         (run / "fold-0" / "metrics.json").unlink()
         shutil.rmtree(run / "fold-0" / "model")
     else:
-        process = subprocess.Popen(command(shared_tiny_cohort, run, "--fold", "0"), stderr=subprocess.DEVNULL)
+        process = start_train(arguments(shared_tiny_cohort, run, "--fold", "0"), cwd=tmp_path)
         checkpoints = run / "fold-0" / "checkpoints"
         while process.poll() is None and not (checkpoints / "epoch-001").is_dir():
             time.sleep(0.005)
@@ -186,9 +178,12 @@ def free_port():
 
 def test_two_processes_share_the_work_and_predict_every_scan_once(shared_tiny_cohort, tmp_path):
     run = tmp_path / "run"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", f"--master_port={free_port()}"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", f"--master_port={free_port()}"]
     flags = ["--fold", "0", "--num_threads", "1", "--per_device_train_batch_size", "2"]
-    result = train_from_the_shell(shared_tiny_cohort, run, *flags, launcher=launcher, ACCELERATE_USE_CPU="true")
+    call = [sys.executable, *launcher, str(ROOT / "train.py"), *arguments(shared_tiny_cohort, run, *flags)]
+    result = subprocess.run(
+        call, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"ACCELERATE_USE_CPU": "true"}
+    )
     assert result.returncode == 0, result.stderr
     assert json.loads((run / "environment.json").read_text())["num_processes"] == 2
     predictions = pd.read_csv(run / "fold-0" / "predictions.csv")
@@ -275,7 +270,7 @@ def test_a_changed_scan_is_noticed(finished, shared_tiny_cohort, tmp_path):
     ],
 )
 def test_wrong_calls_are_one_sentence_and_exit_2(shared_tiny_cohort, tmp_path, flags, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", command(shared_tiny_cohort, tmp_path / "run", *flags)[1:])
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments(shared_tiny_cohort, tmp_path / "run", *flags)])
     with pytest.raises(SystemExit) as ended:
         train_script.main()
     assert ended.value.code == 2

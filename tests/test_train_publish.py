@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,18 +11,18 @@ import torch
 
 import train as train_script
 from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetForImageClassification, GloResNetModel
+from tests.programs import run_program
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4".split()
 
 
 def command(cohort, run, *flags):
-    return [sys.executable, str(ROOT / "train.py"), "--data_dir", str(cohort), "--output_dir", str(run), *SMALL, *flags]
+    return [str(ROOT / "train.py"), "--data_dir", str(cohort), "--output_dir", str(run), *SMALL, *flags]
 
 
 def train(cohort, run, *flags, **environment):
-    call = command(cohort, run, *flags)
-    return subprocess.run(call, capture_output=True, text=True, env=os.environ | environment, cwd=run.parent)
+    return run_program(command(cohort, run, *flags), run.parent, os.environ | environment)
 
 
 def weights(folder):
@@ -84,7 +83,7 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_try_again(finished_run, sha
 )
 def test_wrong_calls_stop_before_training(shared_tiny_cohort, tmp_path, flags, message, token, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", token)
-    monkeypatch.setattr(sys, "argv", command(shared_tiny_cohort, tmp_path / "run", "--init", "random", *flags)[1:])
+    monkeypatch.setattr(sys, "argv", command(shared_tiny_cohort, tmp_path / "run", "--init", "random", *flags))
     with pytest.raises(SystemExit) as ended:
         train_script.main()
     assert ended.value.code == 2
@@ -115,9 +114,7 @@ def test_medicalnets_weights_come_over_http(shared_tiny_cohort, hub, tmp_path):
     hub.add(MEDICALNET, {"resnet_10_23dataset.pth": (tmp_path / "weights.pth").read_bytes(), "README.md": b"-"})
     hub.add("lab/empty", {"README.md": b"-"})
     environment = os.environ | hub.environment(tmp_path / "home")
-    result = subprocess.run(
-        [sys.executable, "-c", FETCH, str(ROOT)], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
+    result = run_program(["-c", FETCH, ROOT], tmp_path, environment)
     assert result.returncode == 0, result.stderr
     total, mean = map(float, result.stdout.splitlines()[0].split())
     assert total == pytest.approx(encoder.layer4[0].conv2.weight.double().sum().item(), rel=1e-9)

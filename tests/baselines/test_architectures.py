@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import nibabel as nib
@@ -16,6 +15,7 @@ from baselines.cost import parameters
 from modeling_gloresnet import BaselineConfig, medicalnet_repository
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
+from tests.programs import run_program
 
 if not os.environ.get("CI"):
     pytest.importorskip("monai")
@@ -180,13 +180,8 @@ def test_a_stranger_loads_each_with_equal_probabilities(models, tmp_path):
         }
     (tmp_path / "elsewhere").mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "hf")}
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(scan), *(str(tmp_path / name) for name in models)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path / "elsewhere",
-        env=environment,
-    )
+    call = ["-c", STRANGER, scan, *(tmp_path / name for name in models)]
+    result = run_program(call, tmp_path / "elsewhere", environment)
     assert result.returncode == 0, result.stderr
     answers = json.loads(result.stdout.splitlines()[-1])
     assert "not found in your environment: monai" in answers["without"]

@@ -5,8 +5,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +23,7 @@ from cohort.from_hub import is_hub_name, open_cohort
 from cohort.phantom import generate_phantom_cohort, is_phantom, phantom_description
 from cohort.scans import CohortError, find_scans
 from tests.hub_server import Hub
+from tests.programs import Program, run_program
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = "--fold 0 --image_size 16 --num_folds 2 --num_train_epochs 1 --per_device_train_batch_size 4 --init random"
@@ -92,13 +91,8 @@ def call(*arguments, module=to_hub):
 def run(hub, home, *arguments, **environment):
     """A command of the project in a fresh process that knows only this Hub."""
     caches = {"HF_DATASETS_CACHE": str(home / "datasets")}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=home.parent,
-        env=os.environ | hub.environment(home) | caches | {"PYTHONPATH": str(ROOT)} | environment,
-    )
+    settings = hub.environment(home) | caches | {"PYTHONPATH": str(ROOT)} | environment
+    return run_program(arguments, home.parent, os.environ | settings)
 
 
 def packed(cohort, output, *flags):
@@ -320,17 +314,11 @@ def test_readers_and_writers_of_one_hub(phantom, tmp_path):
         hub.add("lab/text", {"README.md": b"#", "a.txt": b"x"}, kind="dataset")
         names = ["lab/phantom", f"lab/phantom@{sha}", "lab/phantom@gone", "lab/nothing", "lab/text"]
         home = tmp_path / "readers"
-        readers = [
-            subprocess.Popen(
-                [sys.executable, "-c", READER, *names],
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ | hub.environment(home) | {"HF_DATASETS_CACHE": str(home), "PYTHONPATH": str(ROOT)},
-            )
-            for _ in range(2)
-        ]
-        said = [reader.communicate()[0].splitlines() for reader in readers]
-    assert said[0] == said[1] and [reader.returncode for reader in readers] == [0, 0]
+        settings = hub.environment(home) | {"HF_DATASETS_CACHE": str(home), "PYTHONPATH": str(ROOT)}
+        readers = [Program(["-c", READER, *names], tmp_path, os.environ | settings) for _ in range(2)]
+        assert [reader.wait() for reader in readers] == [0, 0]
+        said = [reader.stdout.splitlines() for reader in readers]
+    assert said[0] == said[1]
     first, pinned, gone, nothing, text = said[0]
     assert first == pinned and first.startswith(f"lab/phantom@{sha} ") and "/phantom " in first
     assert is_phantom(first.split()[1])

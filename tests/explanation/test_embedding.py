@@ -1,8 +1,6 @@
 """Frozen features: the encoder's own, scan by scan, and what the report makes of them."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from cohort.scans import find_scans, write_cohort
 from explanation.embedding import encode, frozen_features
 from modeling_gloresnet import GloResNetConfig, GloResNetModel
 from preprocessing import GloResNetImageProcessor
+from tests.programs import run_program
 from training.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -58,8 +57,7 @@ def test_medicalnet_weights_are_used_when_given(run, tmp_path):
 
 def test_the_command_writes_a_table_and_names_what_is_missing(run, tmp_path):
     def call(*arguments):
-        command = [sys.executable, "-m", "explanation.embedding", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
+        return run_program(["-m", "explanation.embedding", *arguments], ROOT, os.environ)
 
     done = call(run, "--init", "random", "--output", tmp_path / "features.csv")
     assert done.returncode == 0 and "512 features of 12 scans" in done.stdout

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from explanation.localisation import MAPS, localise, main, measure, median_inter
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
+from tests.programs import run_program
 from training.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -124,8 +123,7 @@ def test_a_random_twin_shares_nothing_but_the_geometry():
 
 def test_the_command_writes_into_the_run_and_not_into_a_model(run):
     before = {path: path.stat().st_mtime_ns for path in run.glob("fold-*/**/*")}
-    command = [sys.executable, "-m", "explanation.localisation", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
+    done = run_program(["-m", "explanation.localisation", run], ROOT, os.environ)
     assert done.returncode == 0 and "| enlarged ventricles | LayerCAM |" in done.stdout, done.stderr
     assert {path: path.stat().st_mtime_ns for path in run.glob("fold-*/**/*")} == before
     assert set(pd.read_csv(run / "localisation.csv")["map"]) == set(MAPS)

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tests.hub_server import TOKEN
+from tests.programs import run_program
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -43,12 +42,10 @@ def publish(tmp_path_factory):
         folder = tmp_path_factory.mktemp("elsewhere")
         tokens = [str(call[0]).removeprefix("token=") if str(call[0]).startswith("token=") else TOKEN for call in calls]
         calls = [[str(word) for word in call if not str(word).startswith("token=")] for call in calls]
-        result = subprocess.run(
-            [sys.executable, "-c", DRIVER, str(ROOT), json.dumps(list(zip(calls, tokens, strict=True)))],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            env=os.environ | hub.environment(folder / "home") | environment,
+        result = run_program(
+            ["-c", DRIVER, ROOT, json.dumps(list(zip(calls, tokens, strict=True)))],
+            folder,
+            os.environ | hub.environment(folder / "home") | environment,
         )
         assert result.returncode == 0, result.stderr
         return [SimpleNamespace(**answer) for answer in json.loads(result.stdout.splitlines()[-1])]

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from publishing import convert, graph
 from publishing.export import export_model
 from screening import exported
 from screening.loading import ModelError, load_model
+from tests.programs import run_program
 
 if not os.environ.get("CI"):  # there a missing package must fail
     for package in ("onnx", "onnxruntime", "openvino"):
@@ -266,8 +266,7 @@ def test_a_missing_package_is_named_with_the_command(format, package, folder, mo
 
 def test_as_the_shell_sees_it(folder, tmp_path):
     def shell(*arguments):
-        command = [sys.executable, "-m", "publishing.convert", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return run_program(["-m", "publishing.convert", *arguments], ROOT, os.environ)
 
     done = shell(folder, "--format", "onnx", "--output", tmp_path / "m.onnx")
     assert done.returncode == 0 and "m.onnx: float32" in done.stdout, done.stderr

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import yaml
 
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
+from tests.programs import Program, run_program
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -100,9 +100,7 @@ def test_a_stranger_loads_folds_and_ensemble_over_http_and_the_cards_lines_work(
     volume = np.random.default_rng(0).normal(100, 20, (20, 30, 25)).astype(np.float32)
     nib.save(nib.Nifti1Image(volume, np.diag([-1, 1, 2, 1])), tmp_path / "scan.nii.gz")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | hub.environment(tmp_path / "hf")
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
+    result = run_program(["-c", STRANGER], tmp_path, environment)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout.splitlines()[-1])
 
@@ -195,15 +193,13 @@ def test_interrupted_uploads_go_on_and_send_no_weights_twice(finished_run, hub, 
 
 
 def test_a_killed_upload_is_completed_by_the_same_command(finished_run, hub, publish, tmp_path):
-    call = [sys.executable, str(ROOT / "publish.py"), str(finished_run), "--hub_model_id", "lab/net", "--what", "all"]
-    process = subprocess.Popen(
-        call, cwd=tmp_path, env=os.environ | hub.environment(tmp_path), stdout=subprocess.DEVNULL, stderr=-3
-    )
+    call = [ROOT / "publish.py", finished_run, "--hub_model_id", "lab/net", "--what", "all"]
+    process = Program(call, tmp_path, os.environ | hub.environment(tmp_path))
     while process.poll() is None and not hub.count("PUT /lfs"):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
-    (done,) = publish(hub, call[2:])
+    (done,) = publish(hub, call[1:])
     assert done.code == 0, done.err
     assert set(hub.repositories["model", "lab/net"].branches) == {"main", "fold-0", "fold-1"}
 
@@ -257,9 +253,9 @@ def test_runs_that_cannot_be_published_are_refused_before_anything_is_sent(finis
 
 def test_predict_takes_the_ensemble_of_the_run_as_any_other_model(published, finished_run, tmp_path):
     scan = next(Path(pd.read_csv(finished_run / "cohort.csv")["image"][0]).parent.glob("*_T2w.nii.gz"))
-    call = [sys.executable, str(ROOT / "predict.py"), str(scan), "--model", str(finished_run / "ensemble" / "model")]
+    call = [ROOT / "predict.py", scan, "--model", finished_run / "ensemble" / "model", "--output", "out.csv"]
     call += ["--dtype", "float32"]  # the machine may prefer bfloat16
-    result = subprocess.run([*call, "--output", "out.csv"], capture_output=True, text=True, cwd=tmp_path)
+    result = run_program(call, tmp_path, os.environ)
     assert result.returncode == 0, result.stderr
     pixel_values = GloResNetImageProcessor(image_size=16)(scan, return_tensors="pt")["pixel_values"]
     members = [

@@ -18,6 +18,7 @@ from gradio_client import Client, handle_file
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.space import imported_sources, is_space_file, space_files
+from tests.programs import run_program
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -66,7 +67,8 @@ def test_a_spaces_clone_serves_its_model(hub, publish, finished_run, shared_tiny
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= hub.environment(tmp_path / "home") | {"TMPDIR": str(tmp_path), "GLORESNET_MODEL": ""}
     clone = tmp_path / "clone"
-    subprocess.run([sys.executable, "-c", CLONE, str(clone)], check=True, env=environment, capture_output=True)
+    cloned = run_program(["-c", CLONE, clone], tmp_path, environment)
+    assert cloned.returncode == 0, cloned.stderr
     everything = "".join(path.read_text(errors="ignore") for path in clone.rglob("*") if path.is_file())
     for row in pd.read_csv(finished_run / "cohort.csv", dtype=str).itertuples():
         assert row.participant_id not in everything
