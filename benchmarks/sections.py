@@ -215,7 +215,10 @@ def build_cache(setting: Setting, number: int) -> tuple[float, int]:
 
 
 def startup(setting: Setting) -> list[Row]:
-    """6. Starting: import and load, one scan with predict.py, the first step of train.py once cached."""
+    """6. Starting: import and load, one scan with predict.py, the first step of train.py once cached.
+
+    Imports are timed until they are done, programs until they have ended.
+    """
     section, rounds = "6. Start-up", 1 if setting.quick else 3
     load = f"from screening.loading import load_model; load_model({str(setting.model)!r})"
     prepared = "from screening.loading import load_model; from screening.fast import prepare\n" + (
@@ -225,17 +228,17 @@ def startup(setting: Setting) -> list[Row]:
     )
     predict = ["predict.py", setting.scans[0], "--model", str(setting.model), "--output"]
     predict += [str(setting.folder / "one.csv")]
-    commands = {
-        "torch": ["-c", "import torch"],
-        "transformers": ["-c", "from transformers import BaseImageProcessor, PreTrainedModel"],
-        "load": ["-c", load],
-        "compute": ["-c", prepared],
-        "predict": predict,
+    codes = {
+        "torch": "import torch",
+        "transformers": "from transformers import BaseImageProcessor, PreTrainedModel",
+        "load": load,
+        "compute": prepared,
     }
-    taken = {name: [] for name in commands}
+    taken = {name: [] for name in (*codes, "predict")}
     for _ in range(rounds):
-        for name, arguments in commands.items():
-            taken[name].append(wall(arguments))
+        for name, code in codes.items():
+            taken[name].append(until(["-c", f"{code}\nprint('done')"], "done"))
+        taken["predict"].append(wall(predict))
     times = {name: spread(seconds) for name, seconds in taken.items()}
     ratio = times["predict"][0] / times["compute"][0]
     return [
@@ -255,18 +258,25 @@ def first_step(setting: Setting, section: str) -> Row:
     environment = os.environ | {"HF_DATASETS_CACHE": str(setting.folder / "datasets")}
     (home := setting.folder / "train").mkdir()
     wall(command, cwd=home, env=environment)
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": home, "env": environment}
-    taken = []
-    for _ in range(3):
-        started = time.perf_counter()
-        with subprocess.Popen([sys.executable, *command], text=True, **options) as process:
-            seen = ""
-            while "loss=" not in seen and (letters := process.stderr.read(1)):
-                seen += letters
-            taken.append(time.perf_counter() - started)
-            process.stderr.read()
+    taken = [until(command, "loss=", cwd=home, env=environment) for _ in range(3)]
     seconds = spread(taken)
     return Row(section, "train.py to its first step, cached", seconds, None, "< 10 s", seconds[0] < 10)
+
+
+def until(arguments: list[str], words: str, **options) -> float:
+    """Seconds until a program has said these words, on either stream; it is left to end."""
+    started = time.perf_counter()
+    options = {"cwd": ROOT} | options
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([sys.executable, "-u", *arguments], **pipes, **options) as process:
+        said = ""
+        while words not in said and (letters := process.stdout.read(1)):
+            said += letters
+        seconds = time.perf_counter() - started
+        said += process.stdout.read()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed: {said}")
+    return seconds
 
 
 def wall(arguments: list[str], **options) -> float:
