@@ -5,7 +5,6 @@ import functools
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from cohort.cores import available_cores
 
 from .bounds import MACS, pass_seconds, precisions
 from .contestants import ROOT, Series, interleave
+from .programs import seconds_to_end, seconds_until
 from .report import Row, compare, spread
 from .screening import QUICK_WAYS, WAYS
 
@@ -217,7 +217,7 @@ def build_cache(setting: Setting, number: int) -> tuple[float, int]:
 def startup(setting: Setting) -> list[Row]:
     """6. Starting: import and load, one scan with predict.py, the first step of train.py once cached.
 
-    Imports are timed until they are done, programs until they have ended.
+    Imports and the first step are timed until they are done, `predict.py` until it has ended.
     """
     section, rounds = "6. Start-up", 1 if setting.quick else 3
     load = f"from screening.loading import load_model; load_model({str(setting.model)!r})"
@@ -237,8 +237,8 @@ def startup(setting: Setting) -> list[Row]:
     taken = {name: [] for name in (*codes, "predict")}
     for _ in range(rounds):
         for name, code in codes.items():
-            taken[name].append(until(["-c", f"{code}\nprint('done')"], "done"))
-        taken["predict"].append(wall(predict))
+            taken[name].append(seconds_until(["-c", f"{code}\nprint('done')"], "done"))
+        taken["predict"].append(seconds_to_end(predict))
     times = {name: spread(seconds) for name, seconds in taken.items()}
     ratio = times["predict"][0] / times["compute"][0]
     return [
@@ -257,33 +257,10 @@ def first_step(setting: Setting, section: str) -> Row:
     command = [str(ROOT / "train.py"), "--fold", "0", "--num_train_epochs", "1", "--image_size", "32", "--overwrite"]
     environment = os.environ | {"HF_DATASETS_CACHE": str(setting.folder / "datasets")}
     (home := setting.folder / "train").mkdir()
-    wall(command, cwd=home, env=environment)
-    taken = [until(command, "loss=", cwd=home, env=environment) for _ in range(3)]
+    seconds_to_end(command, cwd=home, env=environment)
+    taken = [seconds_until(command, "loss=", cwd=home, env=environment) for _ in range(3)]
     seconds = spread(taken)
     return Row(section, "train.py to its first step, cached", seconds, None, "< 10 s", seconds[0] < 10)
-
-
-def until(arguments: list[str], words: str, **options) -> float:
-    """Seconds until a program has said these words, on either stream; it is left to end."""
-    started = time.perf_counter()
-    options = {"cwd": ROOT} | options
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([sys.executable, "-u", *arguments], **pipes, **options) as process:
-        said = ""
-        while words not in said and (letters := process.stdout.read(1)):
-            said += letters
-        seconds = time.perf_counter() - started
-        said += process.stdout.read()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed: {said}")
-    return seconds
-
-
-def wall(arguments: list[str], **options) -> float:
-    started = time.perf_counter()
-    options = {"cwd": ROOT} | options
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, **options)
-    return time.perf_counter() - started
 
 
 def growth(setting: Setting) -> list[Row]:
@@ -316,7 +293,7 @@ def two_processes(setting: Setting) -> list[Row]:
         command = [*launch, "--num_processes", str(number), "--dynamo_backend", "no"]
         command += [str(ROOT / "train.py"), "--fold", "0", "--num_train_epochs", "4", "--image_size", str(size)]
         command += ["--per_device_train_batch_size", str(8 // number), "--output_dir", str(home / f"run-{number}")]
-        wall(command, cwd=home, env=environment)
+        seconds_to_end(command, cwd=home, env=environment)
         with open(home / f"run-{number}" / "fold-0" / "history.csv", encoding="utf-8", newline="") as file:
             seconds = [float(row["seconds"]) for row in csv.DictReader(file)][1:]  # the first warms up
         rows.append(Row(section, f"epoch of train.py at {size}^3, {number} process(es)", spread(seconds)))

@@ -21,6 +21,7 @@ def keep_freed_memory() -> None:
 def keep_imported_modules() -> None:
     """Leave what a program has imported out of every later search for garbage, and standing when the program ends.
 
-    Python would look through a million objects and take them apart first: 2 to 3 s on a slow CPU.
+    Python would look through half a million objects and take them apart first, for 3 s on a slow CPU
+    (benchmarks/README.md).
     """
     gc.freeze()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.contestants import Contestant, Series, interleave
+from benchmarks.programs import seconds_until
 from benchmarks.report import Row, compare, spread, to_markdown
 from benchmarks.sections import best, expected_on_gpus
 
@@ -80,3 +81,13 @@ def test_expected_cost_is_computed_by_hand():
     assert rows["8 GPU(s)"].seconds[0] == pytest.approx(one_fold)
     assert isinstance(rows["64 GPU(s)"], Row) and "12 a fold" in rows["64 GPU(s)"].note
     assert all("omputed, not measured" in row.section for row in rows.values())
+
+
+def test_a_program_is_timed_until_it_speaks_and_never_when_it_fails(tmp_path):
+    code = "import time; print('here'); time.sleep(0.2); open('ended', 'w')"
+    assert seconds_until(["-c", code], "here", cwd=tmp_path) > 0
+    assert (tmp_path / "ended").exists()
+    with pytest.raises(RuntimeError, match="ended with 0: silence"):
+        seconds_until(["-c", "print('silence')"], "here")
+    with pytest.raises(RuntimeError, match="ended with 3: here"):
+        seconds_until(["-c", "import sys; print('here'); sys.exit(3)"], "here")
