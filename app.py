@@ -16,9 +16,9 @@ import signal
 import sys
 from pathlib import Path
 
-from cohort.memory import keep_freed_memory, keep_imported_modules
+from machine.memory import keep_freed_memory, keep_imported_modules
 from screening.loading import ModelError, load_model
-from screening.screening import is_trained
+from screening.one_scan import is_trained
 from viewer.workspace import Workspace
 
 

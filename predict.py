@@ -26,11 +26,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cohort.cores import available_cores
 from cohort.images import CohortError, mask_names, session_images
-from cohort.memory import keep_freed_memory, keep_imported_modules
+from machine.cores import available_cores
+from machine.memory import keep_freed_memory, keep_imported_modules
+from machine.programs import one_line
 from screening.fast import DTYPES, prepare
-from screening.loading import ModelError, load_model, one_line
+from screening.loading import ModelError, load_model
 
 COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message"]
 EXTENSIONS = (".nii", ".nii.gz", ".mgz", ".mgh")

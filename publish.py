@@ -17,10 +17,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from cohort.memory import keep_imported_modules
-from evaluation.tables import InputError
+from machine.memory import keep_imported_modules
 from publishing.hub import HubError, LeakError, hub_name, publish_run, publish_space, require_token
 from publishing.release import WHAT
+from run_folder.files import InputError
 
 
 def main() -> None:

@@ -14,15 +14,15 @@ import sys
 from pathlib import Path
 
 from cohort.from_hub import is_hub_name, open_cohort
-from cohort.memory import keep_imported_modules
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError
-from evaluation.tables import InputError
+from machine.memory import keep_imported_modules
 from replication.cells import Bench
-from replication.errors import write_errors
+from replication.failure_modes import write_errors
 from replication.figures import FIGURES, write_figure
 from replication.overview import write_overview, write_plan
 from replication.tables import write_compact, write_table
+from run_folder.files import InputError
 from screening.loading import ModelError
 from training.recipe import RecipeError, add_recipe_flags
 

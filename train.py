@@ -29,17 +29,17 @@ from tqdm import tqdm
 from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, fold_scans, inner_split, make_splits, read_splits, write_splits
 from cohort.from_hub import is_hub_name, open_cohort
-from cohort.memory import keep_freed_memory, keep_imported_modules
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError, Scan, find_scans, flow, write_cohort
 from evaluation.metrics import screening_metrics, write_cv_metrics
-from evaluation.tables import InputError, read_json, write_json, write_text
+from machine.memory import keep_freed_memory, keep_imported_modules
 from modeling_gloresnet import GloResNetForImageClassification, MedicalNetImportError
 from publishing.card import render_card
 from publishing.export import export_model
 from publishing.hub import HubError, hub_name, publish_trained, require_token
 from publishing.release import write_cards
-from screening.appearance import training_appearance
+from run_folder.files import InputError, read_json, write_json, write_text
+from screening.out_of_distribution import training_appearance
 from training.build import ScanDataset, new_loader, new_model, new_processor, start_accelerator
 from training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from training.loop import NonFiniteLossError, check_finite, mean_log_loss, predict_fold, train_one_epoch

@@ -1,31 +1,8 @@
-"""Print what each architecture costs.
+"""The former name of `python -m architectures`."""
 
-python -m baselines [--image_size 128]
-"""
-
-import argparse
 import sys
 
-from .architectures import MissingPackageError
-from .cost import cost_table, markdown
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        usage="python -m baselines [--image_size 128]",
-        description="Parameters and multiply-adds of each architecture, measured, beside the paper's, as Markdown.",
-    )
-    parser.add_argument("--image_size", type=int, default=128, help="edge of the volume, voxels (default 128)")
-    image_size = parser.parse_args().image_size
-    if not 16 <= image_size <= 512:
-        parser.error(f"--image_size is {image_size}: give 16 to 512 voxels")
-    try:
-        print(markdown(cost_table(image_size), image_size))
-    except MissingPackageError as error:
-        print(f"baselines: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+from machine.programs import WRONG_CALL, complain
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(complain("python -m baselines", "this command is now python -m architectures.", WRONG_CALL))

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from cohort.cores import available_cores
 from cohort.phantom import generate_phantom_cohort
+from machine.cores import available_cores
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from cohort.cores import available_cores
+from machine.cores import available_cores
 from screening.fast import DTYPES, has_native_bfloat16
 
 MACS = 17.8e9  # multiply-adds of one pass of the network at 128^3 (method.md section 3)

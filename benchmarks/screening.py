@@ -5,8 +5,8 @@ import os
 
 import torch
 
-from cohort.cores import available_cores
-from cohort.memory import keep_freed_memory
+from machine.cores import available_cores
+from machine.memory import keep_freed_memory
 
 WAYS = ["reference", "float32", "bfloat16", "onnx float32", "openvino float32", "openvino bfloat16", "monai", "torchio"]
 QUICK_WAYS = ["reference", "float32", "bfloat16", "openvino float32", "openvino bfloat16", "monai"]

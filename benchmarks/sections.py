@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cohort.cores import available_cores
+from machine.cores import available_cores
 
 from .bounds import MACS, pass_seconds, precisions
 from .contestants import ROOT, Series, interleave
@@ -191,7 +191,7 @@ def build_cache(setting: Setting, number: int) -> tuple[float, int]:
     """Seconds to standardise so many scans into a new cache, on all cores."""
     code = (
         "import sys, time; from cohort.cache import standardised_volumes; from cohort.scans import find_scans\n"
-        "from cohort.memory import keep_freed_memory; from preprocessing import GloResNetImageProcessor\n"
+        "from machine.memory import keep_freed_memory; from preprocessing import GloResNetImageProcessor\n"
         "keep_freed_memory()\n"
         "scans = [s for s in find_scans(sys.argv[1]) if s.status == 'used']\n"
         "started = time.perf_counter()\n"

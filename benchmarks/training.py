@@ -10,8 +10,8 @@ from datasets import Array4D, Features
 from datasets.arrow_writer import ArrowWriter
 from tqdm import tqdm
 
-from cohort.cores import available_cores
-from cohort.memory import keep_freed_memory
+from machine.cores import available_cores
+from machine.memory import keep_freed_memory
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from training.build import ScanDataset, new_loader, start_accelerator
 from training.loop import train_one_epoch

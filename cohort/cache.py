@@ -19,9 +19,9 @@ import numpy as np
 from datasets import Array4D, Dataset, Features, Value, concatenate_datasets
 from filelock import FileLock
 
+from machine.cores import available_cores
 from preprocessing import GloResNetImageProcessor, VolumeError
 
-from .cores import available_cores
 from .scans import Scan
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from run_folder.files import write_text
+
 from .labels import name
-from .scans import CohortError, Scan, write_beside
+from .scans import CohortError, Scan
 
 VERSION = 1
 CLASSES = {0: "normal", 1: "injury"}
@@ -98,7 +100,7 @@ def make_splits(
 
 def write_splits(splits: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write `splits.json`, the same text for the same splits."""
-    write_beside(path, json.dumps(splits, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(splits, indent=2, sort_keys=True) + "\n")
 
 
 def read_splits(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from run_folder.files import write_text
+
 from .images import (
     CohortError,
     SessionImages,
@@ -33,7 +35,6 @@ __all__ = [
     "flow",
     "read_cohort",
     "session_images",
-    "write_beside",
     "write_cohort",
 ]
 
@@ -149,7 +150,7 @@ def write_cohort(scans: Iterable[Scan], path: str | os.PathLike[str]) -> None:
     )
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")
-    write_beside(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
@@ -168,14 +169,6 @@ def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
         reason = " ".join(str(error).split())
         raise CohortError(f"{path} is not a cohort written by train.py ({reason}): start the run anew.") from error
     return scans
-
-
-def write_beside(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file beside its place and rename it, so that no reader meets half of it."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def _read_tables(root: Path, labels: str | os.PathLike[str] | None) -> tuple[list[list[Row]], list[list[Row]]]:

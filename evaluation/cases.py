@@ -12,7 +12,8 @@ import pandas as pd
 from PIL import Image
 
 from evaluation.measures import read_ras
-from evaluation.tables import InputError, read_table
+from run_folder.files import InputError
+from run_folder.tables import read_table
 
 THUMBNAIL = 112  # pixels of the longer edge
 COLUMNS = ["participant_id", "session_id", "fold", "radiology_score", "p_injury", "scan_age", "birth_age", "sex"]

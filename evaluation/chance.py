@@ -19,8 +19,8 @@ import pandas as pd
 from evaluation.findings import NULL_STATISTICS, null_statistics
 from evaluation.optimism import audit_optimism
 from evaluation.study import KEYS, Study, read_run
-from evaluation.tables import InputError
 from evaluation.uncertainty import PERMUTATIONS, fixed_prediction_null, permutation_p_value
+from run_folder.files import InputError
 
 BEST_EPOCH = "best_epoch_mean_accuracy"
 

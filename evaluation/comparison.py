@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from evaluation.study import KEYS, Study
-from evaluation.tables import InputError, scan_name
 from evaluation.uncertainty import DRAWS, Interval, PairedDifference, bootstrap_metrics, paired_auc_difference
+from run_folder.files import InputError
+from run_folder.predictions import scan_name
 
 
 @dataclass(frozen=True)

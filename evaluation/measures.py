@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 QUALITY = ("entropy_focus", "edge_strength", "noise", "background", "slice_jumps")
 TISSUES = {  # DrawEM's nine labels; 4 is the background

@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evaluation.tables import read_json, read_predictions, write_json
+from run_folder.files import read_json, write_json
+from run_folder.predictions import read_predictions
 
 METRIC_NAMES = (
     "accuracy",

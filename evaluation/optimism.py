@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 AUDITED = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1", "mcc", "auc")
 

@@ -33,7 +33,7 @@ from evaluation.metrics import METRIC_NAMES
 from evaluation.published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
 from evaluation.study import Study
 from evaluation.table_one import fold_counts, score_counts, table_one
-from evaluation.tables import scan_name
+from run_folder.predictions import scan_name
 
 NULL_TITLES = {
     "pooled_auc": "AUC, pooled",

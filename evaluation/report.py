@@ -28,8 +28,10 @@ from evaluation.measures import measure_quality, measure_volumes
 from evaluation.metrics import write_cv_metrics
 from evaluation.page import render_comparison, render_study
 from evaluation.study import KEYS, Study, read_run
-from evaluation.tables import InputError, read_predictions, read_table, write_json, write_text
 from evaluation.uncertainty import DRAWS, PERMUTATIONS
+from run_folder.files import InputError, write_json, write_text
+from run_folder.predictions import read_predictions
+from run_folder.tables import read_table
 
 FEW_BYTES = 500e6  # up to this much of images is measured without being asked
 

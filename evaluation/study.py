@@ -13,7 +13,9 @@ import yaml
 
 from cohort.phantom import phantom_description
 from cohort.scans import CohortError, Scan, flow, read_cohort
-from evaluation.tables import InputError, read_json, read_predictions, read_table, scan_name
+from run_folder.files import InputError, read_json
+from run_folder.predictions import read_predictions, scan_name
+from run_folder.tables import read_table
 
 KEYS = ["participant_id", "session_id"]
 COVARIATES = ["image", "segmentation", "sex", "birth_age", "birth_weight", "singleton", "scan_age"]

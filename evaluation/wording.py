@@ -262,7 +262,7 @@ def paper_sentence(findings: Findings) -> str:
         "For orientation only, as printed in arXiv 2606.02498, Table 2. "
         f"{other} The printed rows cannot come from 74 normal and 54 injured scans, neither as one confusion "
         "matrix nor as "
-        "means over five stratified folds (python -m evaluation.consistency shows why)."
+        "means over five stratified folds (python -m replication.consistency shows why)."
     )
 
 

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cohort.cache import standardised_volumes
-from cohort.scans import CohortError, read_cohort, write_beside
+from cohort.scans import CohortError, read_cohort
 from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetModel, MedicalNetImportError
 from preprocessing import GloResNetImageProcessor
+from run_folder.files import write_text
 
 
 @torch.inference_mode()
@@ -88,7 +89,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         table = frozen_features(options.run, options.init, options.seed)
-        write_beside(options.output, table.to_csv(index=False))
+        write_text(options.output, table.to_csv(index=False))
     except (CohortError, MedicalNetImportError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1

@@ -39,10 +39,11 @@ from evaluation.drawing import (
     styled,
 )
 from evaluation.study import KEYS, read_run
-from evaluation.tables import InputError, read_table, write_text
 from evaluation.uncertainty import Interval, family_weights, percentile_interval
 from explanation.gradcam import METHODS, explain, scan_image
 from preprocessing import read_volume
+from run_folder.files import InputError, write_text
+from run_folder.tables import read_table
 from screening.loading import ModelError, load_model
 
 MAPS = {  # in the order of tables and figures: title, colour, marker

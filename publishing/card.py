@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from baselines.architectures import build, network_name
+from architectures.networks import build, network_name
 from evaluation.uncertainty import Interval
 from modeling_gloresnet import BaselineConfig, GloResNetConfig, GloResNetEnsembleForImageClassification
 from publishing.evidence import Evidence

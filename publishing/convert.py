@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from machine.programs import one_line
 from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, require_package
 from screening.fast import smooth_noise
-from screening.loading import ModelError, load_model, one_line
+from screening.loading import ModelError, load_model
 
 from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
 

@@ -13,8 +13,8 @@ from evaluation.metrics import best_fold, cross_validation_metrics
 from evaluation.study import Study, read_run
 from evaluation.subgroups import SUBGROUPS, Part, evaluate_parts
 from evaluation.table_one import table_one
-from evaluation.tables import read_table
 from evaluation.uncertainty import Interval, bootstrap_metrics
+from run_folder.tables import read_table
 
 FEWEST = 5  # a count of people below this is not printed of a real cohort
 

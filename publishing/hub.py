@@ -15,10 +15,10 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._http import default_client_factory
 
-from evaluation.tables import InputError
 from publishing.leaks import LeakError, check_contents, check_text, is_model_file, model_files, private_words
 from publishing.release import Release, prepare_releases
 from publishing.space import is_space_file, space_files
+from run_folder.files import InputError
 
 PATIENCE = 60  # seconds for one answer of the Hub; without it, the library waits for ever
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from evaluation.tables import read_json, read_table
+from run_folder.files import read_json
+from run_folder.tables import read_table
 
 MODEL_FILES = (
     *("README.md", "config.json", "preprocessor_config.json", "*_gloresnet.py"),

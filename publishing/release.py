@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from transformers import AutoConfig
 
-from evaluation.tables import InputError, read_json, write_text
 from modeling_gloresnet import (
     BaselineConfig,
     GloResNetConfig,
@@ -20,6 +19,7 @@ from preprocessing import GloResNetImageProcessor
 from publishing.card import render_card
 from publishing.evidence import Evidence, gather_evidence
 from publishing.export import export_model
+from run_folder.files import InputError, read_json, write_text
 
 WHAT = ("best", "all", "ensemble", "refit")
 

@@ -19,11 +19,12 @@ import pandas as pd
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from baselines.architectures import DEPTHS, new_config
+from architectures.networks import DEPTHS, new_config
 from cohort.phantom import phantom_description
-from evaluation.tables import InputError, read_predictions
 from modeling_gloresnet import medicalnet_repository
 from replication.patches import patch_cohort, whole_scans
+from run_folder.files import InputError
+from run_folder.predictions import read_predictions
 from training.recipe import Recipe, load_recipe
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -35,7 +36,7 @@ class Cell:
     """One cross-validation: what it sets on top of the recipe in use.
 
     Attributes:
-        architecture: see `baselines.architectures`.
+        architecture: see `architectures.networks`.
         medicalnet: start from MedicalNet's weights; else from random ones.
         mixup: as the recipe has it; False turns it off.
         patches: train on patches at native spacing instead of whole heads.

@@ -22,12 +22,12 @@ from cohort.scans import Scan
 from evaluation.curves import roc_band, roc_points
 from evaluation.drawing import BLACK, GREY, STYLES, Drawing, new_figure, save_drawing, styled
 from evaluation.figures import counted
-from evaluation.tables import InputError, write_text
 from evaluation.uncertainty import DRAWS, bootstrap_metrics
 from replication.cells import Bench, Cell
 from replication.maps import gradcam_figures
 from replication.measured import run_volumes
 from replication.rows import COMPACT, FULL, Row, table_2, with_twins
+from run_folder.files import InputError, write_text
 from screening.loading import load_model
 
 NEIGHBOURS = 5

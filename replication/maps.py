@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from baselines.explain import explain_baseline, last_map
 from cohort.folds import fold_scans, read_splits
 from evaluation.drawing import Drawing, new_figure, styled
-from evaluation.tables import InputError
+from explanation.baseline_maps import explain_baseline, last_map
 from replication.cells import Bench
 from replication.measured import run_volumes
 from replication.rows import Row
+from run_folder.files import InputError
 from screening.loading import load_model
 
 CASES = {  # by the first network's out-of-fold probability

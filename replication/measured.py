@@ -15,8 +15,10 @@ from cohort.folds import fold_scans, read_splits
 from cohort.scans import Scan, read_cohort
 from evaluation.metrics import cross_validation_metrics
 from evaluation.published import number
-from evaluation.tables import InputError, read_predictions, read_table, write_text
 from evaluation.uncertainty import DRAWS, bootstrap_metrics
+from run_folder.files import InputError, write_text
+from run_folder.predictions import read_predictions
+from run_folder.tables import read_table
 from screening.loading import load_model
 
 CHANCE_LOSS = math.log(2)  # of a network that answers one half: the class weights average to 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from baselines.cost import measure
+from architectures.cost import measure
 from cohort.scans import find_scans
-from evaluation.tables import write_text
 from replication.cells import Bench
 from replication.rows import all_cells
+from run_folder.files import write_text
 
 SUSTAINED = 5.0  # teraflop/s, assumed: 3D convolutions come nowhere near what a GPU promises
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cohort.cores import available_cores
 from cohort.phantom import INJURIES, make_phantom_scan, small_grid
 from cohort.phantom.acquisition import INTENSITY_SCALE, acquire, draw_acquisition, paint, t2_signal, white_matter_t2
 from cohort.phantom.anatomy import Anatomy, build_anatomy
@@ -26,6 +25,7 @@ from cohort.phantom.grids import Grid
 from cohort.phantom.growth import WHITE_MATTER
 from cohort.phantom.pathology import PUNCTATE, Lesion, LesionMap, sphere_fraction
 from cohort.phantom.scan import infant_volumes, without_artefacts
+from machine.cores import available_cores
 from preprocessing import apply_mask, read_volume
 from preprocessing.volume_gloresnet import map_volume, resample
 

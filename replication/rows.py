@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from baselines.architectures import DEPTHS
+from architectures.networks import DEPTHS
 from evaluation import published
 from replication.cells import Bench, Cell
 

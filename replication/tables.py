@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from baselines.architectures import MissingPackageError
-from baselines.cost import cost_table
+from architectures.cost import cost_table
+from architectures.networks import MissingPackageError
 from cohort.scans import find_scans, flow
 from evaluation import published
 from evaluation.figures import TITLES
 from evaluation.study import scan_table
 from evaluation.table_one import table_one
-from evaluation.tables import write_text
 from evaluation.uncertainty import DRAWS, paired_auc_difference
 from replication.cells import Bench
 from replication.measured import CONVERGED, Value, epochs_to_converge, screening_values, train_accuracy
 from replication.rows import COMPACT, ROWS, Row, compact_rows, with_twins
+from run_folder.files import write_text
 
 COLUMNS = {
     2: published.TABLE_2_COLUMNS,

@@ -18,11 +18,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
+from machine.programs import one_line
 from modeling_gloresnet import GloResNetConfig
 from modeling_gloresnet.inference_gloresnet import LEFT_RIGHT_AXIS
 from preprocessing import GloResNetImageProcessor
 
-from .errors import ModelError, one_line
+from .errors import ModelError
 
 METADATA = "gloresnet"  # the name of the JSON text in the file
 FORMAT = 1  # raised when an older reader would misread a file

@@ -6,10 +6,12 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_logging
 
-from .errors import ModelError, one_line
+from machine.programs import one_line
+
+from .errors import ModelError
 from .exported import SUFFIXES, load_exported
 
-__all__ = ["ModelError", "load_model", "one_line"]
+__all__ = ["ModelError", "load_model"]
 
 
 def load_model(name: str, dtype: str = "auto"):

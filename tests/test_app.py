@@ -23,7 +23,7 @@ from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing import convert
 from publishing.export import export_model
-from screening.appearance import training_appearance
+from screening.out_of_distribution import training_appearance
 from tests.programs import Program, run_program
 
 ROOT = Path(app.__file__).parent

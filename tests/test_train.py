@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 import train as train_script
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
-from screening.appearance import DESCRIPTORS
+from screening.out_of_distribution import DESCRIPTORS
 from tests.programs import run_train, start_train
 
 ROOT = Path(__file__).parent.parent

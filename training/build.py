@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from torch.utils.data import DataLoader, Dataset
 
-from baselines.architectures import MissingPackageError, build, new_config
+from architectures.networks import MissingPackageError, build, new_config
 from modeling_gloresnet import (
     BaselineForImageClassification,
     GloResNetForImageClassification,

@@ -10,7 +10,7 @@ from torch import nn
 
 from cohort.scans import Scan
 from evaluation.metrics import screening_metrics
-from evaluation.tables import read_json
+from run_folder.files import read_json
 
 from .loop import NonFiniteLossError, mean_log_loss
 from .recipe import Recipe

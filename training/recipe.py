@@ -11,7 +11,7 @@ from typing import Literal
 
 import yaml
 
-from baselines.architectures import Architecture, problem
+from architectures.networks import Architecture, problem
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from cohort.cores import available_cores
-from evaluation.tables import read_json, write_json
+from machine.cores import available_cores
+from run_folder.files import read_json, write_json
 
 from .recipe import Recipe, RecipeError, load_recipe
 

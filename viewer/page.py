@@ -17,7 +17,7 @@ from cohort.phantom import make_phantom_scan
 from explanation.gradcam import explain, lattice_image, peak_position, scan_image
 from preprocessing import read_volume
 from screening.fast import prepare
-from screening.screening import NOTICE, prepare_scan, screen_scan
+from screening.one_scan import NOTICE, prepare_scan, screen_scan
 
 from .fragments import answers_table, masthead, page_css, result_panel
 from .niivue import Viewer, css, head, scene, static_paths

@@ -23,7 +23,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..cores import available_cores
+from machine.cores import available_cores
+
 from .grids import FULL_VOXEL_SIZE, small_grid
 from .growth import TISSUE_NAMES
 from .pathology import LESION_NAMES

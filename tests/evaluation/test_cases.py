@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from evaluation.cases import phantom_truth, thumbnail, thumbnails, wrong_by_score, wrong_calls
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 TABLE = pd.DataFrame(
     {

@@ -4,7 +4,7 @@ import pytest
 
 from evaluation.chance import BEST_EPOCH, chance_over_runs, main
 from evaluation.study import read_run
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 
 def make_studies(make_run, signal, n=5):

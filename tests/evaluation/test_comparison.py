@@ -5,7 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from evaluation.comparison import compare_studies
 from evaluation.study import read_run
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 
 def test_two_runs_of_one_cohort(make_run):

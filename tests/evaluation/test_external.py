@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from evaluation.external import entities, read_external
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message"]
 

@@ -14,7 +14,7 @@ from evaluation.measures import (
     read_ras,
     tissue_volumes,
 )
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 
 def head(noise=3.0, seed=0):

@@ -21,7 +21,7 @@ from evaluation.metrics import (
     summarise_folds,
     write_cv_metrics,
 )
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from evaluation.optimism import audit_optimism
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 
 def history(accuracy, auc=None):

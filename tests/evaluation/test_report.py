@@ -13,7 +13,7 @@ from evaluation import drawing
 from evaluation.findings import evaluate_study, summary_for_json
 from evaluation.report import main, write_comparison, write_external_report, write_report
 from evaluation.study import read_run
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 
 @pytest.fixture

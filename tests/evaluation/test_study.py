@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.metrics import screening_metrics, write_cv_metrics
 from evaluation.study import read_run
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 
 def test_a_run_is_read_whole(make_run):

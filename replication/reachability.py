@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from evaluation.tables import InputError
+from run_folder.files import InputError
 
 METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "mcc", "auc")
 OTHER_F1 = ("f1_normal", "f1_macro", "f1_weighted")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.__main__ import main
-from baselines.cost import cost_table, discrepancy, gmac, markdown, measure
+from architectures.__main__ import main
+from architectures.cost import cost_table, discrepancy, gmac, markdown, measure
 
 if not os.environ.get("CI"):
     pytest.importorskip("monai")
@@ -88,9 +88,9 @@ def test_a_size_that_one_cannot_take_is_said_in_its_row():
 
 
 def test_the_command_prints_the_table_and_refuses_what_is_no_size(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["baselines", "--image_size", "64"])
+    monkeypatch.setattr("sys.argv", ["architectures", "--image_size", "64"])
     assert main() == 0 and "| `compact` |" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["baselines", "--image_size", "8"])
+    monkeypatch.setattr("sys.argv", ["architectures", "--image_size", "8"])
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "give 16 to 512 voxels" in capsys.readouterr().err

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from evaluation import consistency
-from evaluation.consistency import check_row, main, sizes_reaching, stratified_folds
 from evaluation.metrics import metrics_from_counts
 from evaluation.published import TABLE_2_COLUMNS, TABLE_2_MEANS
-from evaluation.reachability import Reported, matrices_of
-from evaluation.tables import InputError
+from replication.consistency import check_row, main, sizes_reaching, stratified_folds
+from replication.reachability import Reported, matrices_of
+from run_folder.files import InputError
 
 
 @pytest.mark.parametrize(

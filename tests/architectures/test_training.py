@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from evaluation.tables import InputError
 from modeling_gloresnet import BaselineForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing import convert
 from publishing.release import export_ensemble, prepare_releases
+from run_folder.files import InputError
 from screening.loading import load_model
 from tests.programs import run_train
 from training.build import new_model

@@ -16,11 +16,11 @@ import torch
 from scipy.stats import binomtest
 
 from evaluation.drawing import BLUE, GREY, STYLES, VERMILLION, Drawing, new_figure, save_drawing, styled
-from evaluation.tables import write_text
 from replication.cells import Bench
 from replication.figures import main_row
 from replication.phantoms import LESIONS, NATIVE, VOXEL_SIZE, jobs, measure_all
 from replication.rows import COMPACT
+from run_folder.files import write_text
 from screening.loading import load_model
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from replication import phantoms
-from replication.errors import contrast_kept, false_alarms, write_errors
+from replication.failure_modes import contrast_kept, false_alarms, write_errors
 from replication.phantoms import DIAMETERS, Job, jobs, measure_head
 
 
@@ -42,7 +42,7 @@ def test_a_rate_has_wilsons_interval():
 
 def test_the_analysis_is_written_and_not_measured_twice(bench, monkeypatch):
     few = [Job(0, 16, "none", voxel_size=2.5), Job(0, 16, "none", "punctate", "many", 2.5)]
-    monkeypatch.setattr("replication.errors.jobs", lambda *arguments: few)
+    monkeypatch.setattr("replication.failure_modes.jobs", lambda *arguments: few)
     text = write_errors(bench, 1, 2.5).read_text()
     assert "| punctate | many | largest lesion, mm:" in text and "no resize" in text
     assert (bench.output / "figures" / "errors.svg").is_file()

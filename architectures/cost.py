@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_gloresnet import wrong_size
 
-from .architectures import ARCHITECTURES, NAMES, build, network_name, new_config
+from .networks import ARCHITECTURES, NAMES, build, network_name, new_config
 
 # Table 2 of arXiv 2606.02498: parameters in millions, GFLOPs
 PAPER = {

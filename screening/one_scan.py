@@ -7,7 +7,7 @@ import torch
 
 from preprocessing import Volume, apply_mask, read_volume
 
-from .appearance import MASKED_SHARE, describe, unusual
+from .out_of_distribution import MASKED_SHARE, describe, unusual
 
 INJURY = 1  # the column of the probabilities
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."

@@ -6,7 +6,7 @@ import pytest
 
 from cohort.phantom import make_phantom_scan
 from preprocessing import GloResNetImageProcessor
-from screening.appearance import DESCRIPTORS, describe, training_appearance, unusual
+from screening.out_of_distribution import DESCRIPTORS, describe, training_appearance, unusual
 
 SIZE = 32
 PROCESSOR = GloResNetImageProcessor(image_size=SIZE)

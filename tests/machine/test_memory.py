@@ -3,7 +3,7 @@
 import gc
 import weakref
 
-from cohort.memory import keep_imported_modules
+from machine.memory import keep_imported_modules
 
 
 def test_garbage_made_later_is_still_found():

@@ -13,7 +13,7 @@ from modeling_gloresnet import (
     GloResNetForImageClassification,
 )
 from preprocessing import GloResNetImageProcessor, VolumeError
-from screening.screening import is_trained, screen_scan
+from screening.one_scan import is_trained, screen_scan
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from baselines.architectures import ARCHITECTURES, MissingPackageError, build, network_name, new_config
-from baselines.cost import parameters
+from architectures.cost import parameters
+from architectures.networks import ARCHITECTURES, MissingPackageError, build, network_name, new_config
 from modeling_gloresnet import BaselineConfig, medicalnet_repository
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
@@ -149,7 +149,7 @@ try:
 except ImportError as error:
     answers["without"] = str(error)
 sys.meta_path.remove(blocked)
-for name in ("modeling_gloresnet", "baselines"):
+for name in ("modeling_gloresnet", "architectures"):
     try:
         __import__(name)
     except ImportError:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
 
-from baselines.architectures import ARCHITECTURES, build, new_config
-from baselines.explain import _grid, explain_baseline, last_map
+from architectures.networks import ARCHITECTURES, build, new_config
+from explanation.baseline_maps import _grid, explain_baseline, last_map
 from explanation.gradcam import explain
 
 if not os.environ.get("CI"):

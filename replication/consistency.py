@@ -1,0 +1,253 @@
+"""Can a published row of accuracy, sensitivity, specificity, F1 and MCC come from the class counts it claims?
+
+Two readings are checked, each exactly, so that "unreachable" is a proof and no rule of thumb:
+
+- *one matrix*: the row describes a single confusion matrix (a test set, one fold, or pooled predictions). All
+  (normal + 1)(injury + 1) matrices are tried.
+- *mean over folds*: each figure is an average over k folds of given class counts. Whether k matrices exist whose
+  averages round to the row is an integer linear feasibility problem, solved with HiGHS (`scipy.optimize.milp`).
+
+A figure printed with d decimals may stand for anything within half a unit of its last place; `--rounding any` allows a
+whole unit, which covers truncation too. An AUC is checked against the bounds its operating point sets:
+sens * spec <= AUC <= 1 - (1 - sens)(1 - spec). A metric undefined for a matrix (0 / 0) counts as 0, as in scikit-learn.
+
+    python -m replication.consistency                 the paper's Table 2
+    python -m replication.consistency --normal 74 --injury 54 --folds 5 --accuracy 75.18% --sensitivity .76 --f1 .780
+    python -m replication.consistency --table FILE    columns name, normal, injury, folds and any of the metrics
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.published import COHORT, COHORT_NOTE, TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
+from replication.reachability import (
+    METRICS,
+    OTHER_F1,
+    SLACK,
+    Reported,
+    matching_fold_matrices,
+    matching_matrices,
+    matrices_of,
+)
+from run_folder.files import InputError
+from run_folder.tables import read_table
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of one reading of a row.
+
+    Attributes:
+        reading: "one matrix" or "mean over K folds".
+        reachable: whether any matrix (or any K matrices) gives all figures.
+        conflicts: sets of figures that cannot hold together: a smallest one, then a smallest one among the figures
+            left, and so on; empty when reachable.
+        matrices: up to five (tn, fp, fn, tp) that give all figures (one matrix), or one matrix a fold.
+        nearest: for an unreachable single matrix, the matrix with the smallest largest gap to the row, and its figures.
+        other_f1: definitions of F1 (normal class, macro, weighted) under which the row would be reachable.
+    """
+
+    reading: str
+    reachable: bool
+    conflicts: tuple[tuple[str, ...], ...]
+    matrices: tuple[tuple[int, int, int, int], ...]
+    nearest: Mapping[str, float] | None
+    other_f1: tuple[str, ...]
+
+
+def _disjoint_conflicts(
+    reported: Mapping[str, Reported], reachable: Callable[[Mapping[str, Reported]], bool]
+) -> tuple[tuple[str, ...], ...]:
+    left, conflicts = dict(reported), []
+    while left and not reachable(left):
+        sets = (names for size in range(1, len(left) + 1) for names in combinations(left, size))
+        conflict = next(names for names in sets if not reachable({name: left[name] for name in names}))
+        conflicts.append(conflict)
+        left = {name: figure for name, figure in left.items() if name not in conflict}
+    return tuple(conflicts)
+
+
+def stratified_folds(normal: int, injury: int, folds: int) -> list[tuple[int, int]]:
+    """Class counts (normal, injury) of k stratified folds, each class as even as can be, remainders to opposite ends.
+
+    74 / 54 in five gives folds of 26, 26, 26, 25 and 25 scans, as scikit-learn's stratified folds do.
+    """
+    if folds < 2 or folds > normal + injury:
+        raise InputError(f"{folds} folds of {normal + injury} scans are not possible.")
+    more_normal, more_injury = normal % folds, injury % folds
+    first = [normal // folds + (k < more_normal) for k in range(folds)]
+    second = [injury // folds + (folds - 1 - k < more_injury) for k in range(folds)]
+    return list(zip(first, second, strict=True))
+
+
+def check_row(
+    reported: Mapping[str, str | float | Reported],
+    normal: int,
+    injury: int,
+    folds: int | Sequence[tuple[int, int]] | None = None,
+    rounding: str = "nearest",
+) -> list[Verdict]:
+    """Check one published row.
+
+    Args:
+        reported: metric -> figure as printed (text keeps trailing zeros: "0.450" is sharper than 0.45). Metrics:
+            accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1, mcc, auc.
+        normal, injury: class counts.
+        folds: also check averages over this many stratified folds, or over folds of these (normal, injury) counts.
+        rounding: "nearest" (half a unit of the last place) or "any" (a whole unit: rounded, cut off, or rounded up).
+
+    Returns:
+        One `Verdict` for the single matrix and, with ``folds``, one for the mean over folds.
+
+    Example:
+        >>> check_row({"accuracy": "70%", "sensitivity": "0.75", "specificity": "0.67"}, 6, 4)[0].matrices
+        ((4, 2, 1, 3),)
+    """
+    unknown = [name for name in reported if name not in METRICS]
+    if unknown or not reported:
+        raise InputError(f"Figures must be some of {', '.join(METRICS)}; got {', '.join(unknown) or 'none'}.")
+    if normal < 0 or injury < 0 or normal + injury == 0:
+        raise InputError(f"Class counts must be positive, got {normal} normal and {injury} injured.")
+    if rounding not in ("nearest", "any"):
+        raise InputError(f"rounding is 'nearest' or 'any', not {rounding!r}.")
+    figures = {name: f if isinstance(f, Reported) else Reported.parse(str(f)) for name, f in reported.items()}
+    matrices, values = matrices_of(normal, injury)
+
+    def single(some: Mapping[str, Reported]) -> bool:
+        return len(matching_matrices(values, some, rounding)) > 0
+
+    hits = matching_matrices(values, figures, rounding)
+    nearest = None
+    if not len(hits):
+        exact = {name: figure for name, figure in figures.items() if name != "auc"}
+        if exact:
+            gap = np.max([np.abs(values[name] - f.value) for name, f in exact.items()], axis=0)
+            best = int(np.argmin(gap))
+            cells = dict(zip(("tn", "fp", "fn", "tp"), matrices[best].tolist(), strict=True))
+            nearest = {**cells, **{name: float(values[name][best]) for name in exact}}
+    shown = tuple(tuple(int(cell) for cell in matrices[hit]) for hit in hits[:5])
+    verdicts = [_verdict("one matrix", len(hits) > 0, single, figures, shown, nearest)]
+    if folds is not None:
+        each = stratified_folds(normal, injury, folds) if isinstance(folds, int) else [tuple(f) for f in folds]
+        if [sum(c) for c in zip(*each, strict=True)] != [normal, injury]:
+            raise InputError(f"The folds' class counts add up to {[sum(c) for c in zip(*each, strict=True)]}.")
+        found = matching_fold_matrices(each, figures, rounding)
+
+        def averaged(some: Mapping[str, Reported]) -> bool:
+            return matching_fold_matrices(each, some, rounding) is not None
+
+        reading = f"mean over {len(each)} folds"
+        verdicts.append(_verdict(reading, found is not None, averaged, figures, tuple(found or ()), None))
+    return verdicts
+
+
+def _verdict(
+    reading: str,
+    reachable: bool,
+    test: Callable[[Mapping[str, Reported]], bool],
+    figures: Mapping[str, Reported],
+    matrices: tuple[tuple[int, int, int, int], ...],
+    nearest: Mapping[str, float] | None,
+) -> Verdict:
+    if reachable:
+        return Verdict(reading, True, (), matrices, None, ())
+    others = ()
+    if "f1" in figures:
+        rest = {name: figure for name, figure in figures.items() if name != "f1"}
+        others = tuple(name for name in OTHER_F1 if test({**rest, name: figures["f1"]}))
+    return Verdict(reading, False, _disjoint_conflicts(figures, test), (), nearest, others)
+
+
+def sizes_reaching(figure: str, largest: int = 128, rounding: str = "nearest") -> list[int]:
+    """Numbers of scans n <= largest for which some k / n prints as the figure (an accuracy, a sensitivity ...)."""
+    reported = Reported.parse(figure)
+    reach = reported.half_unit * (2 if rounding == "any" else 1) + SLACK
+    return [n for n in range(1, largest + 1) if abs(round(reported.value * n) / n - reported.value) <= reach]
+
+
+def describe(name: str, counts: str, verdicts: Sequence[Verdict]) -> str:
+    """The verdicts on one row as a few lines of text."""
+    lines = [f"{name} ({counts})"]
+    for verdict in verdicts:
+        if verdict.reachable:
+            first = ", ".join(f"tn {tn} fp {fp} fn {fn} tp {tp}" for tn, fp, fn, tp in verdict.matrices[:1])
+            lines.append(
+                f"  {verdict.reading}: reachable, e.g. {first}" + (" ..." if len(verdict.matrices) > 1 else "")
+            )
+            continue
+        conflicts = "; ".join(" + ".join(conflict) for conflict in verdict.conflicts)
+        lines.append(f"  {verdict.reading}: NOT reachable; cannot hold: {conflicts}")
+        if verdict.nearest:
+            cells = {"tn", "fp", "fn", "tp"}
+            matrix = " ".join(f"{cell} {verdict.nearest[cell]}" for cell in ("tn", "fp", "fn", "tp"))
+            figures = ", ".join(f"{k} {v:.4f}" for k, v in verdict.nearest.items() if k not in cells)
+            lines.append(f"    nearest matrix: {matrix}: {figures}")
+        if verdict.other_f1:
+            lines.append(f"    reachable if F1 is {' or '.join(n.removeprefix('f1_') for n in verdict.other_f1)} F1")
+    return "\n".join(lines)
+
+
+def print_table_2(rounding: str) -> None:
+    """The worked example: every row of the paper's Table 2 at 74 normal and 54 injured."""
+    normal, injury, folds = COHORT["normal"], COHORT["injury"], COHORT["folds"]
+    print(f"Table 2 of arXiv 2606.02498: {COHORT_NOTE}.\n")
+    for name, row in TABLE_2_MEANS.items():
+        verdicts = check_row(dict(zip(TABLE_2_COLUMNS, row, strict=True)), normal, injury, folds, rounding)
+        print(describe(name, f"{normal} normal, {injury} injured", verdicts), flush=True)
+    for name, row in TABLE_2_BEST_FOLD.items():
+        for fold_normal, fold_injury in sorted(set(stratified_folds(normal, injury, folds))):
+            verdicts = check_row(
+                dict(zip(TABLE_2_COLUMNS, row, strict=True)), fold_normal, fold_injury, rounding=rounding
+            )
+            print(describe(name, f"a fold of {fold_normal} normal, {fold_injury} injured", verdicts))
+        sizes = ", ".join(map(str, sizes_reaching(row[0], 64, rounding)))
+        print(f"  an accuracy of {row[0]} needs {sizes} scans (searched to 64)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module's head."""
+    parser = argparse.ArgumentParser(prog="python -m replication.consistency", description=__doc__.split("\n")[0])
+    parser.add_argument("--normal", type=int, help="number of normal scans")
+    parser.add_argument("--injury", type=int, help="number of injured scans")
+    parser.add_argument("--folds", type=int, help="also read the row as means over this many stratified folds")
+    parser.add_argument(
+        "--table", type=Path, help="CSV or TSV with a row a model: name, normal, injury, folds, metrics"
+    )
+    rounding = "any also allows for figures cut off or rounded up; with folds it can take minutes"
+    parser.add_argument("--rounding", choices=("nearest", "any"), default="nearest", help=rounding)
+    for metric in METRICS:
+        parser.add_argument(f"--{metric}", help="as printed, e.g. 0.76 or 75.18%%")
+    options = parser.parse_args(arguments)
+    reported = {metric: getattr(options, metric) for metric in METRICS if getattr(options, metric) is not None}
+    try:
+        if options.table:
+            table = read_table(options.table, ("name", "normal", "injury"), as_text=True)
+            for row in table.to_dict("records"):
+                figures = {metric: row[metric] for metric in METRICS if row.get(metric, "").strip()}
+                folds = int(row["folds"]) if row.get("folds", "").strip() else options.folds
+                normal, injury = int(row["normal"]), int(row["injury"])
+                verdicts = check_row(figures, normal, injury, folds, options.rounding)
+                print(describe(row["name"], f"{normal} normal, {injury} injured", verdicts), flush=True)
+        elif reported:
+            if options.normal is None or options.injury is None:
+                parser.error("--normal and --injury are needed with the figures.")
+            verdicts = check_row(reported, options.normal, options.injury, options.folds, options.rounding)
+            print(describe("the row", f"{options.normal} normal, {options.injury} injured", verdicts))
+        else:
+            print_table_2(options.rounding)
+    except ValueError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

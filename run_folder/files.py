@@ -1,0 +1,116 @@
+"""Files written so that no reader ever sees half of one, and JSON and YAML read with clear errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class InputError(ValueError):
+    """A file or run folder that cannot be used. The message says what was found, where, and what to do."""
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file under a temporary name in the same folder, then rename it to `path`.
+
+    Yields:
+        The temporary path. After an error it is removed, and the file at `path` is unchanged.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Fill a folder under a temporary name next to it, then rename it to `folder`, replacing what was there.
+
+    Yields:
+        The temporary folder, empty. After an error it is removed, and `folder` is unchanged.
+    """
+    folder = Path(folder)
+    temporary, retired = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "retired"))
+    _restore(retired, folder)  # a process may have been killed here before
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rename(retired)
+        temporary.rename(folder)
+    finally:
+        _restore(retired, folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a UTF-8 text file atomically; its folder is created if needed."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> Path:
+    """Write strict JSON atomically: NaN and infinity are refused, undefined values must be None."""
+    return write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: the file is missing, cut short, or holds something other than an object.
+    """
+    text = _read_text(path, "JSON")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); it may have been cut short.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object, found {type(content).__name__}.")
+    return content
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML file of `name: value` lines.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds something other than `name: value` lines.
+    """
+    text = _read_text(path, "YAML")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold `name: value` lines, found {type(content).__name__}.")
+    return content
+
+
+def _restore(retired: Path, folder: Path) -> None:
+    """Put the old folder back if no new one took its place; remove it otherwise."""
+    if retired.exists() and not folder.exists():
+        retired.rename(folder)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _read_text(path: str | os.PathLike[str], kind: str) -> str:
+    if not Path(path).is_file():
+        raise InputError(f"{path} is missing.")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not valid {kind} ({error}); it may be damaged.") from error

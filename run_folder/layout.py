@@ -1,0 +1,155 @@
+"""Where every file of a run is. No other module spells these paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+REFIT, ENSEMBLE = "refit", "ensemble"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What one trained model of a run leaves: `fold-K/`, `refit/` or `ensemble/`."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def model(self) -> Path:
+        """The Hub-ready folder: weights, configuration, processor, code and model card."""
+        return self.path / "model"
+
+    @property
+    def config(self) -> Path:
+        """The model's configuration. It exists if and only if the model folder is complete."""
+        return self.model / "config.json"
+
+    @property
+    def card(self) -> Path:
+        return self.model / "README.md"
+
+    @property
+    def predictions(self) -> Path:
+        """Probabilities of the held-out scans; only in `fold-K/`."""
+        return self.path / "predictions.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures of the held-out scans. Written last: it marks a fold as finished."""
+        return self.path / "metrics.json"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.path.parent)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder that `train.py` writes, `runs/NAME`."""
+
+    path: Path
+
+    def __init__(self, path: str | os.PathLike[str]):
+        object.__setattr__(self, "path", Path(path))
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The run's name, also for a path such as `.`."""
+        return self.path.resolve().name
+
+    @property
+    def cohort(self) -> Path:
+        """Every scan found, and why it was left out if it was."""
+        return self.path / "cohort.csv"
+
+    @property
+    def splits(self) -> Path:
+        """The fold of each infant."""
+        return self.path / "splits.json"
+
+    @property
+    def recipe(self) -> Path:
+        """Every setting of the run."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """The cohort's source, versions and hardware. Its presence marks the folder as a run."""
+        return self.path / "environment.json"
+
+    @property
+    def cv_metrics(self) -> Path:
+        """Figures over all folds."""
+        return self.path / "cv_metrics.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """The report's figures, each with its data."""
+        return self.path / "figures"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the files of the run itself are created."""
+        return self.path / ".lock"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the run itself, without those of its models."""
+        return (self.splits, self.recipe, self.environment, self.cohort, self.cv_metrics, self.report)
+
+    def fold(self, number: int) -> ModelFolder:
+        return ModelFolder(self.path / f"fold-{number}")
+
+    def folds(self, count: int) -> list[ModelFolder]:
+        """The folders of folds 0 to `count - 1`, whether they exist or not."""
+        return [self.fold(number) for number in range(count)]
+
+    def existing_folds(self) -> list[ModelFolder]:
+        """The folders of the folds that were begun, sorted by name."""
+        return [ModelFolder(path) for path in sorted(self.path.glob("fold-[0-9]*"))]
+
+    @property
+    def refit(self) -> ModelFolder:
+        """The model trained on all scans (`train.py --refit`)."""
+        return ModelFolder(self.path / REFIT)
+
+    @property
+    def ensemble(self) -> ModelFolder:
+        """All folds as one model (`publish.py --what ensemble`)."""
+        return ModelFolder(self.path / ENSEMBLE)
+
+    def trained(self, what: int | str) -> ModelFolder:
+        """The folder of a fold by its number, or of `refit` or `ensemble`."""
+        return self.fold(what) if isinstance(what, int) else ModelFolder(self.path / what)
+
+
+def runs_below(folder: str | os.PathLike[str]) -> Iterator[RunFolder]:
+    """The runs directly below a folder, such as `runs/`, in no particular order."""
+    for environment in Path(folder).glob("*/environment.json"):
+        yield RunFolder(environment.parent)
