@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from preprocessing import Volume
 
 METHODS = ("layercam", "gradcam")
-LEFT_RIGHT_AXIS = 1  # of a (batch, R, A, S) map
+MAP_LEFT_RIGHT_AXIS = 1  # of a (batch, R, A, S) map
 
 
 def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", target: int = 1) -> Tensor:
@@ -50,7 +50,7 @@ def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", ta
         return _divided_by_maximum(torch.stack(maps).mean(dim=0))
     views = [pixel_values]
     if model.config.test_time_augmentation:
-        views.append(pixel_values.flip(LEFT_RIGHT_AXIS + 1))
+        views.append(pixel_values.flip(MAP_LEFT_RIGHT_AXIS + 1))
     views = torch.cat(views)
     steps = stage_steps(model)
     if method == "gradcam":
@@ -60,7 +60,7 @@ def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", ta
         maps, step = layercam(model, views, target, stages), min(steps[stage - 1] for stage in stages)
     heat, *mirrored = place(maps, step, pixel_values.shape[2:]).split(len(pixel_values))
     for other in mirrored:
-        heat = (heat + other.flip(LEFT_RIGHT_AXIS)) / 2
+        heat = (heat + other.flip(MAP_LEFT_RIGHT_AXIS)) / 2
     return _divided_by_maximum(heat).to(pixel_values.device)
 
 

@@ -26,7 +26,7 @@ from evaluation.uncertainty import DRAWS, bootstrap_metrics
 from replication.cells import Bench, Cell
 from replication.maps import gradcam_figures
 from replication.measured import run_volumes
-from replication.rows import COMPACT, FULL, Row, table_2, with_twins
+from replication.rows import COMPACT, FULL, TableRow, table_2, with_twins
 from run_folder.files import InputError, write_text
 from screening.loading import load_model
 
@@ -58,22 +58,22 @@ def write_figure(bench: Bench, name: str) -> Path:
     return write_text(bench.output / f"figure-{name}.md", "\n".join(lines))
 
 
-def shown_rows(bench: Bench) -> tuple[list[Row], list[str]]:
+def shown_rows(bench: Bench) -> tuple[list[TableRow], list[str]]:
     """The rows of Table 2, and the compact preset, whose runs are there; and of the others what is missing."""
     rows = [
         *(row for row in with_twins(table_2(), bench) if not row.best_fold),
-        Row("Compact preset (ours)", COMPACT, ours=True),
+        TableRow("Compact preset (ours)", COMPACT, ours=True),
     ]
     finished = [row for row in rows if bench.run(row.cell) is not None]
     missing = [f"Not shown: {row.title} ({bench.problems[row.cell]})." for row in rows if row not in finished]
     return finished, missing
 
 
-def main_row(bench: Bench) -> Row | None:
+def main_row(bench: Bench) -> TableRow | None:
     """GloResNet, or ResNet-10 from random weights where MedicalNet's cannot be had; None if neither is trained."""
     if bench.run(FULL) is not None:
-        return Row("GloResNet", FULL)
-    twin = Row("GloResNet; random initial weights instead (ours)", Cell(), ours=True)
+        return TableRow("GloResNet", FULL)
+    twin = TableRow("GloResNet; random initial weights instead (ours)", Cell(), ours=True)
     return twin if bench.run(Cell()) is not None else None
 
 

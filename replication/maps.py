@@ -14,7 +14,7 @@ from evaluation.drawing import Drawing, new_figure, styled
 from explanation.baseline_maps import explain_baseline, last_map
 from replication.cells import Bench
 from replication.measured import run_volumes
-from replication.rows import Row
+from replication.rows import TableRow
 from run_folder.files import InputError
 from screening.loading import load_model
 
@@ -35,7 +35,7 @@ class Maps(NamedTuple):
     """voxels an edge of the network's own map"""
 
 
-def gradcam_figures(bench: Bench, rows: Sequence[Row], titles: Sequence[str]) -> list[Drawing]:
+def gradcam_figures(bench: Bench, rows: Sequence[TableRow], titles: Sequence[str]) -> list[Drawing]:
     """Both figures; each scan is explained by the models that did not see it.
 
     Raises:
@@ -62,7 +62,7 @@ def gradcam_figures(bench: Bench, rows: Sequence[Row], titles: Sequence[str]) ->
     ]
 
 
-def network_maps(bench: Bench, row: Row, wanted: set, volumes: dict) -> Maps:
+def network_maps(bench: Bench, row: TableRow, wanted: set, volumes: dict) -> Maps:
     """One network's maps of every held-out scan; `volumes` gathers the cases and, under 0 and 1, class means."""
     run = bench.run(row.cell)
     splits = read_splits(run / "splits.json")

@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table.
 
     Attributes:
@@ -48,7 +48,7 @@ class Row:
     best_fold: bool = False
 
 
-def with_twins(rows: list[Row], bench: Bench) -> list[Row]:
+def with_twins(rows: list[TableRow], bench: Bench) -> list[TableRow]:
     """The rows, each that needs weights which cannot be had followed by the same from random weights.
 
     The twin takes no one's place: it is named for what it is and compared with nothing. A twin that is another row's
@@ -61,61 +61,61 @@ def with_twins(rows: list[Row], bench: Bench) -> list[Row]:
         twin = replace(row.cell, medicalnet=False)
         if row.cell.medicalnet and bench.weights_problem(row.cell) and (twin, row.tta) not in there:
             title = f"{row.title}; random initial weights instead (ours)"
-            completed.append(Row(title, twin, row.tta, ours=True))
+            completed.append(TableRow(title, twin, row.tta, ours=True))
             there.add((twin, row.tta))
     return completed
 
 
-def table_2() -> list[Row]:
+def table_2() -> list[TableRow]:
     """Everything as for GloResNet but the network; MedicalNet's weights where there are any for it."""
     return [
-        Row(
+        TableRow(
             name.replace("GloResNet, mean", "GloResNet"),
             Cell(architecture, medicalnet=architecture in DEPTHS),
             paper=published.TABLE_2_MEANS[name],
         )
         for name, architecture in ARCHITECTURES.items()
-    ] + [Row(name, FULL, paper=paper, best_fold=True) for name, paper in published.TABLE_2_BEST_FOLD.items()]
+    ] + [TableRow(name, FULL, paper=paper, best_fold=True) for name, paper in published.TABLE_2_BEST_FOLD.items()]
 
 
-def table_3() -> list[Row]:
+def table_3() -> list[TableRow]:
     cells = {
         "I": Cell("resnet18", mixup=False, patches=True),
         "II": Cell("resnet18", mixup=False),
         "III": BASELINE,
         "IV": FULL,
     }
-    return [Row(SETTINGS[key], cell, key == "IV", published.TABLE_3[key]) for key, cell in cells.items()]
+    return [TableRow(SETTINGS[key], cell, key == "IV", published.TABLE_3[key]) for key, cell in cells.items()]
 
 
-def table_4() -> list[Row]:
+def table_4() -> list[TableRow]:
     return [
-        Row(f"3D ResNet-{DEPTHS[name]}", Cell(name, medicalnet=True, mixup=False), False, paper)
+        TableRow(f"3D ResNet-{DEPTHS[name]}", Cell(name, medicalnet=True, mixup=False), False, paper)
         for name, paper in published.TABLE_4.items()
     ]
 
 
-def table_5() -> list[Row]:
+def table_5() -> list[TableRow]:
     return [
-        Row("Random", Cell(mixup=False), False, published.TABLE_5["random"]),
-        Row("MedicalNet", BASELINE, False, published.TABLE_5["medicalnet"]),
+        TableRow("Random", Cell(mixup=False), False, published.TABLE_5["random"]),
+        TableRow("MedicalNet", BASELINE, False, published.TABLE_5["medicalnet"]),
     ]
 
 
-def table_6() -> list[Row]:
+def table_6() -> list[TableRow]:
     return [
-        Row("Baseline: no mixup, no TTA", BASELINE, False, published.TABLE_6["baseline"]),
-        Row("+ mixup", FULL, False, published.TABLE_6["mixup"]),
-        Row("+ mixup + TTA", FULL, True, published.TABLE_6["mixup and TTA"]),
+        TableRow("Baseline: no mixup, no TTA", BASELINE, False, published.TABLE_6["baseline"]),
+        TableRow("+ mixup", FULL, False, published.TABLE_6["mixup"]),
+        TableRow("+ mixup + TTA", FULL, True, published.TABLE_6["mixup and TTA"]),
     ]
 
 
-def compact_rows(bench: Bench) -> list[Row]:
+def compact_rows(bench: Bench) -> list[TableRow]:
     """The compact preset beside the full network from random weights, as its own are, and from MedicalNet's."""
-    rows = [Row("Compact preset, random initial weights", COMPACT, ours=True)]
-    rows.append(Row("ResNet-10 in full, random initial weights", Cell(), ours=True))
+    rows = [TableRow("Compact preset, random initial weights", COMPACT, ours=True)]
+    rows.append(TableRow("ResNet-10 in full, random initial weights", Cell(), ours=True))
     if not bench.weights_problem(FULL):
-        rows.append(Row("GloResNet (MedicalNet's weights)", FULL, ours=True))
+        rows.append(TableRow("GloResNet (MedicalNet's weights)", FULL, ours=True))
     return rows
 
 

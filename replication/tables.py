@@ -18,7 +18,7 @@ from evaluation.table_one import table_one
 from evaluation.uncertainty import DRAWS, paired_auc_difference
 from replication.cells import Bench
 from replication.measured import CONVERGED, Value, epochs_to_converge, screening_values, train_accuracy
-from replication.rows import COMPACT, ROWS, Row, compact_rows, with_twins
+from replication.rows import COMPACT, ROWS, TableRow, compact_rows, with_twins
 from run_folder.files import write_text
 
 COLUMNS = {
@@ -61,7 +61,7 @@ LEGEND = (
 class Entry:
     """A row with its values, or with why there are none."""
 
-    row: Row
+    row: TableRow
     values: dict[str, Value]
     problem: str = ""
     cost: str = ""
@@ -93,7 +93,7 @@ def write_compact(bench: Bench) -> Path:
     return _write(bench, "compact", title, entries, columns, notes)
 
 
-def _entry(bench: Bench, row: Row, columns: tuple[str, ...], costs: dict[str, str]) -> Entry:
+def _entry(bench: Bench, row: TableRow, columns: tuple[str, ...], costs: dict[str, str]) -> Entry:
     cost = costs.get(row.cell.architecture, "")
     predictions = bench.predictions(row.cell)
     if predictions is None:
@@ -123,7 +123,7 @@ def _costs(bench: Bench) -> dict[str, str]:
     return said
 
 
-def _compared(bench: Bench, row: Row) -> str:
+def _compared(bench: Bench, row: TableRow) -> str:
     """The compact preset against another network on the same scans, in a sentence."""
     ours, theirs = bench.predictions(COMPACT), bench.predictions(row.cell)
     if ours is None or theirs is None:
