@@ -237,7 +237,7 @@ def stage_steps(model: nn.Module) -> list[int]:
 # ------------------------------------------------------------------------------------------------- back into the scan
 
 
-def lattice_affine(volume: Volume, size: int) -> np.ndarray:
+def cube_affine(volume: Volume, size: int) -> np.ndarray:
     """Voxel indices of a cube of `size` voxels, corner voxels on the scan's, to the scan's millimetres (RAS+).
 
     Returns:
@@ -247,10 +247,10 @@ def lattice_affine(volume: Volume, size: int) -> np.ndarray:
     return _affine(volume) @ np.diag([*edges, 1.0])
 
 
-def lattice_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image:
+def map_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image:
     """A map (S, S, S) as a float32 NIfTI of its own grid, which viewers lay over the scan by position."""
     data = _as_array(heat)
-    return nibabel.Nifti1Image(data, lattice_affine(volume, data.shape[0]))
+    return nibabel.Nifti1Image(data, cube_affine(volume, data.shape[0]))
 
 
 def scan_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image:
@@ -276,7 +276,7 @@ def peak_position(heat: Tensor | np.ndarray, volume: Volume) -> tuple[float, flo
     if not data.any():
         raise ValueError("The map is 0 everywhere, nothing speaks for the class: it has no peak.")
     index = np.unravel_index(data.argmax(), data.shape)
-    x, y, z = nibabel.affines.apply_affine(lattice_affine(volume, data.shape[0]), index)
+    x, y, z = nibabel.affines.apply_affine(cube_affine(volume, data.shape[0]), index)
     return float(x), float(y), float(z)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cohort.phantom import make_phantom_scan
-from explanation.gradcam import explain, lattice_image, peak_position, scan_image
+from explanation.gradcam import explain, map_image, peak_position, scan_image
 from preprocessing import read_volume
 from screening.fast import prepare
 from screening.one_scan import NOTICE, prepare_scan, screen_scan
@@ -271,7 +271,7 @@ class Page:
             volume, pixel_values = prepare_scan(self.processor, entry["path"], entry["mask"])
             heat = explain(self.model, pixel_values.to(self.model.device), method)[0].cpu()
         overlay = beside(entry, f"_{method}_lattice.nii.gz")
-        nibabel.save(lattice_image(heat, volume), overlay)
+        nibabel.save(map_image(heat, volume), overlay)
         peak = peak_position(heat, volume) if heat.any() else None
         shown = scene(entry["path"], str(overlay), low=low, high=high, peak=peak, name=entry["scan"])
         return nothing | {self.viewer: shown}

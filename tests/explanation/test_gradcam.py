@@ -8,13 +8,13 @@ from captum.attr import LayerActivation, LayerGradCam
 from scipy.ndimage import map_coordinates
 
 from explanation.gradcam import (
+    cube_affine,
     explain,
     gradcam,
     gradcam_map,
-    lattice_affine,
-    lattice_image,
     layercam,
     layercam_map,
+    map_image,
     maps_and_gradients,
     peak_position,
     place,
@@ -347,7 +347,7 @@ def test_a_map_returns_to_the_grid_of_the_file(tmp_path, codes):
     at = nibabel.affines.apply_affine(back.affine, np.argwhere(values > 0.8 * values.max()).mean(axis=0))
     assert np.abs(at - centre).max() < 0.4
     # every voxel against scipy: world position -> lattice -> linear interpolation
-    lattice = lattice_image(heat, volume)
+    lattice = map_image(heat, volume)
     assert lattice.get_data_dtype() == np.float32 and lattice.shape == (size,) * 3
     grid = np.argwhere(np.ones(back.shape))
     where = nibabel.affines.apply_affine(np.linalg.inv(lattice.affine) @ back.affine, grid)
@@ -358,7 +358,7 @@ def test_a_map_returns_to_the_grid_of_the_file(tmp_path, codes):
 
 def test_lattice_corners_lie_on_the_scans_corners():
     volume = read_volume(scan_in("PIL")[0])
-    affine = lattice_affine(volume, 9)
+    affine = cube_affine(volume, 9)
     for corner in np.ndindex(2, 2, 2):
         ours = nibabel.affines.apply_affine(affine, np.multiply(corner, 8))
         theirs = nibabel.affines.apply_affine(volume.affine, np.multiply(corner, np.subtract(volume.data.shape, 1)))
