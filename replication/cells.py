@@ -23,12 +23,12 @@ from architectures.networks import DEPTHS, new_config
 from cohort.phantom import phantom_description
 from modeling_gloresnet import medicalnet_repository
 from replication.patches import patch_cohort, whole_scans
-from run_folder.files import InputError
+from run_folder.files import InputError, write_text
+from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions
 from training.recipe import Recipe, load_recipe
 
 TRAIN = Path(__file__).parent.parent / "train.py"
-RECORD = "cell.json"
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Bench:
         """
         return load_recipe(self.recipe_name, **(self.overrides | self.settings(cell)))
 
-    def folder(self, cell: Cell) -> Path:
+    def folder(self, cell: Cell) -> RunFolder:
         """The cell's run folder, named after its settings: equal settings are one run."""
         settings = {k: v for k, v in asdict(self.recipe(cell)).items() if k != "num_threads"}
         settings["source"] = [str(self.data_dir.resolve()), self.labels and str(self.labels.resolve())]
@@ -119,16 +119,16 @@ class Bench:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         words = [cell.architecture, "medicalnet" if cell.medicalnet else "random"]
         words += [word for word, said in (("nomixup", settings["mixup_prob"] == 0), ("patches", cell.patches)) if said]
-        return self.output / "runs" / "-".join([*words, digest])
+        return RunFolder(self.output / "runs" / "-".join([*words, digest]))
 
-    def run(self, cell: Cell) -> Path | None:
+    def run(self, cell: Cell) -> RunFolder | None:
         """The folder of the cell's finished run, trained now if need be; None if that cannot be done (`problems`)."""
         try:
             folder = self.folder(cell)
         except ValueError as error:  # settings that do not go together
             self.problems[cell] = str(error)
             return None
-        if (folder / RECORD).is_file():
+        if folder.cell.is_file():
             return folder
         if cell in self.problems:
             return None
@@ -148,7 +148,7 @@ class Bench:
         """Why MedicalNet's weights for this cell cannot be had; None if they can or are not asked for."""
         return medicalnet_problem(cell.architecture, self.weights) if cell.medicalnet else None
 
-    def _train(self, cell: Cell, folder: Path) -> str | None:
+    def _train(self, cell: Cell, folder: RunFolder) -> str | None:
         """Run train.py; what it complained of, or None."""
         data_dir, labels = self.data_dir, self.labels
         if cell.patches:
@@ -177,10 +177,11 @@ class Bench:
         if ended.returncode:
             said = [line for line in ended.stderr.strip().splitlines() if line.strip()] or ["it said nothing"]
             return f"train.py ended with status {ended.returncode}: {said[-1].removeprefix('train.py: ')}"
-        for checkpoints in folder.glob("fold-*/checkpoints"):  # three times the model's size, of no use any more
-            shutil.rmtree(checkpoints)
+        for fold in folder.existing_folds():
+            if fold.checkpoints.is_dir():  # three times the model's size, and no longer needed
+                shutil.rmtree(fold.checkpoints)
         self.trained.append(folder.name)
-        (folder / RECORD).write_text(json.dumps(asdict(cell)) + "\n", encoding="utf-8")
+        write_text(folder.cell, json.dumps(asdict(cell)) + "\n")
         return None
 
     def predictions(self, cell: Cell) -> pd.DataFrame | None:
@@ -188,7 +189,7 @@ class Bench:
         folder = self.run(cell)
         if folder is None:
             return None
-        table = read_predictions(folder)
+        table = read_predictions(folder.path)
         return whole_scans(table) if cell.patches else table
 
 

@@ -21,6 +21,7 @@ from replication.figures import main_row
 from replication.phantoms import LESIONS, NATIVE, VOXEL_SIZE, jobs, measure_all
 from replication.rows import COMPACT
 from run_folder.files import write_text
+from run_folder.layout import RunFolder
 from screening.loading import load_model
 
 
@@ -95,16 +96,16 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
 
 
 @torch.inference_mode()
-def answers(run: Path, lattices: np.ndarray, batch_size: int = 8) -> np.ndarray:
+def answers(run: RunFolder, lattices: np.ndarray, batch_size: int = 8) -> np.ndarray:
     """Probability of injury of standardised lattices (n, S, S, S), averaged over the models of all folds."""
     total = np.zeros(len(lattices))
-    folders = sorted(run.glob("fold-[0-9]*/model"))
-    for folder in folders:
-        model, _ = load_model(str(folder))
+    folds = run.existing_folds()
+    for fold in folds:
+        model, _ = load_model(str(fold.model))
         for first in range(0, len(lattices), batch_size):
             batch = torch.from_numpy(lattices[first : first + batch_size])[:, None].to(model.device)
             total[first : first + batch_size] += model.predict_proba(batch)[:, 1].double().cpu().numpy()
-    return total / len(folders)
+    return total / len(folds)
 
 
 def sensitivity_by_type(records: pd.DataFrame) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from replication.maps import gradcam_figures
 from replication.measured import run_volumes
 from replication.rows import COMPACT, FULL, TableRow, table_2, with_twins
 from run_folder.files import InputError, write_text
+from run_folder.layout import RunFolder
 from screening.loading import load_model
 
 NEIGHBOURS = 5
@@ -128,7 +129,7 @@ def tsne(bench: Bench) -> tuple[list[Drawing], list[str]]:
     if row is None:
         return [], [f"Not drawn: {bench.problems[Cell()]}."]
     run = bench.run(row.cell)
-    splits = read_splits(run / "splits.json")
+    splits = read_splits(run.splits)
     scores, first = [], None
     for fold in range(splits["num_folds"]):
         scans, features = fold_features(run, fold)
@@ -206,9 +207,9 @@ def _dots(axes, part: pd.DataFrame, c: str | None = None, color: str | None = No
 
 
 @torch.inference_mode()
-def fold_features(run: Path, fold: int) -> tuple[list[Scan], np.ndarray]:
+def fold_features(run: RunFolder, fold: int) -> tuple[list[Scan], np.ndarray]:
     """Pooled features (n, C) of all scans of a run by one fold's model, the plain view."""
-    model, processor = load_model(str(run / f"fold-{fold}" / "model"))
+    model, processor = load_model(str(run.fold(fold).model))
     scans, volumes = run_volumes(run, processor)
     found = []
     for first in range(0, len(scans), 8):

@@ -65,10 +65,10 @@ def gradcam_figures(bench: Bench, rows: Sequence[TableRow], titles: Sequence[str
 def network_maps(bench: Bench, row: TableRow, wanted: set, volumes: dict) -> Maps:
     """One network's maps of every held-out scan; `volumes` gathers the cases and, under 0 and 1, class means."""
     run = bench.run(row.cell)
-    splits = read_splits(run / "splits.json")
+    splits = read_splits(run.splits)
     cases, sums, backgrounds, counts, edge = {}, {}, {}, {0: 0, 1: 0}, 0
     for fold in range(splits["num_folds"]):
-        model, processor = load_model(str(run / f"fold-{fold}" / "model"))
+        model, processor = load_model(str(run.fold(fold).model))
         scans, standardised = run_volumes(run, processor)
         number = {scan: index for index, scan in enumerate(scans)}
         edge = edge or _edge(model, processor.image_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from evaluation.metrics import cross_validation_metrics
 from evaluation.published import number
 from evaluation.uncertainty import DRAWS, bootstrap_metrics
 from run_folder.files import InputError, write_text
+from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions
 from run_folder.tables import read_table
 from screening.loading import load_model
@@ -78,7 +78,7 @@ def screening_values(predictions: pd.DataFrame, tta: bool, draws: int = DRAWS) -
     return values
 
 
-def train_accuracy(run: Path) -> Value:
+def train_accuracy(run: RunFolder) -> Value:
     """Accuracy of each fold's model on the scans it was trained on, as they are: no augmentation, no mirrored view.
 
     Kept in `train_predictions.csv` of the run.
@@ -86,20 +86,19 @@ def train_accuracy(run: Path) -> Value:
     Raises:
         InputError: the cohort is not what it was.
     """
-    path = run / "train_predictions.csv"
-    if not path.is_file():
-        write_text(path, _predict_training_scans(run).to_csv(index=False))
-    table = read_table(path, ("fold", "label", "p_injury_no_tta"))
+    if not run.train_predictions.is_file():
+        write_text(run.train_predictions, _predict_training_scans(run).to_csv(index=False))
+    table = read_table(run.train_predictions, ("fold", "label", "p_injury_no_tta"))
     right = (table["p_injury_no_tta"] >= 0.5) == (table["label"] == 1)
     folds = right.groupby(table["fold"]).mean()
     return Value(float(folds.mean()), float(folds.std(ddof=1)))
 
 
-def _predict_training_scans(run: Path) -> pd.DataFrame:
-    splits = read_splits(run / "splits.json")
+def _predict_training_scans(run: RunFolder) -> pd.DataFrame:
+    splits = read_splits(run.splits)
     rows = []
-    for fold in sorted(read_predictions(run)["fold"].unique()):
-        model, processor = load_model(str(run / f"fold-{fold}" / "model"))
+    for fold in sorted(read_predictions(run.path)["fold"].unique()):
+        model, processor = load_model(str(run.fold(int(fold)).model))
         scans, volumes = run_volumes(run, processor)
         train, _ = fold_scans(splits, scans, int(fold))
         for scan, probability in zip(train, probabilities(model, volumes, scans, train), strict=True):
@@ -107,13 +106,13 @@ def _predict_training_scans(run: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["fold", "participant_id", "session_id", "label", "p_injury_no_tta"])
 
 
-def run_volumes(run: Path, processor) -> tuple[list[Scan], object]:
+def run_volumes(run: RunFolder, processor) -> tuple[list[Scan], object]:
     """The scans that a run used, and their standardised volumes as a dataset with a row each.
 
     Raises:
         InputError: scans have gone since.
     """
-    used = [scan for scan in read_cohort(run / "cohort.csv") if scan.status == "used"]
+    used = [scan for scan in read_cohort(run.cohort) if scan.status == "used"]
     volumes, scans = standardised_volumes(used, processor)
     if lost := [scan.reason for scan in scans if scan.status != "used"]:
         raise InputError(f"{len(lost)} scans of {run} cannot be read any more ({lost[0]}): put the cohort back.")
@@ -131,11 +130,11 @@ def probabilities(model, volumes, scans: list[Scan], wanted: list[Scan], batch_s
     return torch.cat(found).double().numpy()
 
 
-def epochs_to_converge(run: Path) -> Value:
+def epochs_to_converge(run: RunFolder) -> Value:
     """Mean and SD over the folds' histories, by the rule in `CONVERGED`; words if a fold did not."""
     epochs = []
-    for path in sorted(run.glob("fold-[0-9]*/history.csv")):
-        epochs.append(convergence(read_table(path, ("epoch", "train_loss"))["train_loss"].to_numpy(float)))
+    for fold in run.existing_folds():
+        epochs.append(convergence(read_table(fold.history, ("epoch", "train_loss"))["train_loss"].to_numpy(float)))
     reached = [epoch for epoch in epochs if epoch is not None]
     if not reached:
         return Value(words="did not converge")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cohort.phantom.writer import DESCRIPTION
 from cohort.scans import find_scans
 from preprocessing import apply_mask, read_volume
+from run_folder.files import replacing_folder
 from training.recipe import Recipe
 
 MARK = "p"  # between session and number of the patch: sessions are letters and digits
@@ -54,13 +55,16 @@ def patch_cohort(data_dir: Path, labels: Path | None, recipe: Recipe, output: Pa
     """
     name = [str(data_dir.resolve()), str(labels), recipe.image_size, recipe.brain_mask, recipe.max_birth_age, per_axis]
     folder = output / hashlib.sha256(repr(name).encode()).hexdigest()[:8] / "patches"
-    table = folder / "labels.tsv"
-    if table.is_file():
-        return folder, table
+    labels_file = folder / "labels.tsv"
+    if not labels_file.is_file():
+        with replacing_folder(folder) as temporary:
+            _write_patches(data_dir, labels, recipe, temporary, per_axis)
+    return folder, labels_file
+
+
+def _write_patches(data_dir: Path, labels: Path | None, recipe: Recipe, folder: Path, per_axis: int) -> None:
     scans = find_scans(data_dir, labels, brain_mask=recipe.brain_mask, max_birth_age=recipe.max_birth_age)
     used = [scan for scan in scans if scan.status == "used"]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     rows, infants = [], {}
     for scan in tqdm(used, desc="cutting patches", unit="scan", disable=None):
         volume = read_volume(scan.image)
@@ -86,8 +90,7 @@ def patch_cohort(data_dir: Path, labels: Path | None, recipe: Recipe, output: Pa
     pd.DataFrame(infants.values()).to_csv(folder / "participants.tsv", sep="\t", index=False)
     if (data_dir / DESCRIPTION).is_file():  # says that a phantom is one
         shutil.copy(data_dir / DESCRIPTION, folder / DESCRIPTION)
-    pd.DataFrame(rows).to_csv(table, sep="\t", index=False)  # last: it marks the folder as whole
-    return folder, table
+    pd.DataFrame(rows).to_csv(folder / "labels.tsv", sep="\t", index=False)
 
 
 def whole_scans(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from cohort.phantom.scan import infant_volumes, without_artefacts
 from machine.cores import available_cores
 from preprocessing import apply_mask, read_volume
 from preprocessing.volume_gloresnet import map_volume, resample
+from run_folder.files import replacing
 
 SEED = 260602498
 VOXEL_SIZE = 0.5  # mm, dHCP's
@@ -94,10 +95,8 @@ def _measure_into(job: Job, folder: Path) -> None:
     torch.set_num_threads(1)
     measured = measure_injured(job) if job.injury else measure_head(job)
     words = json.dumps([measured.records, measured.contrasts])
-    beside = folder / f".{job.name}.npz"
-    with open(beside, "wb") as file:
+    with replacing(folder / f"{job.name}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, lattices=measured.lattices.astype(np.float32), words=np.array(words))
-    beside.replace(folder / f"{job.name}.npz")
 
 
 def _read(path: Path) -> Measured:

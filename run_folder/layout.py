@@ -114,6 +114,21 @@ class RunFolder:
         return self.path / "figures"
 
     @property
+    def localisation(self) -> Path:
+        """Heat maps compared with the known injuries of a phantom cohort (`explanation.localisation`)."""
+        return self.path / "localisation.csv"
+
+    @property
+    def train_predictions(self) -> Path:
+        """Probabilities of each fold's training scans (`reproduce.py`)."""
+        return self.path / "train_predictions.csv"
+
+    @property
+    def cell(self) -> Path:
+        """The settings that `reproduce.py` trained this run for. Written last: it marks the run as finished."""
+        return self.path / "cell.json"
+
+    @property
     def lock(self) -> Path:
         """Held while the files of the run itself are created."""
         return self.path / ".lock"

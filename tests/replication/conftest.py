@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from replication.cells import RECORD, Bench, Cell
+from replication.cells import Bench, Cell
 
 SETTINGS = {"image_size": 16, "num_folds": 2, "num_train_epochs": 2, "per_device_train_batch_size": 4}
 
@@ -17,6 +17,6 @@ def bench(finished_run, shared_tiny_cohort, tmp_path_factory):
     output = tmp_path_factory.mktemp("bench")
     bench = Bench("paper", SETTINGS, shared_tiny_cohort, None, output, dry=True)
     folder = bench.folder(Cell())
-    shutil.copytree(finished_run, folder)
-    (folder / RECORD).write_text(json.dumps(asdict(Cell())))
+    shutil.copytree(finished_run, folder.path)
+    folder.cell.write_text(json.dumps(asdict(Cell())))
     return bench

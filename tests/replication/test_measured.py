@@ -64,8 +64,8 @@ def test_convergence_by_the_stated_rule(losses, epoch):
 def test_training_accuracy_is_of_the_scans_a_fold_was_trained_on(bench):
     run = bench.folder(Cell())
     value = train_accuracy(run)
-    table = pd.read_csv(run / "train_predictions.csv")
-    scored = pd.read_csv(run / "fold-0" / "predictions.csv", dtype={"participant_id": str})
+    table = pd.read_csv(run.train_predictions)
+    scored = pd.read_csv(run.fold(0).predictions, dtype={"participant_id": str})
     trained = set(table[table["fold"] == 0]["participant_id"])
     assert trained and not trained & set(scored["participant_id"]) and len(trained) + len(scored) == 12
     right = (table["p_injury_no_tta"] >= 0.5) == (table["label"] == 1)
