@@ -11,12 +11,14 @@ what they are. Exit status: 0 written (empty cells say why), 1 a job failed, 2 t
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cohort.from_hub import is_hub_name, open_cohort
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError
 from machine.memory import keep_imported_modules
+from machine.programs import run_program
 from replication.cells import Bench
 from replication.failure_modes import write_errors
 from replication.figures import FIGURES, write_figure
@@ -56,9 +58,10 @@ def reproduce(options: argparse.Namespace, settings: dict) -> None:
     print(write_overview(bench))
 
 
-def parse_arguments() -> tuple[argparse.Namespace, dict]:
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict]:
     """What to write, and the settings that override the recipe's."""
     parser = argparse.ArgumentParser(
+        prog="reproduce.py",
         usage="python reproduce.py --all | --table N | --figure NAME | --compact | --errors | --plan [options]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,7 +82,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict]:
     parser.add_argument("--phantoms_per_kind", type=int, default=2, help="0.5 mm phantoms a kind of lesion (default 2)")
     parser.add_argument("--launcher", default="", help="what starts train.py, e.g. 'accelerate launch --multi_gpu'")
     add_recipe_flags(parser)
-    arguments = vars(parser.parse_args())
+    arguments = vars(parser.parse_args(argv))
     run_options = ("all", "table", "figure", "compact", "errors", "plan", "recipe", "data_dir", "labels", "phantom")
     run_options += ("output", "medicalnet", "patches_per_axis", "phantoms_per_kind", "launcher")
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
@@ -104,23 +107,17 @@ def parse_arguments() -> tuple[argparse.Namespace, dict]:
     return options, arguments
 
 
-def main() -> None:
-    """Reproduce; an expected failure is one sentence."""
-    try:
-        reproduce(*parse_arguments())
-    except (RecipeError, PhantomFolderError) as error:
-        sys.exit(complain(error, status=2))
-    except (CohortError, InputError, ModelError, OSError) as error:
-        sys.exit(complain(error, status=1))
-    except KeyboardInterrupt:
-        sys.exit(complain("interrupted; run the same command again to go on", status=130))
-
-
-def complain(error: Exception | str, status: int) -> int:
-    print(f"reproduce.py: {error}", file=sys.stderr)
-    return status
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module docstring."""
+    options, settings = parse_arguments(argv)
+    return run_program(
+        "reproduce.py",
+        lambda: reproduce(options, settings),
+        wrong_call=(RecipeError, PhantomFolderError),
+        failed=(CohortError, InputError, ModelError, OSError),
+    )
 
 
 if __name__ == "__main__":
     keep_imported_modules()
-    main()
+    sys.exit(main())

@@ -10,19 +10,23 @@ written, 1 the run or the weights cannot be used, 2 the call was wrong.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cohort.cache import standardised_volumes
 from cohort.scans import CohortError, read_cohort
+from machine.programs import run_program
 from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetModel, MedicalNetImportError
 from preprocessing import GloResNetImageProcessor
-from run_folder.files import write_text
+from run_folder.files import InputError, read_yaml, write_text
+from run_folder.layout import RunFolder
+
+PROGRAM = "python -m explanation.embedding"
 
 
 @torch.inference_mode()
@@ -53,11 +57,14 @@ def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.Da
         FileNotFoundError: no run there, or the weights cannot be had.
         CohortError: the scans in `cohort.csv` cannot be read any more.
     """
-    if not (run / "recipe.yaml").is_file():
-        raise FileNotFoundError(f"{run} is no run folder, it has no recipe.yaml: give runs/NAME of a started run.")
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    folder = RunFolder(run)
+    if not folder.recipe.is_file():
+        raise InputError(
+            f"{run} is not the folder of a run: {folder.recipe.name} is missing. Give runs/NAME of a started run."
+        )
+    recipe = read_yaml(folder.recipe)
     processor = GloResNetImageProcessor(image_size=recipe["image_size"], brain_mask=recipe["brain_mask"])
-    before = [scan for scan in read_cohort(run / "cohort.csv") if scan.status == "used"]
+    before = [scan for scan in read_cohort(folder.cohort) if scan.status == "used"]
     volumes, scans = standardised_volumes(before, processor)
     if lost := [scan.reason for scan in scans if scan.status != "used"]:
         raise CohortError(f"{len(lost)} scans of {run} cannot be read any more ({lost[0]}): put the cohort back.")
@@ -75,10 +82,10 @@ def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.Da
     return table
 
 
-def main() -> int:
-    """Command line; see the module's head."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module docstring."""
     parser = argparse.ArgumentParser(
-        prog="python -m explanation.embedding",
+        prog=PROGRAM,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -86,15 +93,19 @@ def main() -> int:
     parser.add_argument("--init", default="medicalnet", help="medicalnet (default), random, or a MedicalNet .pth file")
     parser.add_argument("--output", type=Path, required=True, help="the CSV to write")
     parser.add_argument("--seed", type=int, default=0, help="of random weights, default 0")
-    options = parser.parse_args()
-    try:
+    options = parser.parse_args(argv)
+
+    def write_features() -> None:
         table = frozen_features(options.run, options.init, options.seed)
         write_text(options.output, table.to_csv(index=False))
-    except (CohortError, MedicalNetImportError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output}: {table.shape[1] - 2} features of {len(table)} scans")
-    return 0
+        print(f"{options.output}: {table.shape[1] - 2} features of {len(table)} scans")
+
+    return run_program(
+        PROGRAM,
+        write_features,
+        failed=(CohortError, InputError, MedicalNetImportError, OSError),
+        interrupted="interrupted",
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nibabel
@@ -41,12 +41,14 @@ from evaluation.drawing import (
 from evaluation.study import KEYS, read_run
 from evaluation.uncertainty import Interval, family_weights, percentile_interval
 from explanation.gradcam import METHODS, explain, scan_image
+from machine.programs import run_program
 from preprocessing import read_volume
 from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
 from run_folder.tables import read_table
 from screening.loading import ModelError, load_model
 
+PROGRAM = "python -m explanation.localisation"
 MAPS = {  # in the order of tables and figures: title, colour, marker
     "layercam": ("LayerCAM", BLUE, "o"),
     "gradcam": ("Grad-CAM", VERMILLION, "s"),
@@ -281,30 +283,34 @@ def _stored(path: str) -> np.ndarray:
         raise InputError(f"{path} cannot be read ({error}): generate the phantom cohort again.") from error
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; see the module's head."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module docstring."""
     parser = argparse.ArgumentParser(
-        prog="python -m explanation.localisation",
+        prog=PROGRAM,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run on a phantom cohort, runs/NAME")
     parser.add_argument("--seed", type=int, default=0, help="of random weights and resampling, default %(default)s")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     if options.seed < 0:
         parser.error("--seed is at least 0.")
-    try:
-        table = localise(options.run, options.seed)
-        if table.empty:
-            raise InputError(f"No injured scan of {options.run} has a lesion or enlarged ventricles to be found.")
-        summary = summarise(table, seed=options.seed)
-        save_drawing(localisation_figure(table, summary), options.run / "figures")
-        write_text(options.run / "localisation.csv", table.to_csv(index=False))
-    except (InputError, ModelError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    return run_program(
+        PROGRAM,
+        lambda: _write_localisation(RunFolder(options.run), options.seed),
+        failed=(InputError, ModelError, OSError),
+        interrupted="interrupted",
+    )
+
+
+def _write_localisation(run: RunFolder, seed: int) -> None:
+    table = localise(run.path, seed)
+    if table.empty:
+        raise InputError(f"No injured scan of {run} has a focal lesion or enlarged ventricles.")
+    summary = summarise(table, seed=seed)
+    save_drawing(localisation_figure(table, summary), run.figures)
+    write_text(run.localisation, table.to_csv(index=False))
     print(markdown(summary))
-    return 0
 
 
 if __name__ == "__main__":

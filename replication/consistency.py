@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.published import COHORT, COHORT_NOTE, TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
+from machine.programs import run_program
 from replication.reachability import (
     METRICS,
     OTHER_F1,
@@ -39,6 +40,8 @@ from replication.reachability import (
 )
 from run_folder.files import InputError
 from run_folder.tables import read_table
+
+PROGRAM = "python -m replication.consistency"
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,16 @@ def describe(name: str, counts: str, verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
+def print_table(path: Path, folds: int | None, rounding: str) -> None:
+    """Check every row of a table file; `folds` applies to rows that give none."""
+    for row in read_table(path, ("name", "normal", "injury"), as_text=True).to_dict("records"):
+        figures = {metric: row[metric] for metric in METRICS if row.get(metric, "").strip()}
+        row_folds = int(row["folds"]) if row.get("folds", "").strip() else folds
+        normal, injury = int(row["normal"]), int(row["injury"])
+        verdicts = check_row(figures, normal, injury, row_folds, rounding)
+        print(describe(row["name"], f"{normal} normal, {injury} injured", verdicts), flush=True)
+
+
 def print_table_2(rounding: str) -> None:
     """The worked example: every row of the paper's Table 2 at 74 normal and 54 injured."""
     normal, injury, folds = COHORT["normal"], COHORT["injury"], COHORT["folds"]
@@ -212,9 +225,9 @@ def print_table_2(rounding: str) -> None:
         print(f"  an accuracy of {row[0]} needs {sizes} scans (searched to 64)")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; see the module's head."""
-    parser = argparse.ArgumentParser(prog="python -m replication.consistency", description=__doc__.split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module docstring."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.split("\n")[0])
     parser.add_argument("--normal", type=int, help="number of normal scans")
     parser.add_argument("--injury", type=int, help="number of injured scans")
     parser.add_argument("--folds", type=int, help="also read the row as means over this many stratified folds")
@@ -225,28 +238,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounding", choices=("nearest", "any"), default="nearest", help=rounding)
     for metric in METRICS:
         parser.add_argument(f"--{metric}", help="as printed, e.g. 0.76 or 75.18%%")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     reported = {metric: getattr(options, metric) for metric in METRICS if getattr(options, metric) is not None}
-    try:
+    if reported and not options.table and (options.normal is None or options.injury is None):
+        parser.error("--normal and --injury are needed with the figures.")
+
+    def check() -> None:
         if options.table:
-            table = read_table(options.table, ("name", "normal", "injury"), as_text=True)
-            for row in table.to_dict("records"):
-                figures = {metric: row[metric] for metric in METRICS if row.get(metric, "").strip()}
-                folds = int(row["folds"]) if row.get("folds", "").strip() else options.folds
-                normal, injury = int(row["normal"]), int(row["injury"])
-                verdicts = check_row(figures, normal, injury, folds, options.rounding)
-                print(describe(row["name"], f"{normal} normal, {injury} injured", verdicts), flush=True)
+            print_table(options.table, options.folds, options.rounding)
         elif reported:
-            if options.normal is None or options.injury is None:
-                parser.error("--normal and --injury are needed with the figures.")
             verdicts = check_row(reported, options.normal, options.injury, options.folds, options.rounding)
             print(describe("the row", f"{options.normal} normal, {options.injury} injured", verdicts))
         else:
             print_table_2(options.rounding)
-    except ValueError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_program(PROGRAM, check, failed=(ValueError, OSError), interrupted="interrupted")
 
 
 if __name__ == "__main__":

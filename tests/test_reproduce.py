@@ -3,37 +3,29 @@
 import json
 import os
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pandas as pd
 import pytest
 
-import reproduce as script
+import reproduce
 from tests.programs import run_program
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 1 --per_device_train_batch_size 4".split()
 
 
-class Ended:
-    """What a call left behind: exit status, and what it said."""
-
-    def __init__(self, returncode, stdout, stderr):
-        self.returncode, self.stdout, self.stderr = returncode, stdout, stderr
-
-
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """reproduce.py in this process, in a folder of one's own."""
+    """Call `main` in a given working folder. Returns the exit status and what was printed."""
 
     def run(*flags, folder):
         monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.argv", ["reproduce.py", *map(str, flags)])
-        status = 0
         try:
-            script.main()
-        except SystemExit as ended:
+            status = reproduce.main([str(flag) for flag in flags])
+        except SystemExit as ended:  # argparse
             status = ended.code
-        return Ended(status, *capsys.readouterr())
+        return CompletedProcess(flags, status, *capsys.readouterr())
 
     return run
 

@@ -1,21 +1,15 @@
 """Frozen features: the encoder's own, scan by scan, and what the report makes of them."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from cohort.scans import find_scans, write_cohort
-from explanation.embedding import encode, frozen_features
+from explanation.embedding import encode, frozen_features, main
 from modeling_gloresnet import GloResNetConfig, GloResNetModel
 from preprocessing import GloResNetImageProcessor
-from tests.programs import run_program
 from training.recipe import load_recipe
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -55,13 +49,14 @@ def test_medicalnet_weights_are_used_when_given(run, tmp_path):
     )
 
 
-def test_the_command_writes_a_table_and_names_what_is_missing(run, tmp_path):
-    def call(*arguments):
-        return run_program(["-m", "explanation.embedding", *arguments], ROOT, os.environ)
-
-    done = call(run, "--init", "random", "--output", tmp_path / "features.csv")
-    assert done.returncode == 0 and "512 features of 12 scans" in done.stdout
+def test_the_command_writes_a_table(run, tmp_path, capsys):
+    assert main([str(run), "--init", "random", "--output", str(tmp_path / "features.csv")]) == 0
+    assert "512 features of 12 scans" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "features.csv").shape == (12, 514)
-    missing = call(tmp_path / "nowhere", "--output", tmp_path / "f.csv")
-    assert missing.returncode == 1 and "is no run folder" in missing.stderr and "Traceback" not in missing.stderr
+
+
+def test_a_folder_without_a_run_is_one_sentence(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere"), "--output", str(tmp_path / "f.csv")]) == 1
+    said = capsys.readouterr().err
+    assert "is not the folder of a run" in said and said.count("\n") == 1
     assert not (tmp_path / "f.csv").exists()

@@ -1,8 +1,6 @@
 """Localisation measured: by hand on boxes, and the command on a tiny phantom run."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,10 +16,7 @@ from explanation.localisation import MAPS, localise, main, measure, median_inter
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
-from tests.programs import run_program
 from training.recipe import load_recipe
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def write_run(folder, data):
@@ -121,10 +116,10 @@ def test_a_random_twin_shares_nothing_but_the_geometry():
     assert torch.equal(twin.classifier.weight, random_twin(model, 3).classifier.weight)
 
 
-def test_the_command_writes_into_the_run_and_not_into_a_model(run):
+def test_the_command_writes_into_the_run_and_not_into_a_model(run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.glob("fold-*/**/*")}
-    done = run_program(["-m", "explanation.localisation", run], ROOT, os.environ)
-    assert done.returncode == 0 and "| enlarged ventricles | LayerCAM |" in done.stdout, done.stderr
+    assert main([str(run)]) == 0
+    assert "| enlarged ventricles | LayerCAM |" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run.glob("fold-*/**/*")} == before
     assert set(pd.read_csv(run / "localisation.csv")["map"]) == set(MAPS)
     assert {path.suffix for path in (run / "figures").iterdir()} == {".svg", ".pdf", ".png", ".csv"}

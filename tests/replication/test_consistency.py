@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from evaluation import consistency
 from evaluation.metrics import metrics_from_counts
 from evaluation.published import TABLE_2_COLUMNS, TABLE_2_MEANS
+from replication import consistency
 from replication.consistency import check_row, main, sizes_reaching, stratified_folds
 from replication.reachability import Reported, matrices_of
 from run_folder.files import InputError
