@@ -1,12 +1,12 @@
-"""Reproduce the paper's tables and figures beside its own numbers, each cell a run of train.py.
+"""Reproduce the paper's tables and figures next to the paper's own numbers. Each table cell is one run of train.py.
 
-    python reproduce.py --all --recipe reproduce                       # the phantom cohort, a small grid
+    python reproduce.py --all --recipe reproduce                       # the phantom cohort, a small voxel grid
     python reproduce.py --table 2 --recipe paper --data_dir BIDS --labels labels.csv
-    python reproduce.py --figure roc                                   # from the same runs, nothing is trained twice
-    python reproduce.py --plan --recipe paper --data_dir BIDS          # what it would train, and what that costs
+    python reproduce.py --figure roc                                   # uses the same runs; nothing is trained twice
+    python reproduce.py --plan --recipe paper --data_dir BIDS          # lists the runs and their cost
 
-The same command run again goes on where it stopped. Results are in the folder reproduction/; docs/reproduce.md says
-what they are. Exit status: 0 written (empty cells say why), 1 a job failed, 2 the call was wrong.
+Run the same command again to continue where it stopped. Results are written to reproduction/; docs/reproduce.md
+describes them. Exit status: 0 written (an empty cell gives its reason), 1 failed, 2 wrong call, 130 interrupted.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from screening.loading import ModelError
 from training.recipe import RecipeError, add_recipe_flags
 
 TABLES = range(1, 7)
-DECIDED = ("architecture", "init")  # by the tables
+DECIDED = ("architecture", "init")  # set by the tables, so not flags here
 
 
 def reproduce(options: argparse.Namespace, settings: dict) -> None:
-    """What was asked for, each part printed as it is written."""
+    """Write the requested parts, and print each path as soon as it is written."""
     if options.data_dir:
         data_dir, _ = open_cohort(options.data_dir)
     else:
@@ -59,28 +59,32 @@ def reproduce(options: argparse.Namespace, settings: dict) -> None:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict]:
-    """What to write, and the settings that override the recipe's."""
+    """Read the command line.
+
+    Returns:
+        The options of this program, and the settings that override the recipe.
+    """
     parser = argparse.ArgumentParser(
         prog="reproduce.py",
         usage="python reproduce.py --all | --table N | --figure NAME | --compact | --errors | --plan [options]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--all", action="store_true", help="every table and figure, and the analysis of errors")
+    parser.add_argument("--all", action="store_true", help="every table and figure, and the error analysis")
     parser.add_argument("--table", type=int, choices=TABLES, action="append", default=[], help="one table; repeatable")
     parser.add_argument("--figure", choices=FIGURES, action="append", default=[], help="one figure; repeatable")
-    parser.add_argument("--compact", action="store_true", help="the compact preset beside the full network")
+    parser.add_argument("--compact", action="store_true", help="compare the compact preset with the full network")
     parser.add_argument("--errors", action="store_true", help="missed lesions and motion, on 0.5 mm phantoms")
     parser.add_argument("--plan", action="store_true", help="list the runs and their computed cost; train nothing")
     parser.add_argument("--recipe", help="reproduce, paper or a YAML file (default reproduce for phantoms, else paper)")
     parser.add_argument("--data_dir", help="a BIDS folder, or ORG/NAME of a dataset on the Hub; default: a phantom")
     parser.add_argument("--labels", type=Path, help="TSV or CSV of labels, if they are not in the BIDS folder")
     parser.add_argument("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default clear)")
-    parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder of the results and runs")
+    parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for the results and runs")
     parser.add_argument("--medicalnet", type=Path, help="folder with resnet_10_23dataset.pth, and those of 18 and 50")
-    parser.add_argument("--patches_per_axis", type=int, default=2, help="native patches of Table 3's setting I")
-    parser.add_argument("--phantoms_per_kind", type=int, default=2, help="0.5 mm phantoms a kind of lesion (default 2)")
-    parser.add_argument("--launcher", default="", help="what starts train.py, e.g. 'accelerate launch --multi_gpu'")
+    parser.add_argument("--patches_per_axis", type=int, default=2, help="native patches per axis, for setting I")
+    parser.add_argument("--phantoms_per_kind", type=int, default=2, help="0.5 mm phantoms per lesion type (default 2)")
+    parser.add_argument("--launcher", default="", help="command that starts train.py, e.g. 'accelerate launch'")
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args(argv))
     run_options = ("all", "table", "figure", "compact", "errors", "plan", "recipe", "data_dir", "labels", "phantom")
@@ -91,9 +95,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
         parser.error("nothing to do: give --all, --table N, --figure NAME, --compact, --errors or --plan")
     for name in DECIDED:
         if name in arguments:
-            parser.error(f"--{name} is decided by the tables: leave it out, or use train.py for a run of your own")
+            parser.error(f"--{name} is decided by the tables: leave it out, or start a separate run with train.py")
     if options.data_dir and options.phantom:
-        parser.error("--phantom generates a cohort and --data_dir names one: give one of the two")
+        parser.error("--phantom generates a cohort and --data_dir names one: give only one of them")
     if options.data_dir and not Path(options.data_dir).is_dir() and not is_hub_name(options.data_dir):
         parser.error(f"--data_dir {options.data_dir} is not a folder: give the BIDS folder of your cohort")
     if options.labels and not options.labels.is_file():

@@ -1,5 +1,5 @@
-"""The paper's tables and figures out of training runs: which runs, what is read from them, and how it is printed.
+"""The paper's tables and figures: which training runs they need, what is read from the runs, and what is written.
 
-It stands on training, evaluation, explanation and baselines; only `reproduce.py` stands on it. Results go to the folder
-`reproduction/`.
+It builds on training, evaluation, explanation and architectures. Only `reproduce.py` imports it. `consistency` is also
+a program: it checks whether published numbers are possible for the stated class counts.
 """

@@ -1,4 +1,4 @@
-"""Cells: the training runs that tables and figures are made of, each trained once whatever asks for it."""
+"""Cells: the training runs behind the tables and figures. Each is trained once, however many of them use it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ TRAIN = Path(__file__).parent.parent / "train.py"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cross-validation: what it sets on top of the recipe in use.
+    """One cross-validation run, given as its differences from the recipe.
 
     Attributes:
         architecture: see `architectures.networks`.
-        medicalnet: start from MedicalNet's weights; else from random ones.
-        mixup: as the recipe has it; False turns it off.
-        patches: train on patches at native spacing instead of whole heads.
+        medicalnet: start from MedicalNet's weights instead of random weights.
+        mixup: use the recipe's mixup; False turns it off.
+        patches: train on patches at native voxel spacing instead of whole scans.
     """
 
     architecture: str = "resnet10"
@@ -50,17 +50,18 @@ class Cell:
 
 @dataclass
 class Bench:
-    """Trains cells on one cohort with one recipe, and remembers what became of each.
+    """Trains cells on one cohort with one recipe, and records the outcome of each.
 
     Attributes:
-        recipe_name, overrides: the recipe of all cells and what the call changes in it.
+        recipe_name, overrides: the recipe of all cells, and the settings that override it.
         data_dir, labels: the cohort.
-        output: results; runs go to `output/runs`.
-        weights: folder with MedicalNet's `resnet_<depth>_23dataset.pth`; None takes them from the Hub.
-        patches_per_axis: of a scan, for the setting without the global resize.
-        launcher: what starts train.py, such as `accelerate launch --multi_gpu`; Python when left out.
-        dry: train nothing; only finished cells are there.
-        trained: names of the cells that this process has trained.
+        output: folder for the results; runs are in `output/runs`.
+        weights: folder with MedicalNet's `resnet_<depth>_23dataset.pth`; None downloads them from the Hub.
+        patches_per_axis: patches per axis of a scan, for the setting without the global resize.
+        launcher: command that starts train.py, such as `accelerate launch --multi_gpu`; empty for Python itself.
+        dry: train nothing and use only finished cells.
+        trained: run names of the cells trained by this process.
+        problems: for each cell without a run, the reason.
     """
 
     recipe_name: str
@@ -77,18 +78,18 @@ class Bench:
 
     @property
     def phantom(self) -> str | None:
-        """Preset of the phantom cohort; None for real scans."""
+        """Preset of the phantom cohort, or None for real scans."""
         description = phantom_description(self.data_dir)
         return description and str(description.get("preset"))
 
     @property
     def cohort(self) -> str:
-        """How titles name the cohort."""
+        """The cohort as titles name it, such as `on the phantom cohort X`."""
         name = self.data_dir.resolve().name
         return f"on the phantom cohort {name}" if self.phantom else f"on {name}"
 
     def settings(self, cell: Cell) -> dict:
-        """The recipe's settings that the cell determines."""
+        """The recipe settings that the cell determines."""
         settings = {"architecture": cell.architecture, "init": "random"}
         if cell.medicalnet:
             file = self.weights and self.weights / f"resnet_{DEPTHS[cell.architecture]}_23dataset.pth"
@@ -96,36 +97,36 @@ class Bench:
         if not cell.mixup:
             settings["mixup_prob"] = 0.0
         if cell.patches:
-            # as many patches seen as there are volumes seen in the other cells
+            # fewer epochs, so that training sees as many patches as it sees volumes in the other cells
             epochs = load_recipe(self.recipe_name, **self.overrides, architecture="resnet10").num_train_epochs
             settings["num_train_epochs"] = max(2, round(epochs / self.patches_per_axis**3))
-            settings["brain_mask"] = "none"  # applied before the patches are cut
+            settings["brain_mask"] = "none"  # already applied before the patches are cut
         return settings
 
     def recipe(self, cell: Cell) -> Recipe:
         """All settings of the cell's run.
 
         Raises:
-            RecipeError: they do not go together.
+            RecipeError: the settings cannot be combined.
         """
         return load_recipe(self.recipe_name, **(self.overrides | self.settings(cell)))
 
     def folder(self, cell: Cell) -> RunFolder:
-        """The cell's run folder, named after its settings: equal settings are one run."""
+        """The cell's run folder. Its name is derived from the settings, so equal settings share one run."""
         settings = {k: v for k, v in asdict(self.recipe(cell)).items() if k != "num_threads"}
         settings["source"] = [str(self.data_dir.resolve()), self.labels and str(self.labels.resolve())]
         if cell.patches:
             settings["patches_per_axis"] = self.patches_per_axis
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         words = [cell.architecture, "medicalnet" if cell.medicalnet else "random"]
-        words += [word for word, said in (("nomixup", settings["mixup_prob"] == 0), ("patches", cell.patches)) if said]
+        words += [word for word, on in (("nomixup", settings["mixup_prob"] == 0), ("patches", cell.patches)) if on]
         return RunFolder(self.output / "runs" / "-".join([*words, digest]))
 
     def run(self, cell: Cell) -> RunFolder | None:
-        """The folder of the cell's finished run, trained now if need be; None if that cannot be done (`problems`)."""
+        """Return the cell's finished run, and train it first if needed. None if that fails; see `problems`."""
         try:
             folder = self.folder(cell)
-        except ValueError as error:  # settings that do not go together
+        except ValueError as error:  # settings that cannot be combined
             self.problems[cell] = str(error)
             return None
         if folder.cell.is_file():
@@ -145,11 +146,11 @@ class Bench:
         return folder
 
     def weights_problem(self, cell: Cell) -> str | None:
-        """Why MedicalNet's weights for this cell cannot be had; None if they can or are not asked for."""
+        """Why MedicalNet's weights for this cell are unavailable; None if they are available or not needed."""
         return medicalnet_problem(cell.architecture, self.weights) if cell.medicalnet else None
 
     def _train(self, cell: Cell, folder: RunFolder) -> str | None:
-        """Run train.py; what it complained of, or None."""
+        """Run train.py. Returns its error message, or None."""
         data_dir, labels = self.data_dir, self.labels
         if cell.patches:
             try:
@@ -175,8 +176,8 @@ class Bench:
         if ended.returncode == 130:
             raise KeyboardInterrupt
         if ended.returncode:
-            said = [line for line in ended.stderr.strip().splitlines() if line.strip()] or ["it said nothing"]
-            return f"train.py ended with status {ended.returncode}: {said[-1].removeprefix('train.py: ')}"
+            lines = [line for line in ended.stderr.strip().splitlines() if line.strip()] or ["no error message"]
+            return f"train.py ended with status {ended.returncode}: {lines[-1].removeprefix('train.py: ')}"
         for fold in folder.existing_folds():
             if fold.checkpoints.is_dir():  # three times the model's size, and no longer needed
                 shutil.rmtree(fold.checkpoints)
@@ -185,7 +186,7 @@ class Bench:
         return None
 
     def predictions(self, cell: Cell) -> pd.DataFrame | None:
-        """Out-of-fold predictions, a row a scan (those of patches averaged); None if the cell is empty."""
+        """Out-of-fold predictions, one row per scan (the mean over its patches, if any). None without a run."""
         folder = self.run(cell)
         if folder is None:
             return None
@@ -195,7 +196,7 @@ class Bench:
 
 @cache
 def medicalnet_problem(architecture: str, folder: Path | None) -> str | None:
-    """Why MedicalNet's weights for this depth cannot be had, found out within seconds; None if they can."""
+    """Why MedicalNet's weights for this depth are unavailable, found within seconds; None if they are available."""
     name = f"resnet_{DEPTHS[architecture]}_23dataset.pth"
     if folder is not None:
         return None if (folder / name).is_file() else f"needs weights: {name} is not in {folder}"
@@ -215,11 +216,11 @@ def medicalnet_problem(architecture: str, folder: Path | None) -> str | None:
 
 @cache
 def hub_answers() -> bool:
-    """Whether the Hub answers at all, asked once: its client tries for half a minute, and once for every file."""
+    """Whether the Hub can be reached. Asked only once, because its client retries for half a minute per file."""
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5)
     except urllib.error.HTTPError:
-        return True  # an answer
+        return True  # an error status is an answer too
     except (OSError, ValueError):
         return False
     return True

@@ -1,19 +1,22 @@
-"""Can a published row of accuracy, sensitivity, specificity, F1 and MCC come from the class counts it claims?
+"""Check whether published values of accuracy, sensitivity, F1 and so on are possible for the stated class counts.
 
-Two readings are checked, each exactly, so that "unreachable" is a proof and no rule of thumb:
+A row of values is read in two ways. Both checks are exact, so "not reachable" is a proof:
 
-- *one matrix*: the row describes a single confusion matrix (a test set, one fold, or pooled predictions). All
+- *one matrix*: the row describes one confusion matrix (of a test set, one fold, or pooled predictions). All
   (normal + 1)(injury + 1) matrices are tried.
-- *mean over folds*: each figure is an average over k folds of given class counts. Whether k matrices exist whose
-  averages round to the row is an integer linear feasibility problem, solved with HiGHS (`scipy.optimize.milp`).
+- *mean over folds*: each value is a mean over k folds with given class counts. Whether k matrices exist whose means
+  round to the row is an integer linear feasibility problem, solved with HiGHS (`scipy.optimize.milp`).
 
-A figure printed with d decimals may stand for anything within half a unit of its last place; `--rounding any` allows a
-whole unit, which covers truncation too. An AUC is checked against the bounds its operating point sets:
-sens * spec <= AUC <= 1 - (1 - sens)(1 - spec). A metric undefined for a matrix (0 / 0) counts as 0, as in scikit-learn.
+A printed value can be any number within half a unit of its last decimal place. `--rounding any` allows a whole unit,
+which also covers truncation. An AUC is checked against the bounds set by the operating point:
+sens * spec <= AUC <= 1 - (1 - sens)(1 - spec). A metric that is undefined for a matrix (0 / 0) counts as 0, as in
+scikit-learn.
 
-    python -m replication.consistency                 the paper's Table 2
+    python -m replication.consistency                 checks Table 2 of the paper
     python -m replication.consistency --normal 74 --injury 54 --folds 5 --accuracy 75.18% --sensitivity .76 --f1 .780
     python -m replication.consistency --table FILE    columns name, normal, injury, folds and any of the metrics
+
+Exit status: 0 checked, whatever the result; 1 the input cannot be used; 2 wrong call.
 """
 
 from __future__ import annotations
@@ -46,16 +49,16 @@ PROGRAM = "python -m replication.consistency"
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcome of one reading of a row.
+    """The result for one reading of a row.
 
     Attributes:
         reading: "one matrix" or "mean over K folds".
-        reachable: whether any matrix (or any K matrices) gives all figures.
-        conflicts: sets of figures that cannot hold together: a smallest one, then a smallest one among the figures
-            left, and so on; empty when reachable.
-        matrices: up to five (tn, fp, fn, tp) that give all figures (one matrix), or one matrix a fold.
-        nearest: for an unreachable single matrix, the matrix with the smallest largest gap to the row, and its figures.
-        other_f1: definitions of F1 (normal class, macro, weighted) under which the row would be reachable.
+        reachable: whether a matrix (or K matrices) gives all values.
+        conflicts: sets of metrics whose values cannot all be true. First a smallest such set, then a smallest one among
+            the other metrics, and so on. Empty if reachable.
+        matrices: up to five (tn, fp, fn, tp) that give all values (one matrix), or one matrix per fold.
+        nearest: if no single matrix gives the row, the matrix with the smallest maximum difference, and its metrics.
+        other_f1: definitions of F1 (normal class, macro, weighted) with which the row would be reachable.
     """
 
     reading: str
@@ -79,12 +82,16 @@ def _disjoint_conflicts(
 
 
 def stratified_folds(normal: int, injury: int, folds: int) -> list[tuple[int, int]]:
-    """Class counts (normal, injury) of k stratified folds, each class as even as can be, remainders to opposite ends.
+    """Class counts (normal, injury) of k stratified folds.
 
-    74 / 54 in five gives folds of 26, 26, 26, 25 and 25 scans, as scikit-learn's stratified folds do.
+    Each class is spread as evenly as possible; the first folds get one more normal scan, the last ones one more injured
+    scan. 74 normal and 54 injured in five folds give 26, 26, 26, 25 and 25 scans, as in scikit-learn.
+
+    Raises:
+        InputError: this number of folds is not possible.
     """
     if folds < 2 or folds > normal + injury:
-        raise InputError(f"{folds} folds of {normal + injury} scans are not possible.")
+        raise InputError(f"{folds} folds of {normal + injury} scans are not possible: give 2 to {normal + injury}.")
     more_normal, more_injury = normal % folds, injury % folds
     first = [normal // folds + (k < more_normal) for k in range(folds)]
     second = [injury // folds + (folds - 1 - k < more_injury) for k in range(folds)]
@@ -101,14 +108,17 @@ def check_row(
     """Check one published row.
 
     Args:
-        reported: metric -> figure as printed (text keeps trailing zeros: "0.450" is sharper than 0.45). Metrics:
-            accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1, mcc, auc.
+        reported: metric -> value as printed. Give text, because it keeps trailing zeros ("0.450" is more precise than
+            0.45). Metrics: accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1, mcc, auc.
         normal, injury: class counts.
-        folds: also check averages over this many stratified folds, or over folds of these (normal, injury) counts.
-        rounding: "nearest" (half a unit of the last place) or "any" (a whole unit: rounded, cut off, or rounded up).
+        folds: also check means over this many stratified folds, or over folds with these (normal, injury) counts.
+        rounding: "nearest" (half a unit of the last place) or "any" (a whole unit: rounded, truncated or rounded up).
 
     Returns:
-        One `Verdict` for the single matrix and, with ``folds``, one for the mean over folds.
+        One `Verdict` for the single matrix and, with `folds`, one for the mean over folds.
+
+    Raises:
+        InputError: a metric, value or count cannot be used.
 
     Example:
         >>> check_row({"accuracy": "70%", "sensitivity": "0.75", "specificity": "0.67"}, 6, 4)[0].matrices
@@ -116,11 +126,11 @@ def check_row(
     """
     unknown = [name for name in reported if name not in METRICS]
     if unknown or not reported:
-        raise InputError(f"Figures must be some of {', '.join(METRICS)}; got {', '.join(unknown) or 'none'}.")
+        raise InputError(f"Give values of {', '.join(METRICS)}; got {', '.join(unknown) or 'none'}.")
     if normal < 0 or injury < 0 or normal + injury == 0:
-        raise InputError(f"Class counts must be positive, got {normal} normal and {injury} injured.")
+        raise InputError(f"Class counts must not be negative or both 0, got {normal} normal and {injury} injured.")
     if rounding not in ("nearest", "any"):
-        raise InputError(f"rounding is 'nearest' or 'any', not {rounding!r}.")
+        raise InputError(f"rounding must be 'nearest' or 'any', not {rounding!r}.")
     figures = {name: f if isinstance(f, Reported) else Reported.parse(str(f)) for name, f in reported.items()}
     matrices, values = matrices_of(normal, injury)
 
@@ -141,7 +151,9 @@ def check_row(
     if folds is not None:
         each = stratified_folds(normal, injury, folds) if isinstance(folds, int) else [tuple(f) for f in folds]
         if [sum(c) for c in zip(*each, strict=True)] != [normal, injury]:
-            raise InputError(f"The folds' class counts add up to {[sum(c) for c in zip(*each, strict=True)]}.")
+            raise InputError(
+                f"The class counts of the folds add up to {[sum(c) for c in zip(*each, strict=True)]}, not {[normal, injury]}."
+            )
         found = matching_fold_matrices(each, figures, rounding)
 
         def averaged(some: Mapping[str, Reported]) -> bool:
@@ -170,14 +182,14 @@ def _verdict(
 
 
 def sizes_reaching(figure: str, largest: int = 128, rounding: str = "nearest") -> list[int]:
-    """Numbers of scans n <= largest for which some k / n prints as the figure (an accuracy, a sensitivity ...)."""
+    """Numbers of scans n <= largest for which some k / n prints as this value (an accuracy, a sensitivity, ...)."""
     reported = Reported.parse(figure)
     reach = reported.half_unit * (2 if rounding == "any" else 1) + SLACK
     return [n for n in range(1, largest + 1) if abs(round(reported.value * n) / n - reported.value) <= reach]
 
 
 def describe(name: str, counts: str, verdicts: Sequence[Verdict]) -> str:
-    """The verdicts on one row as a few lines of text."""
+    """The verdicts on one row, as lines of text."""
     lines = [f"{name} ({counts})"]
     for verdict in verdicts:
         if verdict.reachable:
@@ -187,7 +199,7 @@ def describe(name: str, counts: str, verdicts: Sequence[Verdict]) -> str:
             )
             continue
         conflicts = "; ".join(" + ".join(conflict) for conflict in verdict.conflicts)
-        lines.append(f"  {verdict.reading}: NOT reachable; cannot hold: {conflicts}")
+        lines.append(f"  {verdict.reading}: NOT reachable; impossible: {conflicts}")
         if verdict.nearest:
             cells = {"tn", "fp", "fn", "tp"}
             matrix = " ".join(f"{cell} {verdict.nearest[cell]}" for cell in ("tn", "fp", "fn", "tp"))
@@ -209,7 +221,7 @@ def print_table(path: Path, folds: int | None, rounding: str) -> None:
 
 
 def print_table_2(rounding: str) -> None:
-    """The worked example: every row of the paper's Table 2 at 74 normal and 54 injured."""
+    """Check every row of the paper's Table 2, with 74 normal and 54 injured scans."""
     normal, injury, folds = COHORT["normal"], COHORT["injury"], COHORT["folds"]
     print(f"Table 2 of arXiv 2606.02498: {COHORT_NOTE}.\n")
     for name, row in TABLE_2_MEANS.items():
@@ -232,16 +244,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--injury", type=int, help="number of injured scans")
     parser.add_argument("--folds", type=int, help="also read the row as means over this many stratified folds")
     parser.add_argument(
-        "--table", type=Path, help="CSV or TSV with a row a model: name, normal, injury, folds, metrics"
+        "--table", type=Path, help="CSV or TSV with one row per model: name, normal, injury, folds, metrics"
     )
-    rounding = "any also allows for figures cut off or rounded up; with folds it can take minutes"
+    rounding = "any also allows truncated and rounded-up values; with folds it can take minutes"
     parser.add_argument("--rounding", choices=("nearest", "any"), default="nearest", help=rounding)
     for metric in METRICS:
         parser.add_argument(f"--{metric}", help="as printed, e.g. 0.76 or 75.18%%")
     options = parser.parse_args(argv)
     reported = {metric: getattr(options, metric) for metric in METRICS if getattr(options, metric) is not None}
     if reported and not options.table and (options.normal is None or options.injury is None):
-        parser.error("--normal and --injury are needed with the figures.")
+        parser.error("--normal and --injury are needed with the metrics")
 
     def check() -> None:
         if options.table:

@@ -1,8 +1,9 @@
-"""The paper's account of its errors, made testable on phantoms at 0.5 mm.
+"""Failure modes: the paper's explanation of its errors, tested on phantoms at 0.5 mm.
 
-The paper says that missed injuries are punctate lesions which the resize smooths away, and false alarms are motion
-artefacts. Here: sensitivity by lesion type and size; what contrast a lesion keeps in the lattice, by its diameter and
-the lattice's size (physics, no network); how far the network's answer moves with it; false alarms against motion.
+The paper says that missed injuries are punctate lesions that the resize smooths away, and that false alarms are motion
+artefacts. This module measures sensitivity by lesion type and size; the contrast that a lesion keeps after the resize,
+by its diameter and the image size (physics, no network); the change of the network's probability with the lesion's
+diameter; and false alarms by strength of motion.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
     """Measure and write `errors.md`, `errors-*.csv` and `figures/errors.*`.
 
     Args:
-        per_kind: phantoms of each injury and severity; three times as many normal heads.
-        voxel_size: mm; dHCP's unless a test is in a hurry.
+        per_kind: phantoms per injury and severity; there are three times as many normal heads.
+        voxel_size: mm. The default is that of dHCP; tests use larger voxels because they are faster.
 
     Returns:
         The Markdown file.
@@ -41,8 +42,8 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
     row = main_row(bench)
     records["p_injury"] = np.nan
     if row is not None:
-        lattices = np.concatenate([result.lattices for result in measured.values()])
-        records["p_injury"] = answers(bench.run(row.cell), lattices)
+        inputs = np.concatenate([result.inputs for result in measured.values()])
+        records["p_injury"] = mean_probabilities(bench.run(row.cell), inputs)
     contrasts = pd.DataFrame([entry for result in measured.values() for entry in result.contrasts])
     by_type, response = sensitivity_by_type(records), response_to_diameter(records)
     kept, motion = contrast_kept(contrasts), false_alarms(records)
@@ -51,14 +52,14 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
         write_text(bench.output / f"errors-{name}.csv", table.to_csv(index=False))
     save_drawing(errors_figure(by_type, kept, response, motion, recipe.image_size), bench.output / "figures")
 
-    network = f"{row.title}, the mean of its folds' models" if row else f"no network: {bench.problems}"
+    network = f"{row.title}, mean over the models of its folds" if row else f"none ({bench.problems})"
     small = contrasts[contrasts["diameter"] <= 3].groupby("image_size")["retained"].median()
     lines = [
-        f"# Errors: which lesions are missed, and what motion does; network trained {bench.cohort}",
+        f"# Errors: missed lesions and motion; network trained {bench.cohort}",
         "",
         f"Phantoms at {voxel_size:g} mm that no network was trained on ({per_kind} of each injury and severity, "
-        f"{3 * per_kind} normal heads). Network: {network}; threshold 0.5; lattice of {recipe.image_size}^3. "
-        "A network trained on other images than phantoms at this voxel size meets a shift of domain here.",
+        f"{3 * per_kind} normal heads). Network: {network}; threshold 0.5; input of {recipe.image_size}^3 voxels. "
+        "For a network trained on other images than phantoms at this voxel size, this is a domain shift.",
         "",
         "![errors](figures/errors.png)",
         "",
@@ -66,29 +67,30 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
         "",
         _markdown(by_type),
         "",
-        "## Contrast of a punctate lesion that is left in the lattice",
+        "## Contrast of a punctate lesion after the resize",
         "",
-        "Noise-free scan with lesions minus the same without, resampled as for the network: the largest change near "
-        "each lesion over its contrast before imaging (1: all of it is left; `no resize`: what the "
-        "scanner's own blur leaves), and over the noise left in the lattice. Median over lesions; vanished: less than "
-        "a tenth is left. The resize has no low-pass filter: below the lattice's spacing a lesion is hit or skipped "
-        "by chance. Noise is that of one lattice point: interpolating averages it down, while at native spacing a "
-        "lesion covers more voxels. Median left of lesions of 1 to 3 mm: "
-        + ", ".join(f"{v:.2f} ({lattice_name(k)})" for k, v in small.items())
+        "Noise-free scan with lesions minus the same scan without, resampled as for the network. Retained: the largest "
+        "change near each lesion, divided by the lesion's contrast before imaging (1 means that all of it is left; "
+        "`no resize` shows what the scanner's own blur leaves). Contrast to noise: the same change, divided by the "
+        "noise after the resize. Values are medians over lesions. Vanished: share of lesions that keep less than a "
+        "tenth. The resize has no low-pass filter, so chance decides whether a voxel of the resized image hits or "
+        "misses a lesion smaller than the voxel spacing. The noise is that of one voxel: interpolation averages it "
+        "down, while at native spacing a lesion covers more voxels. Median retained for lesions of 1 to 3 mm: "
+        + ", ".join(f"{v:.2f} ({size_name(k)})" for k, v in small.items())
         + ".",
         "",
         _markdown(kept),
         "",
-        "## The network's answer to punctate lesions",
+        "## The network's response to punctate lesions",
         "",
-        f"Change in probability when the same head, with the same noise, is given {LESIONS} lesions of one diameter, "
-        f"at {recipe.image_size}^3 only: other sizes need networks of their own (`--image_size`, another `--output`).",
+        f"Change in probability when {LESIONS} lesions of one diameter are added to the same head with the same noise, "
+        f"at {recipe.image_size}^3 only. Other sizes need other networks (`--image_size` and another `--output`).",
         "",
         _markdown(response),
         "",
-        "## False alarms against motion",
+        "## False alarms by strength of motion",
         "",
-        "The same normal heads with rising motion artefacts (0 none, 1 strongest). Heads are few: see the intervals.",
+        "The same normal heads with increasing motion artefacts (0 none, 1 strongest). The intervals are wide.",
         "",
         _markdown(motion),
     ]
@@ -96,20 +98,20 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
 
 
 @torch.inference_mode()
-def answers(run: RunFolder, lattices: np.ndarray, batch_size: int = 8) -> np.ndarray:
-    """Probability of injury of standardised lattices (n, S, S, S), averaged over the models of all folds."""
-    total = np.zeros(len(lattices))
+def mean_probabilities(run: RunFolder, inputs: np.ndarray, batch_size: int = 8) -> np.ndarray:
+    """Probability of injury of standardised volumes (n, S, S, S), averaged over the models of all folds."""
+    total = np.zeros(len(inputs))
     folds = run.existing_folds()
     for fold in folds:
         model, _ = load_model(str(fold.model))
-        for first in range(0, len(lattices), batch_size):
-            batch = torch.from_numpy(lattices[first : first + batch_size])[:, None].to(model.device)
+        for first in range(0, len(inputs), batch_size):
+            batch = torch.from_numpy(inputs[first : first + batch_size])[:, None].to(model.device)
             total[first : first + batch_size] += model.predict_proba(batch)[:, 1].double().cpu().numpy()
     return total / len(folds)
 
 
 def sensitivity_by_type(records: pd.DataFrame) -> pd.DataFrame:
-    """A row an injury and severity: its sizes, and the share called injured with Wilson's interval."""
+    """One row per injury and severity: sizes, and the share classified as injured with Wilson's interval."""
     rows = []
     part = records[records["kind"] == "injury"]
     for (injury, severity), group in part.groupby(["injury", "severity"], sort=False):
@@ -120,7 +122,7 @@ def sensitivity_by_type(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def contrast_kept(contrasts: pd.DataFrame) -> pd.DataFrame:
-    """A row a diameter and image size: what is left of the contrast."""
+    """One row per diameter and image size: the contrast retained."""
     groups = contrasts.groupby(["diameter", "image_size"])
     table = groups.agg(
         lesions=("retained", "size"),
@@ -131,16 +133,16 @@ def contrast_kept(contrasts: pd.DataFrame) -> pd.DataFrame:
         contrast_to_noise=("contrast_to_noise", "median"),
     )
     table = table.reset_index().rename(columns={"diameter": "diameter_mm"})
-    return table.assign(image_size=[lattice_name(size) for size in table["image_size"]])
+    return table.assign(image_size=[size_name(size) for size in table["image_size"]])
 
 
-def lattice_name(size: int) -> str:
-    """An image size as printed."""
+def size_name(size: int) -> str:
+    """An image size as it is printed."""
     return "no resize" if size == NATIVE else f"{size}^3"
 
 
 def response_to_diameter(records: pd.DataFrame) -> pd.DataFrame:
-    """A row a diameter: change in probability against the same head without lesions, mean and range over heads."""
+    """One row per diameter: change in probability from the same head without lesions, mean and range over heads."""
     part = records[records["kind"] == "diameter"].pivot(index="head", columns="diameter", values="p_injury")
     change = part.drop(columns=0.0).sub(part[0.0], axis=0)
     rows = [
@@ -151,7 +153,7 @@ def response_to_diameter(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def false_alarms(records: pd.DataFrame) -> pd.DataFrame:
-    """A row a motion strength: the share of normal heads called injured, and their mean probability."""
+    """One row per motion strength: the share of normal heads classified as injured, and their mean probability."""
     groups = records[records["kind"] == "motion"].groupby("motion")["p_injury"]
     return pd.DataFrame([{"motion": motion, **_share(group, "false_positive_rate")} for motion, group in groups])
 
@@ -159,9 +161,9 @@ def false_alarms(records: pd.DataFrame) -> pd.DataFrame:
 def _share(probabilities: pd.Series, name: str) -> dict:
     if probabilities.isna().any():
         return {"phantoms": len(probabilities), name: np.nan, "low": np.nan, "high": np.nan, "mean_p": np.nan}
-    called = int((probabilities >= 0.5).sum())
-    interval = binomtest(called, len(probabilities)).proportion_ci(method="wilson")
-    share = called / len(probabilities)
+    positive = int((probabilities >= 0.5).sum())
+    interval = binomtest(positive, len(probabilities)).proportion_ci(method="wilson")
+    share = positive / len(probabilities)
     return {
         "phantoms": len(probabilities), name: share, "low": interval.low, "high": interval.high,
         "mean_p": float(probabilities.mean()),
@@ -172,10 +174,10 @@ def _share(probabilities: pd.Series, name: str) -> dict:
 def errors_figure(
     by_type: pd.DataFrame, kept: pd.DataFrame, response: pd.DataFrame, motion: pd.DataFrame, image_size: int
 ) -> Drawing:
-    """Four panels: sensitivity by type, contrast by diameter, answer by diameter, false alarms by motion."""
+    """Four panels: sensitivity by type, contrast by diameter, response by diameter, false alarms by motion."""
     figure, _ = new_figure(8.6, 6.8)
     figure.clear()
-    ((types, contrast), (answer, alarms)) = figure.subplots(2, 2)
+    ((types, contrast), (change, alarms)) = figure.subplots(2, 2)
 
     places = np.arange(len(by_type))[::-1]
     _whiskers(types, by_type["sensitivity"], places, by_type, horizontal=True)
@@ -185,18 +187,18 @@ def errors_figure(
 
     for style, (size, part) in zip(cycle(STYLES), kept.groupby("image_size", sort=False), strict=False):
         contrast.plot(part["diameter_mm"], part["retained"], **style, markersize=4, label=size)
-    contrast.legend(title="lattice", title_fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    contrast.set(ylim=(0, None), xlabel="Diameter of the lesion (mm)", ylabel="Contrast left (median)")
+    contrast.legend(title="image size", title_fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    contrast.set(ylim=(0, None), xlabel="Diameter of the lesion (mm)", ylabel="Contrast retained (median)")
     contrast.axvspan(1, 3, color=GREY, alpha=0.12, linewidth=0)
-    contrast.set_title("In the lattice (grey: punctate)")
+    contrast.set_title("After the resize (grey: punctate)")
 
-    answer.fill_between(
+    change.fill_between(
         response["diameter_mm"], response["least"], response["most"], color=BLUE, alpha=0.18, linewidth=0
     )
-    answer.plot(response["diameter_mm"], response["mean_change"], color=BLUE, marker="o")
-    answer.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
-    answer.set(xlabel=f"Diameter of {LESIONS} lesions (mm)", ylabel="Change in probability, mean and range")
-    answer.set_title(f"The network's answer at {image_size}^3")
+    change.plot(response["diameter_mm"], response["mean_change"], color=BLUE, marker="o")
+    change.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
+    change.set(xlabel=f"Diameter of {LESIONS} lesions (mm)", ylabel="Change in probability, mean and range")
+    change.set_title(f"The network's response at {image_size}^3")
 
     _whiskers(alarms, motion["motion"], motion["false_positive_rate"], motion, horizontal=False)
     alarms.plot(

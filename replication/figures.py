@@ -1,4 +1,4 @@
-"""The paper's figures from the runs of Table 2: ROC curves, t-SNE of the features, Grad-CAM beside the baselines."""
+"""The paper's figures, from the runs of Table 2: ROC curves, t-SNE of the features, Grad-CAM of all architectures."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ SCORES = {
     "logistic_auc": "logistic AUC",
 }
 PROVES = (
-    "t-SNE proves nothing: it shows clusters in noise and hides them in data. The scores are measured in the 512 "
-    "dimensions themselves, on scans that the model did not see."
+    "t-SNE proves nothing: it can show clusters in noise and hide clusters in data. The scores are measured in the "
+    "full feature space, on scans that the model did not see."
 )
 
 
 def write_figure(bench: Bench, name: str) -> Path:
-    """Train what a figure needs and write it: `figures/NAME.*` and `figure-NAME.md`, its caption.
+    """Write `figures/NAME.*` and `figure-NAME.md`, its caption. Cells that the figure needs are trained first.
 
     Returns:
         The Markdown file.
@@ -60,7 +60,7 @@ def write_figure(bench: Bench, name: str) -> Path:
 
 
 def shown_rows(bench: Bench) -> tuple[list[TableRow], list[str]]:
-    """The rows of Table 2, and the compact preset, whose runs are there; and of the others what is missing."""
+    """The rows of Table 2 and the compact preset that have a run, and a note for each row without one."""
     rows = [
         *(row for row in with_twins(table_2(), bench) if not row.best_fold),
         TableRow("Compact preset (ours)", COMPACT, ours=True),
@@ -71,7 +71,7 @@ def shown_rows(bench: Bench) -> tuple[list[TableRow], list[str]]:
 
 
 def main_row(bench: Bench) -> TableRow | None:
-    """GloResNet, or ResNet-10 from random weights where MedicalNet's cannot be had; None if neither is trained."""
+    """GloResNet, or ResNet-10 from random weights if MedicalNet's are unavailable. None if neither is trained."""
     if bench.run(FULL) is not None:
         return TableRow("GloResNet", FULL)
     twin = TableRow("GloResNet; random initial weights instead (ours)", Cell(), ours=True)
@@ -79,13 +79,13 @@ def main_row(bench: Bench) -> TableRow | None:
 
 
 def short(title: str) -> str:
-    """A row's title for a legend or a panel."""
+    """A row's title, shortened for a legend or a panel."""
     return title.replace("; random initial weights instead (ours)", "*").replace(" encoder", "")
 
 
 @styled
 def roc(bench: Bench) -> tuple[list[Drawing], list[str]]:
-    """Pooled out-of-fold ROC curves of all architectures, that of GloResNet with its band."""
+    """Pooled out-of-fold ROC curves of all architectures, with a band around GloResNet's. Returns figures and notes."""
     rows, missing = shown_rows(bench)
     if not rows:
         return [], missing
@@ -115,16 +115,16 @@ def roc(bench: Bench) -> tuple[list[Drawing], list[str]]:
     )
     axes.set_title(counted(label) + (", computed phantoms" if bench.phantom else ""))
     caption = (
-        "ROC curves of the pooled out-of-fold probabilities of every architecture, all folds of each; shaded, the "
-        "pointwise 95 % interval of GloResNet's over families. The paper sets GloResNet's best fold against the means "
-        "of the others. *: random initial weights, as MedicalNet's could not be had."
+        "ROC curves of the out-of-fold probabilities of every architecture, pooled over all folds. Shaded: the "
+        "pointwise 95 % interval of GloResNet's curve over families. The paper compares GloResNet's best fold with the "
+        "means of the others. *: random initial weights, because MedicalNet's were unavailable."
     )
     return [Drawing("roc", caption, figure, pd.concat(data, ignore_index=True))], missing
 
 
 @styled
 def tsne(bench: Bench) -> tuple[list[Drawing], list[str]]:
-    """t-SNE of one fold model's features of all scans, the held-out ones marked; separation measured on all folds."""
+    """t-SNE of all scans in the features of one fold's model, held-out scans marked; class separation on all folds."""
     row = main_row(bench)
     if row is None:
         return [], [f"Not drawn: {bench.problems[Cell()]}."]
@@ -154,35 +154,35 @@ def tsne(bench: Bench) -> tuple[list[Drawing], list[str]]:
         }
     )
     mean, sd = scores.drop(columns="fold").mean(), scores.drop(columns="fold").std()
-    said = "; ".join(f"{SCORES[name]} {mean[name]:.2f} ± {sd[name]:.2f}" for name in mean.index)
+    separations = "; ".join(f"{SCORES[name]} {mean[name]:.2f} ± {sd[name]:.2f}" for name in mean.index)
     write_text(bench.output / "figures" / "tsne_separation.csv", scores.to_csv(index=False))
     caption = (
-        f"t-SNE (perplexity {perplexity:.0f}, seed {seed}) of the {features.shape[1]} pooled features of {row.title}, "
-        f"the model of fold 0, features of different folds' models having no common axes. Large with a dark edge: the "
-        f"{len(held_out)} scans that this model did not see; small: those that it was trained on. Separation of the "
-        f"classes, mean ± SD over the {len(scores)} folds' models: {said}. {PROVES}"
+        f"t-SNE (perplexity {perplexity:.0f}, seed {seed}) of the {features.shape[1]} pooled features of {row.title}. "
+        "It shows the model of fold 0 only, because the features of different models have no common axes. Large dots "
+        f"with a dark edge: the {len(held_out)} scans that this model did not see; small dots: its training scans. "
+        f"Separation of the classes, mean ± SD over the models of {len(scores)} folds: {separations}. {PROVES}"
     )
     notes = [
-        "Silhouette: of the labels, standardised features, held-out scans (-1 to 1, 0 is none). kNN: the share of "
-        f"injured among the {NEIGHBOURS} nearest training scans, as ROC AUC on the held-out. Logistic: of a ridge "
-        "regression on the training scans' features, likewise. The silhouette of the scans that it was "
-        "trained on shows how little that says."
+        "Silhouette: of the labels, on the standardised features of the held-out scans (-1 to 1; 0 means no "
+        f"separation). kNN AUC: ROC AUC on the held-out scans of the share of injured scans among the {NEIGHBOURS} "
+        "nearest training scans. Logistic AUC: the same for a logistic regression with an L2 penalty, fitted to the "
+        "training scans. The silhouette of the training scans is shown for comparison; it says little."
     ]
     return [Drawing("tsne", caption, _panels(table, bench), table)], notes
 
 
 def _panels(table: pd.DataFrame, bench: Bench):
-    """Four panels of the same places, coloured by label, score, age and fold."""
+    """Four panels of the same points, coloured by label, radiology score, age and fold."""
     figure, _ = new_figure(8.2, 6.6)
     figure.clear()
     panels = figure.subplots(2, 2).ravel()
-    said = {0: "normal", 1: "injury", "": "unknown"}
+    names = {0: "normal", 1: "injury", "": "unknown"}
     for column, axes in {"label": panels[0], "radiology_score": panels[1], "fold": panels[3]}.items():
         handles = []
         for style, value in zip(cycle(STYLES), sorted(table[column].unique()), strict=False):
             look = {"color": style["color"], "marker": style["marker"]}
             _dots(axes, table[table[column] == value], **look)
-            name = value if column == "fold" else said.get(value, value)
+            name = value if column == "fold" else names.get(value, value)
             handles.append(Line2D([], [], linestyle="", label=name, **look))
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axes.set_title(column.replace("_", " ").capitalize())
@@ -208,7 +208,7 @@ def _dots(axes, part: pd.DataFrame, c: str | None = None, color: str | None = No
 
 @torch.inference_mode()
 def fold_features(run: RunFolder, fold: int) -> tuple[list[Scan], np.ndarray]:
-    """Pooled features (n, C) of all scans of a run by one fold's model, the plain view."""
+    """All scans of a run, and their pooled features (n, C) from one fold's model, without the mirrored view."""
     model, processor = load_model(str(run.fold(fold).model))
     scans, volumes = run_volumes(run, processor)
     found = []
@@ -220,7 +220,7 @@ def fold_features(run: RunFolder, fold: int) -> tuple[list[Scan], np.ndarray]:
 
 
 def separation(scans: list[Scan], features: np.ndarray, train: list[Scan], held_out: list[Scan]) -> dict[str, float]:
-    """How well a model's features tell the classes apart; NaN where a part has one class only."""
+    """How well a model's features separate the classes, by score; NaN if either part has only one class."""
     row = {scan: number for number, scan in enumerate(scans)}
     x, z = (features[[row[scan] for scan in part]] for part in (train, held_out))
     y, t = (np.array([scan.label for scan in part]) for part in (train, held_out))
@@ -239,7 +239,7 @@ def separation(scans: list[Scan], features: np.ndarray, train: list[Scan], held_
 
 
 def gradcam(bench: Bench) -> tuple[list[Drawing], list[str]]:
-    """Every architecture's map of the same cases, and its mean maps by class."""
+    """Each architecture's maps of the same cases, and its mean map per class. Returns figures and notes."""
     rows, missing = shown_rows(bench)
     main = main_row(bench)
     if main is None:
@@ -255,5 +255,5 @@ FIGURES: dict[str, Callable[[Bench], tuple[list[Drawing], list[str]]]] = {"roc":
 TITLES = {
     "roc": "ROC of all architectures",
     "tsne": "t-SNE of the features",
-    "gradcam": "Grad-CAM of GloResNet beside the baselines",
+    "gradcam": "Grad-CAM of GloResNet and the baselines",
 }

@@ -1,4 +1,4 @@
-"""Grad-CAM of all architectures on the same cases and as means by class, on the common lattice."""
+"""Grad-CAM of all architectures for the same cases, and the mean map per class, on the common input grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from replication.rows import TableRow
 from run_folder.files import InputError
 from screening.loading import load_model
 
-CASES = {  # by the first network's out-of-fold probability
+CASES = {  # chosen by the out-of-fold probability of the first network
     "injury, surest hit": (1, "idxmax"),
     "injury, worst miss": (1, "idxmin"),
     "normal, surest": (0, "idxmin"),
@@ -27,16 +27,25 @@ CASES = {  # by the first network's out-of-fold probability
 
 
 class Maps(NamedTuple):
-    """One network's maps: of the cases by scan, and the mean over the scans of each class, all (S, S, S)."""
+    """Maps of one network.
+
+    Attributes:
+        cases: the map (S, S, S) of each chosen scan, by participant and session.
+        means: the mean map (S, S, S) of each class, over its held-out scans.
+        edge: edge of the network's own map before interpolation, voxels.
+    """
 
     cases: dict[tuple[str, str], np.ndarray]
     means: dict[int, np.ndarray]
     edge: int
-    """voxels an edge of the network's own map"""
 
 
 def gradcam_figures(bench: Bench, rows: Sequence[TableRow], titles: Sequence[str]) -> list[Drawing]:
-    """Both figures; each scan is explained by the models that did not see it.
+    """Draw both figures. The maps of a scan come from the models that did not see it.
+
+    Args:
+        rows: one row per network. The first one decides which cases are shown.
+        titles: a short title per row.
 
     Raises:
         InputError: the runs hold out different scans.
@@ -52,9 +61,10 @@ def gradcam_figures(bench: Bench, rows: Sequence[TableRow], titles: Sequence[str
     found = [network_maps(bench, row, set(chosen.values()), volumes) for row in rows]
     size = next(iter(volumes.values())).shape[0]
     note = (
-        f"Maps are 0 to 1 each and say nothing of how strong the evidence is. A network's own map has, at {size}^3, "
+        "Each map is scaled to 0 to 1, so it says nothing about how strong the evidence is. The networks' own maps, "
+        f"before interpolation to {size}^3, have "
         + ", ".join(f"{maps.edge}^3 ({title})" for title, maps in zip(titles, found, strict=True))
-        + " voxels an edge: one of 1^3 is flat and points nowhere. Empty: nothing speaks for injury."
+        + " voxels; a map of 1^3 is flat and points nowhere. Empty: no evidence for injury."
     )
     return [
         _case_figure(bench, rows, titles, chosen, found, volumes, note),
@@ -63,7 +73,7 @@ def gradcam_figures(bench: Bench, rows: Sequence[TableRow], titles: Sequence[str
 
 
 def network_maps(bench: Bench, row: TableRow, wanted: set, volumes: dict) -> Maps:
-    """One network's maps of every held-out scan; `volumes` gathers the cases and, under 0 and 1, class means."""
+    """One network's maps of every held-out scan. Adds the cases' volumes, and class means as 0 and 1, to `volumes`."""
     run = bench.run(row.cell)
     splits = read_splits(run.splits)
     cases, sums, backgrounds, counts, edge = {}, {}, {}, {0: 0, 1: 0}, 0
@@ -84,7 +94,7 @@ def network_maps(bench: Bench, row: TableRow, wanted: set, volumes: dict) -> Map
                 cases[key] = heat
                 volumes[key] = pixel_values[0, 0].numpy()
     if missing := wanted - cases.keys():
-        raise InputError(f"{run} did not predict {len(missing)} of the cases: the runs are of different cohorts.")
+        raise InputError(f"{run} did not predict {len(missing)} of the cases shown: the runs are of different cohorts.")
     for label, total in backgrounds.items():
         volumes.setdefault(label, total / counts[label])
     return Maps(cases, {label: total / counts[label] for label, total in sums.items()}, edge)
@@ -111,9 +121,9 @@ def _case_figure(bench, rows, titles, chosen, found, volumes, note) -> Drawing:
     for axes, name in zip(panels[0], ["scan", *titles], strict=True):
         axes.set_title(_broken(name), fontsize=7.5, loc="center")
     caption = (
-        f"Grad-CAM for injury, middle axial slice of the lattice, right of the infant at the right. Cases chosen by "
-        f"the out-of-fold probability of {rows[0].title}; each network's maps and probabilities are of the model that "
-        f"did not see the scan. {note}"
+        "Grad-CAM for injury, middle axial slice of the network's input; the infant's right side is at the right. "
+        f"Cases are chosen by the out-of-fold probability of {rows[0].title}. Maps and probabilities come from the "
+        f"model that did not see the scan. {note}"
     )
     return Drawing("gradcam_cases", caption, figure, pd.DataFrame(data))
 
@@ -131,21 +141,21 @@ def _mean_figure(bench, titles, found, volumes, note) -> Drawing:
             _slice(axes, volumes[label], maps.means[label])
             data.append({"class": names[label], "model": name, "mean_heat": float(maps.means[label].mean())})
             data[-1] |= centre_of_mass(maps.means[label])
-            # a flat map, to the last bits, correlates with nothing
+            # the correlation of a map that is flat up to rounding is undefined
             if len(labels) == 2 and min(np.ptp(m) for m in maps.means.values()) > 1e-6:
                 both = np.corrcoef(maps.means[0].ravel(), maps.means[1].ravel())
                 data[-1]["correlation_of_classes"] = float(both[0, 1])
     for axes, name in zip(panels[0], ["mean scan", *titles], strict=True):
         axes.set_title(_broken(name), fontsize=7.5, loc="center")
     caption = (
-        "Mean Grad-CAM maps for injury over the held-out scans of each class, on the common lattice, which stretches "
-        f"every head to the same cube and registers nothing; middle axial slice. {note}"
+        "Mean Grad-CAM maps for injury over the held-out scans of each class, middle axial slice. Every scan is "
+        f"stretched to the same cube; the heads are not registered. {note}"
     )
     return Drawing("gradcam_means", caption, figure, pd.DataFrame(data))
 
 
 def centre_of_mass(heat: np.ndarray) -> dict[str, float]:
-    """Where a map's weight lies along R, A and S, as parts of the lattice (0.5 is its middle); NaN if it is empty."""
+    """Centre of mass of a map along R, A and S, as a fraction of the edge (0.5 is the middle); NaN for an empty map."""
     total = float(heat.sum())
     centre = {}
     for axis, name in enumerate("RAS"):
@@ -166,7 +176,7 @@ def _grid(lines: int, columns: int):
 
 
 def _slice(axes, volume: np.ndarray, heat: np.ndarray | None = None) -> None:
-    """The middle axial slice, anterior up, right at the right; the map over it, clear where it is low."""
+    """Draw the middle axial slice, anterior up, right at the right. The map on top is transparent where it is low."""
     middle = volume.shape[2] // 2
     low, high = np.quantile(volume[:, :, middle], [0.01, 0.99])
     axes.imshow(volume[:, :, middle].T, origin="lower", cmap="gray", vmin=low, vmax=high)
@@ -176,7 +186,7 @@ def _slice(axes, volume: np.ndarray, heat: np.ndarray | None = None) -> None:
 
 
 def _shape(heat: np.ndarray) -> str:
-    """What is to be said of a map that shows no place."""
+    """A remark on a map that shows no location, else an empty text."""
     return ", empty" if heat.max() == 0 else ", flat" if np.ptp(heat) < 1e-4 else ""
 
 

@@ -1,4 +1,4 @@
-"""What a table prints of a run: means over folds, pooled values with their intervals, and whether the paper agrees."""
+"""The values of a run in a table: means over folds, pooled values with intervals, and agreement with the paper."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from run_folder.predictions import read_predictions
 from run_folder.tables import read_table
 from screening.loading import load_model
 
-CHANCE_LOSS = math.log(2)  # of a network that answers one half: the class weights average to 1
+CHANCE_LOSS = math.log(2)  # of a network that always predicts 0.5; the class weights average to 1
 CONVERGED = (
-    f"Epochs to converge: the first epoch from which the training loss stays within a tenth of its whole descent (from "
-    f"ln 2 = {CHANCE_LOSS:.3f}, the loss of a network that knows nothing) above its last value; a run that ends above "
-    "0.9 ln 2 did not converge. The paper does not state its rule."
+    "Epochs to converge: the first epoch from which the training loss stays within a tenth of its total decrease above "
+    f"its last value. The decrease starts at ln 2 = {CHANCE_LOSS:.3f}, the loss of a network that has learnt nothing. "
+    "A run that ends above 0.9 ln 2 did not converge. The paper does not state its rule."
 )
 
 
 @dataclass(frozen=True)
 class Value:
-    """One figure.
+    """One value of a table.
 
     Attributes:
         mean, sd: over folds.
         pooled, low, high: over all out-of-fold predictions, with the 95 % interval over families.
-        words: instead of numbers.
+        words: a text shown instead of the numbers, or after them.
     """
 
     mean: float | None = None
@@ -47,19 +47,19 @@ class Value:
     words: str = ""
 
     def agrees(self, printed: str) -> str:
-        """`yes` if the paper's figure lies inside our interval, `no` if outside, `-` if there is nothing to compare."""
+        """`yes` if the paper's value is inside our interval, `no` if it is outside, `-` if it cannot be compared."""
         value = number(printed)
         if self.words and self.words == printed:
             return "yes"
         if value is None or self.low is None or self.high is None or self.low == self.high:
-            return "-"  # an interval of no width is the bootstrap's at a bound, and knows nothing
+            return "-"  # a bootstrap interval has zero width at a bound (0 or 1), and then says nothing
         return "yes" if self.low <= value <= self.high else "no"
 
 
 def screening_values(predictions: pd.DataFrame, tta: bool, draws: int = DRAWS) -> dict[str, Value]:
-    """Every metric of a run's out-of-fold predictions at threshold 0.5.
+    """Every metric of a run's out-of-fold predictions at threshold 0.5, by name.
 
-    Besides, `peak_*`, the highest of any fold, and `best_*`, those of the fold with the highest AUC.
+    `peak_NAME` is the highest value of any fold, `best_NAME` the value of the fold with the highest AUC.
     """
     table = predictions if tta else predictions.assign(p_injury=predictions["p_injury_no_tta"])
     metrics = cross_validation_metrics(table)
@@ -79,12 +79,12 @@ def screening_values(predictions: pd.DataFrame, tta: bool, draws: int = DRAWS) -
 
 
 def train_accuracy(run: RunFolder) -> Value:
-    """Accuracy of each fold's model on the scans it was trained on, as they are: no augmentation, no mirrored view.
+    """Accuracy of each fold's model on its training scans, without augmentation and without the mirrored view.
 
-    Kept in `train_predictions.csv` of the run.
+    The predictions are saved in `train_predictions.csv` of the run and reused.
 
     Raises:
-        InputError: the cohort is not what it was.
+        InputError: scans of the run can no longer be read.
     """
     if not run.train_predictions.is_file():
         write_text(run.train_predictions, _predict_training_scans(run).to_csv(index=False))
@@ -107,21 +107,21 @@ def _predict_training_scans(run: RunFolder) -> pd.DataFrame:
 
 
 def run_volumes(run: RunFolder, processor) -> tuple[list[Scan], object]:
-    """The scans that a run used, and their standardised volumes as a dataset with a row each.
+    """The scans that a run used, and a dataset of their standardised volumes with one row per scan.
 
     Raises:
-        InputError: scans have gone since.
+        InputError: a scan can no longer be read.
     """
     used = [scan for scan in read_cohort(run.cohort) if scan.status == "used"]
     volumes, scans = standardised_volumes(used, processor)
     if lost := [scan.reason for scan in scans if scan.status != "used"]:
-        raise InputError(f"{len(lost)} scans of {run} cannot be read any more ({lost[0]}): put the cohort back.")
+        raise InputError(f"{len(lost)} scans of {run} can no longer be read ({lost[0]}): restore the cohort.")
     return scans, volumes.with_format("torch", columns=["pixel_values"])
 
 
 @torch.inference_mode()
 def probabilities(model, volumes, scans: list[Scan], wanted: list[Scan], batch_size: int = 8) -> np.ndarray:
-    """Probability of injury of some scans, (n,), from the plain view alone."""
+    """Probability of injury of the wanted scans, (n,) float64, without the mirrored view."""
     row = {scan: number for number, scan in enumerate(scans)}
     found = []
     for first in range(0, len(wanted), batch_size):
@@ -131,7 +131,7 @@ def probabilities(model, volumes, scans: list[Scan], wanted: list[Scan], batch_s
 
 
 def epochs_to_converge(run: RunFolder) -> Value:
-    """Mean and SD over the folds' histories, by the rule in `CONVERGED`; words if a fold did not."""
+    """Epochs to converge, mean and SD over folds, by the rule in `CONVERGED`. Words say if folds did not converge."""
     epochs = []
     for fold in run.existing_folds():
         epochs.append(convergence(read_table(fold.history, ("epoch", "train_loss"))["train_loss"].to_numpy(float)))
@@ -144,7 +144,7 @@ def epochs_to_converge(run: RunFolder) -> Value:
 
 
 def convergence(losses: np.ndarray) -> int | None:
-    """The epoch, from 1, at which a fold's training loss had converged; None if it never did."""
+    """The epoch (from 1) at which the training loss of a fold converged; None if it did not."""
     last = float(losses[-1])
     if last > 0.9 * CHANCE_LOSS:
         return None

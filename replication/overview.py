@@ -1,4 +1,4 @@
-"""What there is to train and what it costs, computed; and the index of what has been written."""
+"""The plan (runs to train and their computed cost), and the index of the written results."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from replication.cells import Bench
 from replication.rows import all_cells
 from run_folder.files import write_text
 
-SUSTAINED = 5.0  # teraflop/s, assumed: 3D convolutions come nowhere near what a GPU promises
+SUSTAINED = 5.0  # TFLOP/s, an assumption: 3D convolutions stay far below the peak rate of a GPU
 
 
 def petaflop(gmac: float, scans: int, folds: int, epochs: int) -> float:
-    """Operations of a cross-validation: 10^15, a multiply-add counted as two.
+    """Cost of a cross-validation in PFLOP (10^15 operations; a multiply-add counts as two).
 
-    A training pass over a volume is three forward passes (one forward, two for the gradients); each epoch also scores
+    A training step on a volume costs three forward passes: one forward, two for the gradients. Each epoch also scores
     the held-out fold in two views, as train.py does.
+
+    Args:
+        gmac: billions of multiply-adds of one forward pass.
+        scans: scans of the cohort.
     """
     training = 3 * scans * (folds - 1) * epochs
     scoring = 2 * scans * epochs
@@ -25,7 +29,7 @@ def petaflop(gmac: float, scans: int, folds: int, epochs: int) -> float:
 
 
 def write_plan(bench: Bench) -> Path:
-    """Write `plan.md`: every run, whether it can be made, and what it costs.
+    """Write `plan.md`: every run, whether it can be trained, and what it costs.
 
     Raises:
         CohortError: the cohort cannot be read.
@@ -43,7 +47,7 @@ def write_plan(bench: Bench) -> Path:
         try:
             settings, name = bench.recipe(cell), bench.folder(cell).name
             _, gmac = measure(cell.architecture, settings.image_size)
-        except (ValueError, ImportError) as error:  # the cell says so itself
+        except (ValueError, ImportError) as error:
             lines.append(f"| {cell.architecture} | {error} | - | - | - | - |")
             continue
         volumes = scans * (bench.patches_per_axis**3 if cell.patches else 1)
@@ -54,20 +58,20 @@ def write_plan(bench: Bench) -> Path:
         lines.append(f"| {name} | {state} | {gmac:.2f} | {shape} | {cost:,.1f} | {hours(cost):,.2f} |")
     lines += [
         "",
-        f"{total:,.0f} PFLOP in all, without the runs that cannot be made: {hours(total):,.1f} hours. Computed, not "
-        f"measured: multiply-adds x volumes x passes at a sustained {SUSTAINED:.0f} TFLOP/s, which is assumed; at half "
-        "that rate it takes twice as long. Reading, reports and figures come on top.",
+        f"Total, without the runs that cannot be trained: {total:,.0f} PFLOP, {hours(total):,.1f} hours. Computed, not "
+        f"measured: multiply-adds x volumes x passes, at an assumed sustained rate of {SUSTAINED:.0f} TFLOP/s. At half "
+        "that rate it takes twice as long. Reading scans, reports and figures take additional time.",
     ]
     return write_text(bench.output / "plan.md", "\n".join(lines) + "\n")
 
 
 def hours(petaflop: float) -> float:
-    """At the rate of `SUSTAINED`."""
+    """Hours at the rate `SUSTAINED`."""
     return petaflop * 1e3 / SUSTAINED / 3600
 
 
 def write_overview(bench: Bench) -> Path:
-    """Write `README.md` in the results' folder: what is there, and what is empty and why."""
+    """Write `README.md` in the results folder: the list of results, and the empty cells with their reasons."""
     lines = [f"# The paper's tables and figures, {bench.cohort}", ""]
     for path in sorted([*bench.output.glob("*.md"), *bench.output.glob("figures/*.png")]):
         if path.name != "README.md":

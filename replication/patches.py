@@ -1,8 +1,8 @@
-"""Input without the global resize (setting I of Table 3): patches at native spacing, as a cohort of their own.
+"""Input without the global resize (setting I of Table 3): patches at native voxel spacing, written as a new cohort.
 
-A scan is turned to RAS and cut into a block of n x n x n adjoining cubes of image_size^3 voxels around the centre of
-its grid, each standardised by itself (a patch of the lattice's size is not changed by the resize). A patch has
-its scan's label; all patches of a family are in one fold. A scan's probability is the mean over its patches.
+A scan is reoriented to RAS. A block of n x n x n adjacent patches of image_size^3 voxels is cut around the centre of
+its voxel grid. Each patch is standardised by itself; the resize leaves a patch of this size unchanged. A patch has the
+label of its scan, and all patches of a family are in one fold. A scan's probability is the mean over its patches.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from preprocessing import apply_mask, read_volume
 from run_folder.files import replacing_folder
 from training.recipe import Recipe
 
-MARK = "p"  # between session and number of the patch: sessions are letters and digits
+MARK = "p"  # between session and patch number; a session may only have letters and digits
 
 
 def starts(length: int, size: int, count: int) -> list[int]:
-    """First voxels of up to `count` adjoining patches around the middle of an axis; fewer if they cover it.
+    """First voxels of up to `count` adjacent patches around the middle of an axis; fewer if fewer cover the axis.
 
-    Where the axis is shorter than the patches, they reach beyond it on both sides.
+    If the axis is shorter than the patches together, they extend beyond it on both sides.
     """
     count = min(count, -(-length // size))
     first = (length - count * size) // 2
@@ -36,7 +36,7 @@ def starts(length: int, size: int, count: int) -> list[int]:
 
 
 def cut(data: np.ndarray, start: tuple[int, int, int], size: int) -> np.ndarray:
-    """A cube of `size`^3 voxels; what lies outside the scan has the scan's least intensity."""
+    """A cube of `size`^3 voxels. Voxels outside the scan get the lowest intensity of the scan."""
     patch = np.full((size,) * 3, data.min(), dtype=np.float32)
     inside = [(max(s, 0), min(s + size, n)) for s, n in zip(start, data.shape, strict=True)]
     target = tuple(slice(low - s, high - s) for (low, high), s in zip(inside, start, strict=True))
@@ -45,13 +45,13 @@ def cut(data: np.ndarray, start: tuple[int, int, int], size: int) -> np.ndarray:
 
 
 def patch_cohort(data_dir: Path, labels: Path | None, recipe: Recipe, output: Path, per_axis: int) -> tuple[Path, Path]:
-    """Write the patches of a cohort as a BIDS folder, once.
+    """Write the patches of a cohort as a BIDS folder, unless it exists.
 
     Returns:
-        The folder, and its table of labels.
+        The folder and its label table.
 
     Raises:
-        CohortError, VolumeError: the cohort or a scan of it cannot be used.
+        CohortError, VolumeError: the cohort or one of its scans cannot be used.
     """
     name = [str(data_dir.resolve()), str(labels), recipe.image_size, recipe.brain_mask, recipe.max_birth_age, per_axis]
     folder = output / hashlib.sha256(repr(name).encode()).hexdigest()[:8] / "patches"
@@ -74,7 +74,7 @@ def _write_patches(data_dir: Path, labels: Path | None, recipe: Recipe, folder: 
         for number, start in enumerate((x, y, z) for x in corners[0] for y in corners[1] for z in corners[2]):
             patch = cut(volume.data, start, recipe.image_size)
             if patch.min() == patch.max():
-                continue  # nothing but air
+                continue  # only air
             session = f"{scan.session_id}{MARK}{number}"
             anat = folder / f"sub-{scan.participant_id}" / f"ses-{session}" / "anat"
             anat.mkdir(parents=True)
@@ -85,16 +85,16 @@ def _write_patches(data_dir: Path, labels: Path | None, recipe: Recipe, folder: 
         infants[scan.participant_id] = {
             "participant_id": scan.participant_id,
             "family_id": scan.family,
-            "birth_age": "n/a" if scan.birth_age is None else scan.birth_age,  # --max_birth_age asks for it again
+            "birth_age": "n/a" if scan.birth_age is None else scan.birth_age,  # for --max_birth_age
         }
     pd.DataFrame(infants.values()).to_csv(folder / "participants.tsv", sep="\t", index=False)
-    if (data_dir / DESCRIPTION).is_file():  # says that a phantom is one
+    if (data_dir / DESCRIPTION).is_file():  # marks a phantom cohort
         shutil.copy(data_dir / DESCRIPTION, folder / DESCRIPTION)
     pd.DataFrame(rows).to_csv(folder / "labels.tsv", sep="\t", index=False)
 
 
 def whole_scans(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions of patches as predictions of their scans: the mean over the patches of each."""
+    """Turn predictions of patches into predictions of scans: the mean over the patches of each scan."""
     session = predictions["session_id"].str.replace(rf"{MARK}\d+$", "", regex=True)
     keys = ["participant_id", "session_id", "family", "fold", "label", "radiology_score"]
     table = predictions.assign(session_id=session).groupby(keys, as_index=False, sort=False, dropna=False)

@@ -1,7 +1,7 @@
-"""Phantoms at dHCP's voxel size for the analysis of errors: lesions of one diameter at known places, rising motion.
+"""Phantoms at dHCP's voxel size for the error analysis: lesions of given diameters at known places, increasing motion.
 
-None of them is in any cohort: seed and names are others. A job is one head or one injured scan; what it measured is
-kept in a file, so that an interrupted analysis goes on.
+They have a seed and names that no phantom cohort uses, so no network was trained on them. A job is one normal head or
+one injured scan. Its results are saved in a file, so an interrupted analysis can continue.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from run_folder.files import replacing
 
 SEED = 260602498
 VOXEL_SIZE = 0.5  # mm, dHCP's
-CONTRAST = -0.18  # the mean of punctate lesions, relative to white matter
-DIAMETERS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # mm; punctate lesions have 1 to 3
+CONTRAST = -0.18  # mean contrast of punctate lesions, relative to white matter
+DIAMETERS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # mm; punctate lesions measure 1 to 3
 IMAGE_SIZES = (32, 64, 96, 128, 192)
-NATIVE = 0  # in the place of an image size: before the resize
+NATIVE = 0  # as an image size: not resized
 MOTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
-LESIONS = 8  # in a head, so far apart that none adds to another's contrast
+LESIONS = 8  # per head, far enough apart not to add to each other's contrast
 APART_MM = 14.0
 
 
 class Job(NamedTuple):
-    """One phantom: a normal head with all that is done to it (`injury` empty), or a scan with one injury."""
+    """One phantom: a normal head in all its variants (`injury` is empty), or a scan with one injury."""
 
     number: int
     image_size: int
@@ -53,24 +53,32 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Name of the file with the results."""
         what = f"{self.injury}-{self.severity}" if self.injury else "head"
         return f"{what}-{self.number}-{self.image_size}-{self.brain_mask}-{self.voxel_size:g}mm"
 
     @property
     def weeks(self) -> float:
+        """Post-menstrual age, 32 to 42 weeks."""
         return 32.0 + (self.number * 2.7) % 10.0
 
 
 class Measured(NamedTuple):
-    """What came of a job: lattices for the network, (n, S, S, S), a record of each, and contrasts of single lesions."""
+    """Results of a job.
 
-    lattices: np.ndarray
+    Attributes:
+        inputs: standardised volumes for the network, (n, S, S, S).
+        records: one per volume; what it shows.
+        contrasts: one per lesion, diameter and image size.
+    """
+
+    inputs: np.ndarray
     records: list[dict]
     contrasts: list[dict]
 
 
 def jobs(per_kind: int, image_size: int, brain_mask: str, voxel_size: float = VOXEL_SIZE) -> list[Job]:
-    """Three normal heads for each `per_kind`, and `per_kind` scans of each injury and severity."""
+    """`per_kind` scans of each injury and severity, and three times `per_kind` normal heads."""
     every = [Job(number, image_size, brain_mask, voxel_size=voxel_size) for number in range(3 * per_kind)]
     for injury, severities in INJURIES.items():
         for severity in severities:
@@ -79,11 +87,11 @@ def jobs(per_kind: int, image_size: int, brain_mask: str, voxel_size: float = VO
 
 
 def measure_all(todo: list[Job], folder: Path) -> dict[Job, Measured]:
-    """The results of all jobs, those that are not in `folder` worked out on every core."""
+    """The results of all jobs. Those not yet in `folder` are computed, on all cores."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [job for job in todo if not (folder / f"{job.name}.npz").is_file()]
     if missing:
-        # a forked child would wait for ever for the threads that torch has in its parent
+        # spawn, because a forked child would wait forever for torch's threads, which exist only in the parent
         with ProcessPoolExecutor(min(available_cores(), len(missing)), mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(_measure_into, job, folder) for job in missing]
             for done in tqdm(waiting, desc="0.5 mm phantoms", unit="phantom", disable=None):
@@ -96,7 +104,7 @@ def _measure_into(job: Job, folder: Path) -> None:
     measured = measure_injured(job) if job.injury else measure_head(job)
     words = json.dumps([measured.records, measured.contrasts])
     with replacing(folder / f"{job.name}.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, lattices=measured.lattices.astype(np.float32), words=np.array(words))
+        np.savez_compressed(file, lattices=measured.inputs.astype(np.float32), words=np.array(words))
 
 
 def _read(path: Path) -> Measured:
@@ -105,7 +113,7 @@ def _read(path: Path) -> Measured:
 
 
 def measure_injured(job: Job) -> Measured:
-    """One scan with one injury, and its size."""
+    """One scan with one injury, and the size of that injury."""
     scan = make_phantom_scan(
         job.weeks,
         {job.injury: job.severity},
@@ -123,11 +131,11 @@ def measure_injured(job: Job) -> Measured:
     }
     measure, size = sizes[job.injury]
     record = {"kind": "injury", "injury": job.injury, "severity": job.severity, "measure": measure, "size": float(size)}
-    return Measured(_lattice(scan.volume, scan.brain_mask, job)[None], [record], [])
+    return Measured(_network_input(scan.volume, scan.brain_mask, job)[None], [record], [])
 
 
 def measure_head(job: Job) -> Measured:
-    """One normal head: as it is, with lesions of each diameter, and with rising motion; contrasts of each lesion."""
+    """One normal head without lesions, with lesions of each diameter, and with increasing motion; lesion contrasts."""
     grid = small_grid(job.voxel_size)
     names = f"normal {job.number}", "head"
     conditions = draw_acquisition(named_rng(SEED, "acquisition", *names))
@@ -135,21 +143,21 @@ def measure_head(job: Job) -> Measured:
         infant_volumes(job.weeks, SEED, *names), job.weeks, grid, SEED, *names, shift=conditions.shift
     )
     mask = (anatomy.dseg > 0).astype(np.uint8)
-    still = {
+    painted = {
         diameter: paint(anatomy, lesions, job.weeks, conditions, grid, SEED, "".join(names))
         for diameter, lesions in _lesions_of_each_diameter(anatomy, grid, conditions.shift).items()
     }
 
     def image(diameter: float, conditions) -> np.ndarray:
-        # the same noise and motion every time, so that only what is asked for differs
-        return acquire(still[diameter].copy(), job.weeks, conditions, grid, named_rng(SEED, "image", *names))
+        # same seed every time: the images differ only in the lesions and the conditions given
+        return acquire(painted[diameter].copy(), job.weeks, conditions, grid, named_rng(SEED, "image", *names))
 
-    lattices, records = [], []
+    inputs, records = [], []
     for diameter in (0.0, *DIAMETERS):
-        lattices.append(_lattice(image(diameter, conditions), mask, job))
+        inputs.append(_network_input(image(diameter, conditions), mask, job))
         records.append({"kind": "diameter", "head": job.number, "diameter": diameter})
     for motion in MOTIONS:
-        lattices.append(_lattice(image(0.0, replace(conditions, motion=motion)), mask, job))
+        inputs.append(_network_input(image(0.0, replace(conditions, motion=motion)), mask, job))
         records.append({"kind": "motion", "head": job.number, "motion": motion})
 
     white = t2_signal(white_matter_t2(job.weeks)) * INTENSITY_SCALE * conditions.gain
@@ -163,29 +171,29 @@ def measure_head(job: Job) -> Measured:
     for diameter in DIAMETERS:
         change = image(diameter, clean).astype(np.float32) - plain
         for size in noise_left:
-            lattice = np.abs(change if size == NATIVE else resample(change, size))
+            resized = np.abs(change if size == NATIVE else resample(change, size))
             for centre in places:
-                peak = _peak(lattice, centre, diameter, grid, conditions.shift)
+                peak = _peak(resized, centre, diameter, grid, conditions.shift)
                 retained, to_noise = peak / (abs(CONTRAST) * white), peak / (noise_left[size] * white / conditions.snr)
                 contrasts.append(
                     {"head": job.number, "diameter": diameter, "image_size": size, "retained": float(retained)}
                     | {"contrast_to_noise": float(to_noise)}
                 )
-    return Measured(np.stack(lattices), records, contrasts)
+    return Measured(np.stack(inputs), records, contrasts)
 
 
 def _places(anatomy: Anatomy, grid: Grid) -> list[tuple[float, float, float]]:
-    """Centres in white matter, mm, far from each other; the same for every diameter."""
+    """Lesion centres in white matter, mm, far from each other. They are the same for every diameter."""
     white = anatomy.dseg.ravel()[anatomy.inside] == WHITE_MATTER
     room = max(DIAMETERS) / 2
-    for margin in (room, room / 2, 0.0):  # a thin mantle has no room for the largest
+    for margin in (room, room / 2, 0.0):  # thin white matter has no room for the largest lesion
         candidates = np.flatnonzero(white & (anatomy.ventricle_gap > margin) & (anatomy.sulcal_depth > margin + 1.0))
         if candidates.size > 1000:
             break
     rng = named_rng(SEED, "places", int(candidates.size))
     chosen: list[np.ndarray] = []
     for index in rng.permutation(candidates)[:5000]:
-        # off the voxels' centres, as lesions are
+        # lesions are not centred on voxels
         point = anatomy.points[:, index] + rng.uniform(-0.5, 0.5, 3) * grid.voxel_size
         if all(np.linalg.norm(point - other) > APART_MM for other in chosen):
             chosen.append(point)
@@ -195,30 +203,30 @@ def _places(anatomy: Anatomy, grid: Grid) -> list[tuple[float, float, float]]:
 
 
 def _lesions_of_each_diameter(anatomy: Anatomy, grid: Grid, shift: tuple) -> dict[float, LesionMap]:
-    """Diameter -> lesions of that diameter at the same places; 0 -> none."""
+    """For each diameter (mm), lesions of that diameter at the same places; none for diameter 0."""
     blank = np.zeros(anatomy.dseg.shape, dtype=np.uint8)
-    laid = {0.0: LesionMap(mask=blank)}
+    maps = {0.0: LesionMap(mask=blank)}
     for diameter in DIAMETERS:
         change = np.zeros(anatomy.dseg.shape, dtype=np.float32)
         for centre in _places(anatomy, grid):
             box, part = sphere_fraction(grid.axes(shift), centre, diameter, change.shape)
             change[box] += CONTRAST * part
         lesions = [Lesion(PUNCTATE, centre, diameter, CONTRAST) for centre in _places(anatomy, grid)]
-        laid[diameter] = LesionMap(mask=blank, punctate_contrast=change, lesions=lesions)
-    return laid
+        maps[diameter] = LesionMap(mask=blank, punctate_contrast=change, lesions=lesions)
+    return maps
 
 
-def _peak(lattice: np.ndarray, centre: tuple, diameter: float, grid: Grid, shift: tuple) -> float:
-    """The largest value of the lattice within a lattice voxel of a lesion."""
+def _peak(volume: np.ndarray, centre: tuple, diameter: float, grid: Grid, shift: tuple) -> float:
+    """The largest value of a resized volume in a lesion or within one voxel of it."""
     box = []
-    for axis, middle, edge in zip(grid.axes(shift), centre, lattice.shape, strict=True):
-        step = (axis[-1] - axis[0]) / (edge - 1)  # mm between lattice points
+    for axis, middle, edge in zip(grid.axes(shift), centre, volume.shape, strict=True):
+        step = (axis[-1] - axis[0]) / (edge - 1)  # mm between voxel centres
         at, reach = (middle - axis[0]) / step, diameter / 2 / step + 1
         box.append(slice(max(int(np.ceil(at - reach)), 0), int(np.floor(at + reach)) + 1))
-    return float(lattice[tuple(box)].max())
+    return float(volume[tuple(box)].max())
 
 
-def _lattice(volume: np.ndarray, mask: np.ndarray, job: Job) -> np.ndarray:
-    """The standardised lattice of a RAS array, (S, S, S)."""
+def _network_input(volume: np.ndarray, mask: np.ndarray, job: Job) -> np.ndarray:
+    """A RAS array, preprocessed for the network: (S, S, S)."""
     read = read_volume(volume)
     return map_volume(apply_mask(read, mask) if job.brain_mask == "required" else read, job.image_size)

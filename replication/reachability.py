@@ -1,4 +1,4 @@
-"""Which confusion matrices, or which set of one matrix a fold, give figures as they are printed; exact, not sampled."""
+"""Find the confusion matrices, or sets of one matrix per fold, that give printed values. Exact, not sampled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLACK = 1e-9  # for floating-point comparison only
 
 @dataclass(frozen=True)
 class Reported:
-    """A printed figure: its value as a proportion and half a unit of its last place."""
+    """A printed value as a proportion, and half a unit of its last decimal place."""
 
     text: str
     value: float
@@ -29,7 +29,7 @@ class Reported:
 
     @classmethod
     def parse(cls, text: str) -> Reported:
-        """Read "0.76", ".450", "75.18%" or "75.18 %"; its decimals set the precision; a percent sign divides by 100."""
+        """Read "0.76", ".450", "75.18%" or "75.18 %". The decimals set the precision; a percent sign divides by 100."""
         cleaned = str(text).strip().replace("\u2212", "-")
         percent = cleaned.endswith("%")
         try:
@@ -44,7 +44,7 @@ class Reported:
 
 
 def matrices_of(normal: int, injury: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """All confusion matrices of the counts: (m, 4) of tn, fp, fn, tp, and each metric of each, (m,); 0 / 0 is 0."""
+    """All m confusion matrices of the counts: (m, 4) of tn, fp, fn, tp, and each metric of each, (m,). 0 / 0 is 0."""
     tp, tn = (grid.ravel().astype(np.float64) for grid in np.meshgrid(np.arange(injury + 1), np.arange(normal + 1)))
     fn, fp = injury - tp, normal - tn
 
@@ -72,7 +72,7 @@ def matrices_of(normal: int, injury: int) -> tuple[np.ndarray, dict[str, np.ndar
 
 
 def allowed_ranges(reported: Mapping[str, Reported], rounding: str) -> list[tuple[str, float, float]]:
-    """Each figure as (metric column, lowest, highest) the printed text allows; an AUC gives two one-sided rows."""
+    """The range each printed value allows, as (metric, lowest, highest). An AUC gives two one-sided rows."""
     rows = []
     for name, figure in reported.items():
         reach = figure.half_unit * (2 if rounding == "any" else 1) + SLACK
@@ -85,7 +85,7 @@ def allowed_ranges(reported: Mapping[str, Reported], rounding: str) -> list[tupl
 
 
 def matching_matrices(values: Mapping[str, np.ndarray], reported: Mapping[str, Reported], rounding: str) -> np.ndarray:
-    """Which of the matrices (their metrics from `matrices_of`) give all figures: their indices."""
+    """Indices of the matrices that give all reported values; `values` are the metrics from `matrices_of`."""
     fits = np.ones(len(values["accuracy"]), dtype=bool)
     for name, low, high in allowed_ranges(reported, rounding):
         fits &= (values[name] >= low) & (values[name] <= high)
@@ -95,20 +95,24 @@ def matching_matrices(values: Mapping[str, np.ndarray], reported: Mapping[str, R
 def matching_fold_matrices(
     folds: Sequence[tuple[int, int]], reported: Mapping[str, Reported], rounding: str
 ) -> list[tuple[int, int, int, int]] | None:
-    """One matrix a fold whose averages give the row, or None when HiGHS proves there are none.
+    """One matrix per fold so that the means over folds give the row, or None if HiGHS proves that there are none.
 
-    Folds of equal class counts are interchangeable, so the unknowns are how many folds of each kind show each matrix.
+    Folds with equal class counts are interchangeable. The unknowns are therefore how many folds of each kind have each
+    matrix.
+
+    Raises:
+        RuntimeError: HiGHS did not reach a decision.
     """
     kinds = sorted(set(folds))
     tables = [matrices_of(*kind) for kind in kinds]
     kind_of = np.repeat(np.arange(len(kinds)), [len(matrices) for matrices, _ in tables])
     count = np.array([folds.count(kind) for kind in kinds], dtype=np.float64)
-    rows = [(kind_of == k, count[k], count[k]) for k in range(len(kinds))]  # every fold shows exactly one matrix
+    rows = [(kind_of == k, count[k], count[k]) for k in range(len(kinds))]  # every fold has exactly one matrix
     for name, low, high in allowed_ranges(reported, rounding):
         rows.append((np.concatenate([values[name] for _, values in tables]), low * len(folds), high * len(folds)))
     weight, low, high = (np.array(part, dtype=np.float64) for part in zip(*rows, strict=True))
     constraints, bounds = LinearConstraint(weight, low, high), Bounds(0, count[kind_of])
-    with _silent_stdout():  # HiGHS prints a debugging line on some problems, whatever its options say
+    with _silent_stdout():  # HiGHS prints a debugging line for some problems, and no option stops it
         answer = milp(np.zeros(len(kind_of)), constraints=constraints, integrality=1, bounds=bounds)
     if answer.status == 2:
         return None

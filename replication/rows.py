@@ -1,4 +1,4 @@
-"""Which cells each table is made of: rows in the paper's order, with what the paper prints in each."""
+"""The rows of each table: the cell behind each row, and the values the paper prints, in the paper's order."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table.
+    """One row of a table.
 
     Attributes:
-        title: what it is called.
-        cell: the run it is read from.
-        tta: whether probabilities are those with test-time augmentation.
-        paper: what the paper prints, a text for each column; empty where it prints nothing.
-        ours: whether the paper has no such setting, so that nothing is compared.
-        best_fold: whether it is the best fold alone, chosen on the scored scans.
+        title: the row's name.
+        cell: the run that the values are read from.
+        tta: use the probabilities with test-time augmentation.
+        paper: the paper's values as printed, one text per column; empty if the paper has none.
+        ours: the paper has no such setting, so nothing is compared.
+        best_fold: use only the best fold. It is chosen on the scans that it is scored on.
     """
 
     title: str
@@ -49,25 +49,25 @@ class TableRow:
 
 
 def with_twins(rows: list[TableRow], bench: Bench) -> list[TableRow]:
-    """The rows, each that needs weights which cannot be had followed by the same from random weights.
+    """Add a twin with random initial weights after each row whose MedicalNet weights are unavailable.
 
-    The twin takes no one's place: it is named for what it is and compared with nothing. A twin that is another row's
-    run is left out.
+    The row itself stays. Its twin has its own title and is not compared with the paper. A twin that would repeat the
+    run of another row is left out.
     """
     completed = []
-    there = {(row.cell, row.tta) for row in rows}  # a best fold has no twin: its run has one
+    present = {(row.cell, row.tta) for row in rows}
     for row in rows:
         completed.append(row)
         twin = replace(row.cell, medicalnet=False)
-        if row.cell.medicalnet and bench.weights_problem(row.cell) and (twin, row.tta) not in there:
+        if row.cell.medicalnet and bench.weights_problem(row.cell) and (twin, row.tta) not in present:
             title = f"{row.title}; random initial weights instead (ours)"
             completed.append(TableRow(title, twin, row.tta, ours=True))
-            there.add((twin, row.tta))
+            present.add((twin, row.tta))  # a best-fold row of the same run gets no second twin
     return completed
 
 
 def table_2() -> list[TableRow]:
-    """Everything as for GloResNet but the network; MedicalNet's weights where there are any for it."""
+    """All architectures, trained as GloResNet is; MedicalNet's weights where they exist for the architecture."""
     return [
         TableRow(
             name.replace("GloResNet, mean", "GloResNet"),
@@ -79,6 +79,7 @@ def table_2() -> list[TableRow]:
 
 
 def table_3() -> list[TableRow]:
+    """The paper's settings I to IV, from native patches to the full method."""
     cells = {
         "I": Cell("resnet18", mixup=False, patches=True),
         "II": Cell("resnet18", mixup=False),
@@ -89,6 +90,7 @@ def table_3() -> list[TableRow]:
 
 
 def table_4() -> list[TableRow]:
+    """ResNets of different depths."""
     return [
         TableRow(f"3D ResNet-{DEPTHS[name]}", Cell(name, medicalnet=True, mixup=False), False, paper)
         for name, paper in published.TABLE_4.items()
@@ -96,6 +98,7 @@ def table_4() -> list[TableRow]:
 
 
 def table_5() -> list[TableRow]:
+    """Random and MedicalNet's initial weights."""
     return [
         TableRow("Random", Cell(mixup=False), False, published.TABLE_5["random"]),
         TableRow("MedicalNet", BASELINE, False, published.TABLE_5["medicalnet"]),
@@ -103,6 +106,7 @@ def table_5() -> list[TableRow]:
 
 
 def table_6() -> list[TableRow]:
+    """Mixup and test-time augmentation, added one after the other."""
     return [
         TableRow("Baseline: no mixup, no TTA", BASELINE, False, published.TABLE_6["baseline"]),
         TableRow("+ mixup", FULL, False, published.TABLE_6["mixup"]),
@@ -111,7 +115,7 @@ def table_6() -> list[TableRow]:
 
 
 def compact_rows(bench: Bench) -> list[TableRow]:
-    """The compact preset beside the full network from random weights, as its own are, and from MedicalNet's."""
+    """The compact preset and the full network from random weights, and the latter from MedicalNet's if available."""
     rows = [TableRow("Compact preset, random initial weights", COMPACT, ours=True)]
     rows.append(TableRow("ResNet-10 in full, random initial weights", Cell(), ours=True))
     if not bench.weights_problem(FULL):
@@ -123,6 +127,6 @@ ROWS = {2: table_2, 3: table_3, 4: table_4, 5: table_5, 6: table_6}
 
 
 def all_cells(bench: Bench) -> list[Cell]:
-    """Every cell of all tables once, in the order in which they are asked for."""
+    """Every cell of all tables, without repeats, in the order in which the tables use them."""
     rows = [row for table in ROWS.values() for row in with_twins(table(), bench)] + compact_rows(bench)
     return list(dict.fromkeys(row.cell for row in rows))

@@ -1,4 +1,4 @@
-"""The paper's tables with our values beside its own, as Markdown and CSV."""
+"""The paper's tables with our values next to the paper's, as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ COLUMNS = {
 }
 HEADINGS = {2: "Architectures", 3: "Settings", 4: "Depth", 5: "Initial weights", 6: "Mixup and test-time augmentation"}
 NOTES = {
-    2: "All as for GloResNet (folds, mixup, loss, schedule, mirrored view) but the network; MedicalNet's weights where "
-    "there are any. Which of them the paper's own baselines had, it "
-    "does not say. Best fold: that of the highest AUC, chosen on the scored scans and so without an interval.",
-    3: "I to III without mixup and without the mirrored view. I, as we define it: each scan cut into a block of "
-    "adjoining patches of the lattice's size at its native voxel spacing, each patch standardised by itself and "
-    "labelled as its scan; as many patches are seen in training as volumes elsewhere (fewer epochs); a scan's "
-    "probability is the mean over its patches; folds are drawn anew, families together. Peak: the best fold, chosen "
-    "on the scored scans and so without an interval.",
-    4: "Without mixup and without the mirrored view. Training accuracy: each fold's model on its own training scans, "
-    "not augmented.",
+    2: "Only the network differs from GloResNet; folds, mixup, loss, schedule and mirrored view are the same. Networks "
+    "start from MedicalNet's weights where these exist. The paper does not say which of these its own baselines used. "
+    "Best fold: the fold with the highest AUC. It is chosen on the scans that it is scored on, so it has no interval.",
+    3: "I to III: without mixup and without the mirrored view. Our definition of I: each scan is cut into a block of "
+    "adjacent patches of the network's input size, at native voxel spacing. Each patch is standardised by itself and "
+    "has the label of its scan. Training sees as many patches as it sees volumes in the other settings (fewer epochs). "
+    "A scan's probability is the mean over its patches. Folds are drawn again, and families stay together. Peak: the "
+    "best fold. It is chosen on the scans that it is scored on, so it has no interval.",
+    4: "Without mixup and without the mirrored view. Training accuracy: the model of each fold on its own training "
+    "scans, without augmentation.",
     5: f"ResNet-10 without mixup and without the mirrored view. {CONVERGED}",
-    6: "Without the mirrored view (TTA) is read from the same runs; nothing is trained for it.",
+    6: "Values without the mirrored view (TTA) are read from the same runs; nothing extra is trained.",
 }
 OWN_TITLES = {
     "train_accuracy": "Training accuracy",
@@ -52,14 +52,14 @@ OWN_TITLES = {
     },
 }
 LEGEND = (
-    "Mean ± SD over folds; pooled over all out-of-fold predictions, with the 95 % interval over families; the paper's "
-    "figure; and whether that lies in our interval. A dash: nothing to compare."
+    "Mean ± SD: over folds. Pooled: over all out-of-fold predictions, with the 95 % interval over families. Paper: the "
+    "paper's value. Agrees: whether the paper's value is inside our interval; a dash means nothing to compare."
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row with its values, or with why there are none."""
+    """A row with its values, or with the reason why it has none."""
 
     row: TableRow
     values: dict[str, Value]
@@ -68,7 +68,7 @@ class Entry:
 
 
 def write_table(bench: Bench, number: int) -> Path:
-    """Train what a table needs and write it: `table-N.md` and `.csv`.
+    """Write `table-N.md` and `table-N.csv`. Cells that the table needs are trained first.
 
     Returns:
         The Markdown file.
@@ -83,7 +83,7 @@ def write_table(bench: Bench, number: int) -> Path:
 
 
 def write_compact(bench: Bench) -> Path:
-    """Write `compact.md` and `.csv`: the preset within the paper's stated budget beside the full network."""
+    """Write `compact.md` and `compact.csv`: the preset within the paper's stated budget and the full network."""
     columns = published.TABLE_2_COLUMNS
     costs = _costs(bench)
     rows = compact_rows(bench)
@@ -109,37 +109,39 @@ def _entry(bench: Bench, row: TableRow, columns: tuple[str, ...], costs: dict[st
 
 
 def _costs(bench: Bench) -> dict[str, str]:
+    """Parameters and multiply-adds of each architecture, ours and the paper's, as a text."""
     size = bench.recipe(COMPACT).image_size
     try:
         rows = cost_table(size)
     except MissingPackageError as error:
         return dict.fromkeys(("vit_base", "swin_unet_encoder", "densenet121"), str(error))
-    said = {}
+    texts = {}
     for row in rows:
         ours = f"{row['parameters']:,}; {row['gmac']:.2f} GMAC at {size}^3" if row["parameters"] else "-"
         stated = row["paper_parameters_millions"]
         paper = f"; paper {stated} M, {row['paper_gflops']} GFLOPs ({row['discrepancy']})" if stated else ""
-        said[row["architecture"]] = ours + paper
-    return said
+        texts[row["architecture"]] = ours + paper
+    return texts
 
 
 def _compared(bench: Bench, row: TableRow) -> str:
-    """The compact preset against another network on the same scans, in a sentence."""
+    """One sentence that compares the compact preset with another network on the same scans."""
     ours, theirs = bench.predictions(COMPACT), bench.predictions(row.cell)
     if ours is None or theirs is None:
-        return f"Compact against {row.title}: not compared, a run is missing."
+        return f"Compact and {row.title}: not compared, because a run is missing."
     keys = ["participant_id", "session_id", "family", "label"]
     both = ours.merge(theirs, on=keys, suffixes=("", "_other"))
     if both["label"].nunique() < 2:
-        return f"Compact against {row.title}: not compared, the scans are all of one class."
+        return f"Compact and {row.title}: not compared, because all scans are of one class."
     pair = both["p_injury"], both["p_injury_other"]
     found = paired_auc_difference(both["label"], *pair, both["family"], draws=DRAWS)
     difference = found.difference
     holds = difference.low is not None and difference.low > -0.05
-    verdict = "it holds up within our margin of 0.05" if holds else "that it is at most 0.05 worse is not shown"
+    verdict = "excludes" if holds else "does not exclude"
     return (
-        f"Compact against {row.title}, paired over {len(both)} scans: AUC {found.auc_a:.3f} and {found.auc_b:.3f}, "
-        f"difference {difference}, p = {found.p_value:.3f}; {verdict} {bench.cohort}."
+        f"Compact and {row.title}, paired over {len(both)} scans: AUC {found.auc_a:.3f} and {found.auc_b:.3f}, "
+        f"difference {difference}, p = {found.p_value:.3f}. The interval {verdict} a loss of 0.05 (our margin) or more "
+        f"{bench.cohort}."
     )
 
 
@@ -179,14 +181,14 @@ def _warnings(bench: Bench) -> list[str]:
         f"{recipe.num_train_epochs} epochs, selection {recipe.selection}, seed {recipe.seed}.",
     ]
     if Path(bench.recipe_name).stem == "reproduce":
-        lines += ["", "This recipe proves that everything runs. Its figures say nothing of the method."]
+        lines += ["", "This recipe only shows that everything runs. Its values say nothing about the method."]
     if bench.phantom:
-        lines += ["", "Computed phantoms, not infants: whether such figures agree with the paper's means nothing."]
+        lines += ["", "Computed phantoms, not infants: agreement with the paper's values means nothing here."]
     return lines
 
 
 def _lines(entry: Entry, columns: tuple[str, ...], with_costs: bool) -> list[list[str]]:
-    """The Markdown cells of an entry: means, pooled values, the paper's and whether they agree."""
+    """The Markdown cells of an entry: means, pooled values, the paper's values, and whether they agree."""
     row = entry.row
     cost, blank = ([entry.cost], [""]) if with_costs else ([], [])
     lines = []
@@ -220,7 +222,7 @@ def _pooled(value: Value) -> str:
 
 
 def _write_table_1(bench: Bench) -> Path:
-    """The cohort beside the paper's: no network."""
+    """Write the cohort next to the paper's. It needs no network."""
     recipe = bench.recipe(COMPACT)
     scans = find_scans(bench.data_dir, bench.labels, brain_mask=recipe.brain_mask, max_birth_age=recipe.max_birth_age)
     used = [scan for scan in scans if scan.status == "used"]
@@ -241,7 +243,7 @@ def _write_table_1(bench: Bench) -> Path:
     counted = ", ".join(f"{count} {status}" for status, count in flow(scans).items())
     lines += [
         "",
-        f"Scans: {counted}. SMD: standardised mean difference, injury minus normal. The paper counts infants.",
+        f"Scans: {counted}. SMD: standardised mean difference, injury minus normal. The paper's counts are of infants.",
     ]
     write_text(bench.output / "table-1.csv", ours.to_csv(index=False))
     return write_text(bench.output / "table-1.md", "\n".join(lines) + "\n")

@@ -132,10 +132,10 @@ def test_folds_are_even(normal, injury, folds):
 @pytest.mark.parametrize(
     ("row", "counts", "message"),
     [
-        ({"kappa": "0.4"}, (3, 3), "Figures must be some of accuracy"),
+        ({"kappa": "0.4"}, (3, 3), "Give values of accuracy"),
         ({}, (3, 3), "got none"),
         ({"accuracy": "high"}, (3, 3), "is not a number; write 0.76 or 75.18%"),
-        ({"accuracy": "0.5"}, (0, 0), "Class counts must be positive"),
+        ({"accuracy": "0.5"}, (0, 0), "Class counts must not be negative"),
     ],
 )
 def test_bad_rows_are_one_sentence(row, counts, message):
@@ -151,7 +151,7 @@ def test_command(tmp_path, capsys):
     table.write_text("name,normal,injury,folds,accuracy,f1\nA,74,54,,75.18%,.780\nB,6,4,2,0.70,\n")
     assert main(["--table", str(table)]) == 0
     out = capsys.readouterr().out
-    assert "A (74 normal, 54 injured)\n  one matrix: NOT reachable; cannot hold: accuracy\n" in out
+    assert "A (74 normal, 54 injured)\n  one matrix: NOT reachable; impossible: accuracy\n" in out
     assert "mean over 2 folds: reachable" in out
     assert main(["--table", str(tmp_path / "none.csv")]) == 1
     assert "none.csv is missing" in capsys.readouterr().err
