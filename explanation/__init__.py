@@ -1,1 +1,1 @@
-"""What the network sees: features of its encoder, heat maps of its answers, and how far those can be trusted."""
+"""Heat maps of a network's predictions, features of its encoder, and a test of how well the maps localise injuries."""

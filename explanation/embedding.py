@@ -1,11 +1,11 @@
-"""Features of a frozen encoder for the scans of a run: the strongest control a network can be set against.
+"""Features of a frozen encoder for the scans of a run: the strongest control to compare a network with.
 
     python -m explanation.embedding runs/NAME --output features.csv                   MedicalNet's encoder
     python -m explanation.embedding runs/NAME --output random.csv --init random
     python -m evaluation.report runs/NAME --features features.csv random.csv
 
-One row a scan: participant_id, session_id, f000 ... f511. The volumes are the run's own, from the cache. Exit status: 0
-written, 1 the run or the weights cannot be used, 2 the call was wrong.
+One row per scan: participant_id, session_id, f000 ... f511. The volumes are those of the run, from the cache. Exit
+status: 0 written, 1 the run or the weights cannot be used, 2 wrong call.
 """
 
 import argparse
@@ -34,8 +34,8 @@ def encode(encoder: GloResNetModel, volumes: torch.utils.data.Dataset, batch_siz
     """Pooled features of standardised volumes.
 
     Args:
-        encoder: its own mode is set to evaluation.
-        volumes: rows with `pixel_values` (1, S, S, S), in PyTorch's format.
+        encoder: it is set to evaluation mode.
+        volumes: rows with a tensor `pixel_values` (1, S, S, S).
 
     Returns:
         (n, hidden_size) float32, on the CPU.
@@ -46,16 +46,20 @@ def encode(encoder: GloResNetModel, volumes: torch.utils.data.Dataset, batch_siz
 
 
 def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.DataFrame:
-    """Features of a run's scans by an encoder that has seen none of their labels.
+    """Features of a run's scans from an encoder that has seen none of their labels.
 
     Args:
-        run: a run folder, for its `recipe.yaml` and `cohort.csv`.
+        run: the run folder. Its `recipe.yaml` and `cohort.csv` are read.
         init: `medicalnet`, `random`, or a MedicalNet `.pth` file.
-        seed: of random weights.
+        seed: seed of random weights.
+
+    Returns:
+        One row per scan: participant_id, session_id, and one column per feature.
 
     Raises:
-        FileNotFoundError: no run there, or the weights cannot be had.
-        CohortError: the scans in `cohort.csv` cannot be read any more.
+        InputError: this is not the folder of a run, or its recipe cannot be read.
+        MedicalNetImportError, OSError: the weights are unavailable or do not fit.
+        CohortError: the scans in `cohort.csv` can no longer be read.
     """
     folder = RunFolder(run)
     if not folder.recipe.is_file():
@@ -64,10 +68,10 @@ def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.Da
         )
     recipe = read_yaml(folder.recipe)
     processor = GloResNetImageProcessor(image_size=recipe["image_size"], brain_mask=recipe["brain_mask"])
-    before = [scan for scan in read_cohort(folder.cohort) if scan.status == "used"]
-    volumes, scans = standardised_volumes(before, processor)
+    used = [scan for scan in read_cohort(folder.cohort) if scan.status == "used"]
+    volumes, scans = standardised_volumes(used, processor)
     if lost := [scan.reason for scan in scans if scan.status != "used"]:
-        raise CohortError(f"{len(lost)} scans of {run} cannot be read any more ({lost[0]}): put the cohort back.")
+        raise CohortError(f"{len(lost)} scans of {run} can no longer be read ({lost[0]}): restore the cohort.")
     config = GloResNetConfig(image_size=recipe["image_size"])
     if init == "random":
         torch.manual_seed(seed)
@@ -91,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="a run folder, runs/NAME")
     parser.add_argument("--init", default="medicalnet", help="medicalnet (default), random, or a MedicalNet .pth file")
-    parser.add_argument("--output", type=Path, required=True, help="the CSV to write")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights, default 0")
+    parser.add_argument("--output", type=Path, required=True, help="the CSV file to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default 0)")
     options = parser.parse_args(argv)
 
     def write_features() -> None:

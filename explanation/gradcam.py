@@ -1,11 +1,12 @@
-"""Where a network looks: Grad-CAM and LayerCAM heat maps, and their way back into the scan.
+"""Grad-CAM and LayerCAM heat maps of a network's prediction, and their resampling to the scan's own voxel grid.
 
     inputs = processor("scan.nii.gz", return_tensors="pt")
-    heat = explain(model, inputs["pixel_values"])[0]                    # (S, S, S) on the input lattice, 0 to 1
+    heat = explain(model, inputs["pixel_values"])[0]                    # (S, S, S) on the input grid, 0 to 1
     scan_image(heat, read_volume("scan.nii.gz")).to_filename("heat.nii.gz")
 
-A map says what a network's answer rested on, not where an injury is: it has no calibrated scale, and a wrong answer has
-as bright a map as a right one. `python -m explanation.localisation` measures how far it can be trusted on phantoms.
+A map shows what the prediction was based on, not where an injury is. Its scale is not calibrated, and the map of a
+wrong prediction is as bright as that of a right one. `python -m explanation.localisation` measures on phantoms how well
+the maps find injuries.
 """
 
 import copy
@@ -21,24 +22,24 @@ from torch import Tensor, nn
 from preprocessing import Volume
 
 METHODS = ("layercam", "gradcam")
-MAP_LEFT_RIGHT_AXIS = 1  # of a (batch, R, A, S) map
+MAP_LEFT_RIGHT_AXIS = 1  # of a map (batch, R, A, S)
 
 
 def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", target: int = 1) -> Tensor:
-    """Heat maps on the input lattice, averaged over the views that the model's own answer is averaged over.
+    """Heat maps on the input grid, averaged over the same views as the model's prediction.
 
-    The mirrored view's map is mirrored back first. The model is left as it was: modes, gradients, parameters.
+    The map of the mirrored view is mirrored back first. The model's modes, gradients and parameters are not changed.
 
     Args:
-        model: a GloResNet classifier, in any mode, precision and on any device; also loaded by `trust_remote_code`. Of
-            an ensemble, the members' maps are averaged.
-        pixel_values: (B, 1, R, A, S), as the processor makes them.
-        method: `layercam` or `gradcam` (of the last stage).
-        target: the class whose evidence is shown, 1 for injury.
+        model: a GloResNet classifier in any mode and precision, on any device, also if loaded with `trust_remote_code`.
+            For an ensemble, the maps of its members are averaged.
+        pixel_values: (B, 1, R, A, S), from the processor.
+        method: `layercam`, or `gradcam` of the last stage.
+        target: the class to show evidence for; 1 is injury.
 
     Returns:
-        (B, R, A, S) float32 on the input's device, each map divided by its maximum: 0 to 1, or all 0 where nothing
-        speaks for the class.
+        (B, R, A, S) float32 on the input's device. Each map is divided by its maximum: 0 to 1, or all 0 if there is no
+        evidence for the class.
 
     Raises:
         ValueError: unknown method or class.
@@ -65,18 +66,19 @@ def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", ta
 
 
 def gradcam(model: nn.Module, pixel_values: Tensor, target: int = 1, stage: int | None = None) -> Tensor:
-    """Grad-CAM of one stage's map: ReLU(sum_c a_c A_c), a_c the mean over space of d logit / d A_c.
+    """Grad-CAM of one stage: ReLU(sum_c a_c A_c), where a_c is the spatial mean of d logit / d A_c.
 
     Selvaraju et al. 2017 (10.1109/ICCV.2017.74), equations 1 and 2.
 
     Args:
-        stage: 1 to the number of stages; the last when left out.
+        stage: number of the stage, counted from 1; the last stage by default.
 
     Returns:
-        (B, d, h, w) float32, >= 0, not scaled; voxel i of an axis is centred on input voxel `stage_steps[stage-1]` * i.
+        (B, d, h, w) float32, >= 0, not scaled. Along an axis, voxel i is centred on input voxel
+        `stage_steps(model)[stage - 1] * i`.
 
     Raises:
-        ValueError: no such stage or class.
+        ValueError: there is no such stage or class.
     """
     model = _in_float32(model)
     stages = (len(stage_steps(model)) if stage is None else stage,)
@@ -91,24 +93,24 @@ def layercam(
     stages: Sequence[int] | None = None,
     smooth: bool = True,
 ) -> Tensor:
-    """LayerCAM over several stages: each stage's ReLU(sum_c ReLU(d logit / d A_c) A_c), fused by the greatest value.
+    """LayerCAM of several stages: ReLU(sum_c ReLU(d logit / d A_c) A_c) of each stage, then the maximum over stages.
 
-    Jiang et al. 2021 (10.1109/TIP.2021.3089943): gradients are taken voxel by voxel, so that earlier stages, which see
-    finer, can be used. Each stage's map is divided by its maximum, as they differ in scale by orders of magnitude, and
-    the greatest value at a place is kept, as in the paper: a stage that finds nothing somewhere does not veto another.
+    Jiang et al. 2021 (10.1109/TIP.2021.3089943) weight each voxel by its own gradient, so earlier stages with finer
+    maps can be used. The stages differ in scale by orders of magnitude, so each map is first divided by its maximum.
+    The maximum over stages is the paper's choice: a stage without evidence at a voxel does not suppress another stage.
 
     Args:
-        stages: which ones, counting from 1; `default_stages` when left out.
-        smooth: average the gradients over a voxel of the last stage first (ours). As published, a strided network's
-            gradients peak wherever a voxel is read by every stride after it, whatever the scan and the weights: the
-            checkerboard of Herdt et al. 2024 (arXiv 2404.02282). On a 64^3 lattice the one such voxel inside the head
-            is its centre, where the plain map has its maximum for every scan.
+        stages: the stages to use, counted from 1; `default_stages` by default.
+        smooth: first average the gradients over a voxel of the last stage (not in the paper). Without it, the gradients
+            of a strided network peak at the voxels that every later stride reads, for any scan and any weights: the
+            checkerboard of Herdt et al. 2024 (arXiv 2404.02282). With an input of 64^3, the only such voxel inside the
+            head is the centre, and the maximum of the unsmoothed map is there for every scan.
 
     Returns:
-        (B, D, H, W) float32, 0 to 1, on the grid of the finest of these stages.
+        (B, D, H, W) float32, 0 to 1, on the voxel grid of the finest of these stages.
 
     Raises:
-        ValueError: no such stage or class.
+        ValueError: there is no such stage or class.
     """
     model = _in_float32(model)
     stages = default_stages(model, pixel_values.shape[2:]) if stages is None else tuple(stages)
@@ -126,42 +128,45 @@ def layercam(
 
 
 def default_stages(model: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
-    """The stages whose maps of an input of `size` voxels have 8 or more on every edge, at least the first.
+    """The stages whose maps have at least 8 voxels per edge for an input of `size` voxels, and always the first stage.
 
-    In the maximum over stages a coarser map hides the finer ones nearly everywhere. Measured on a 64^3 network of the
-    phantom cohort (`explanation.localisation`; maps of 16, 8, 4 and 2 voxels): with stages 1 and 2 enlarged ventricles
-    get 1.9 times the heat of a map even over the brain, with 1 to 3 1.6, with 2 to 4 1.1; with random weights 1.2, 1.2
-    and 1.1. Chosen on that run, so its own figures are a little kind; larger lattices were not measured.
+    In the maximum over stages, a coarse map hides the finer ones nearly everywhere. We measured this with
+    `explanation.localisation` on a 64^3 network of the phantom cohort, whose maps have 16, 8, 4 and 2 voxels per edge.
+    Enlarged ventricles get 1.9 times the heat of a uniform map with stages 1 and 2, 1.6 times with stages 1 to 3, and
+    1.1 times with stages 2 to 4 (random weights: 1.2, 1.2 and 1.1). The choice was made on that run, so these values
+    are slightly optimistic. Larger inputs were not measured.
     """
     steps = stage_steps(model)
     return tuple(stage for stage, step in enumerate(steps, start=1) if stage == 1 or (min(size) - 1) // step + 1 >= 8)
 
 
-# -------------------------------------------------------------------------------------- what any architecture can use
+# ------------------------------------------------------------------------------------------------ for any architecture
 
 
 def maps_and_gradients(
     model: nn.Module, modules: Sequence[nn.Module], pixel_values: Tensor, target: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """What modules inside a network put out, and the gradient of a class's logit with respect to it.
+    """The outputs of modules inside a network, and the gradients of a class's logit with respect to them.
 
-    The network answers in evaluation mode, so that the scans of a batch do not meet; no parameter gets a gradient.
+    The network runs in evaluation mode, so that the scans of a batch do not affect each other. No parameter gets a
+    gradient.
 
     Args:
-        model: gives logits (B, classes), alone or as the first item of its output.
-        modules: of this model, each run once in a pass; a tensor, or the first item of what it gives, is taken.
+        model: returns logits (B, classes), alone or as the first item of its output.
+        modules: modules of this model that run once per forward pass. If a module returns several items, the first is
+            used.
 
     Returns:
-        (activation, gradient) for each module, of one shape, detached, float32.
+        (activation, gradient) per module: tensors of equal shape, detached, float32.
 
     Raises:
-        ValueError: the model has no such class, or a module was not run.
+        ValueError: the model has no such class, or a module did not run.
     """
     outputs: dict[nn.Module, Tensor] = {}
     thread = threading.get_ident()
 
     def keep(module, _, output):
-        if threading.get_ident() == thread:  # a server may answer another request with the same network
+        if threading.get_ident() == thread:  # another thread of a server may use the same network
             outputs[module] = _first(output)
 
     modes = [(module, module.training) for module in model.modules()]
@@ -174,13 +179,13 @@ def maps_and_gradients(
             torch.autocast(pixel_values.device.type, enabled=False),
         ):
             device = next(model.parameters()).device
-            # an input that asks for a gradient gives one to every map, also where all parameters are frozen
+            # with a gradient required for the input, every map has one, even if all parameters are frozen
             pixel_values = pixel_values.detach().clone().to(device, torch.float32).requires_grad_()
             logits = _first(model(pixel_values))
             if logits.ndim != 2 or not 0 <= target < logits.shape[1]:
                 raise ValueError(
                     f"There is no class {target} in an output of shape {tuple(logits.shape)}: give a classifier and "
-                    "one of its classes, counting from 0."
+                    "one of its classes, counted from 0."
                 )
             if missing := [type(module).__name__ for module in modules if module not in outputs]:
                 raise ValueError(f"The network did not run {', '.join(missing)}: give modules of this network.")
@@ -195,29 +200,32 @@ def maps_and_gradients(
 
 
 def gradcam_map(activation: Tensor, gradient: Tensor) -> Tensor:
-    """Grad-CAM from what `maps_and_gradients` gives, (B, C, d, h, w) each -> (B, d, h, w)."""
+    """Grad-CAM (B, d, h, w) from a pair that `maps_and_gradients` returns, (B, C, d, h, w) each."""
     weights = gradient.mean(dim=(2, 3, 4), keepdim=True)
     return (weights * activation).sum(dim=1).relu()
 
 
 def layercam_map(activation: Tensor, gradient: Tensor) -> Tensor:
-    """LayerCAM from what `maps_and_gradients` gives, (B, C, d, h, w) each -> (B, d, h, w)."""
+    """LayerCAM (B, d, h, w) from a pair that `maps_and_gradients` returns, (B, C, d, h, w) each."""
     return (gradient.relu() * activation).sum(dim=1).relu()
 
 
 def place(maps: Tensor, step: float, size: Sequence[int], out_step: float = 1, start: float = 0) -> Tensor:
-    """Trilinear interpolation from a feature map's grid to another one over the same input.
+    """Trilinear interpolation from the voxel grid of a feature map to another grid over the same input.
 
-    Voxel i of the map is centred on input voxel start + step * i, voxel j of the result on out_step * j; outside the
-    centres the nearest value holds. An odd kernel with padding (kernel - 1) / 2 has start 0 whatever its stride, as all
-    layers of a GloResNet; patches of p voxels have step p and start (p - 1) / 2.
+    Voxel i of the map is centred on input voxel start + step * i, and voxel j of the result on out_step * j. Beyond the
+    outer centres, the nearest value is used. A layer with an odd kernel and padding (kernel - 1) / 2 has start 0 for
+    any stride; this holds for all layers of a GloResNet. Patches of p voxels have step p and start (p - 1) / 2.
 
     Args:
         maps: (B, d, h, w).
-        size: of the result.
+        step: distance between neighbouring voxels of the map, input voxels.
+        size: shape of the result.
+        out_step: distance between neighbouring voxels of the result, input voxels.
+        start: centre of the map's first voxel, input voxels.
 
     Returns:
-        (B, *size), the type of `maps`.
+        (B, *size), same type as `maps`.
     """
     for axis, (count, wanted) in enumerate(zip(maps.shape[1:], size, strict=True), start=1):
         at = (torch.arange(wanted, device=maps.device) * out_step - start) / step
@@ -228,36 +236,36 @@ def place(maps: Tensor, step: float, size: Sequence[int], out_step: float = 1, s
 
 
 def stage_steps(model: nn.Module) -> list[int]:
-    """How many input voxels lie between neighbouring voxels of each stage's map; 4, 8, 16, 32 with the defaults."""
+    """Distance between neighbouring voxels of each stage's map, in input voxels: 4, 8, 16, 32 with the defaults."""
     config = model.config
     stem = config.stem_stride * (2 if config.stem_pooling else 1)
     return [stem * prod(config.strides[: stage + 1]) for stage in range(len(config.strides))]
 
 
-# ------------------------------------------------------------------------------------------------- back into the scan
+# ----------------------------------------------------------------------------------------------- on the scan's own grid
 
 
 def cube_affine(volume: Volume, size: int) -> np.ndarray:
-    """Voxel indices of a cube of `size` voxels, corner voxels on the scan's, to the scan's millimetres (RAS+).
+    """Affine of a cube of `size`^3 voxels whose corner voxels coincide with those of the scan: voxels to mm (RAS+).
 
     Returns:
-        (4, 4) float64; for a volume without a position, the scan's own voxels count as millimetres.
+        (4, 4) float64. For a volume without an affine, one voxel of the scan counts as 1 mm.
     """
     edges = [(n - 1) / (size - 1) if min(n, size) > 1 else 1.0 for n in volume.data.shape]
     return _affine(volume) @ np.diag([*edges, 1.0])
 
 
 def map_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image:
-    """A map (S, S, S) as a float32 NIfTI of its own grid, which viewers lay over the scan by position."""
+    """A map (S, S, S) as a float32 NIfTI on its own voxel grid. Its affine lets viewers overlay it on the scan."""
     data = _as_array(heat)
     return nibabel.Nifti1Image(data, cube_affine(volume, data.shape[0]))
 
 
 def scan_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image:
-    """A map (S, S, S) interpolated onto the scan's own grid, float32, in the stored order of its axes.
+    """A map (S, S, S) interpolated to the scan's own voxel grid, float32, with the axes in the file's order.
 
-    Trilinear, the inverse of the preprocessing's corner-on-corner resampling. Shape (its first three axes) and affine
-    are those of the file the volume was read from.
+    The interpolation is trilinear with aligned corners, as in the preprocessing. Affine and shape (first three axes)
+    are those of the file that the volume was read from.
     """
     batch = torch.from_numpy(_as_array(heat))[None, None]
     data = nn.functional.interpolate(batch, size=volume.data.shape, mode="trilinear", align_corners=True)[0, 0].numpy()
@@ -267,14 +275,14 @@ def scan_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image
 
 
 def peak_position(heat: Tensor | np.ndarray, volume: Volume) -> tuple[float, float, float]:
-    """Where a map (S, S, S) is highest, in the scan's millimetres (RAS+); the first such voxel if there are several.
+    """Position of the maximum of a map (S, S, S), in mm of the scan (RAS+); the first such voxel if there are several.
 
     Raises:
         ValueError: the map is 0 everywhere.
     """
     data = _as_array(heat)
     if not data.any():
-        raise ValueError("The map is 0 everywhere, nothing speaks for the class: it has no peak.")
+        raise ValueError("The map is 0 everywhere (no evidence for the class), so it has no peak.")
     index = np.unravel_index(data.argmax(), data.shape)
     x, y, z = nibabel.affines.apply_affine(cube_affine(volume, data.shape[0]), index)
     return float(x), float(y), float(z)
@@ -286,19 +294,22 @@ def peak_position(heat: Tensor | np.ndarray, volume: Volume) -> tuple[float, flo
 def _modules(model: nn.Module, stages: Sequence[int]) -> list[nn.Module]:
     layers = model.base_model.layers
     if not stages or not all(1 <= stage <= len(layers) for stage in stages):
-        raise ValueError(f"There are no stages {list(stages)}: choose among 1 to {len(layers)}.")
+        raise ValueError(f"There are no stages {list(stages)}: choose from 1 to {len(layers)}.")
     return [layers[stage - 1] for stage in stages]
 
 
 def _in_float32(model: nn.Module) -> nn.Module:
-    """The model, or a float32 copy of one in half precision, whose small gradients would be lost to rounding."""
+    """The model, or a float32 copy if it is in half precision, which would round small gradients to 0."""
     if all(tensor.dtype == torch.float32 for tensor in model.parameters()):
         return model
     return copy.deepcopy(model).float()
 
 
 def _smoothed(gradient: Tensor, width: int) -> Tensor:
-    """A triangle of this half width along each axis, which flattens any pattern of that period; borders count less."""
+    """Smooth each axis with a triangle of this half width, which removes any pattern of that period.
+
+    The triangle is cut off and rescaled at the borders, so border voxels count less.
+    """
     for axis in (2, 3, 4):
         at = torch.arange(gradient.shape[axis], device=gradient.device)
         shares = (1 - (at[:, None] - at).abs() / width).clamp(min=0)
@@ -307,7 +318,7 @@ def _smoothed(gradient: Tensor, width: int) -> Tensor:
 
 
 def _along(maps: Tensor, axis: int, matrix: Tensor) -> Tensor:
-    """A matrix (new, old) applied to one axis."""
+    """Apply a matrix (new, old) along one axis."""
     with torch.autocast(maps.device.type, enabled=False):
         return torch.tensordot(maps, matrix.to(maps.dtype), dims=([axis], [1])).movedim(-1, axis)
 

@@ -1,12 +1,12 @@
-"""Do the heat maps point at the injury? Measured on a phantom cohort, where every lesion is known.
+"""Measure how well the heat maps find injuries, on a phantom cohort, where every lesion is known.
 
     python -m explanation.localisation runs/NAME
 
-Every injured scan is explained by the one model that never saw its family, and the map is set against the scan's own
-lesion mask (cysts, clots, punctate lesions) and, where they are enlarged, against its lateral ventricles. Beside it
-stand the same maps of networks with random weights, and the mean map of the other scans, which knows only where
-injuries usually lie. Written into the run folder, and never into a model's: `localisation.csv`, a row a scan, region
-and map, and `figures/localisation.*`. Exit status: 0 written, 1 the run cannot be used, 2 the call was wrong.
+The map of each injured scan comes from the model that did not see the scan's family. It is compared with the scan's
+lesion mask (cysts, clots, punctate lesions) and, if they are enlarged, with its lateral ventricles. There are two
+controls: the same maps from networks with random weights, and the mean map of the other scans, which only knows where
+injuries usually are. The results go to the run folder and never into a model folder: `localisation.csv`, one row per
+scan, region and map, and `figures/localisation.*`. Exit status: 0 written, 1 the run cannot be used, 2 wrong call.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from run_folder.tables import read_table
 from screening.loading import ModelError, load_model
 
 PROGRAM = "python -m explanation.localisation"
-MAPS = {  # in the order of tables and figures: title, colour, marker
+MAPS = {  # name: title, colour, marker; in the order of tables and figures
     "layercam": ("LayerCAM", BLUE, "o"),
     "gradcam": ("Grad-CAM", VERMILLION, "s"),
     "layercam_others": ("LayerCAM, mean of other scans", GREEN, "^"),
@@ -61,19 +61,19 @@ FOCAL, VENTRICULAR = "focal lesion", "enlarged ventricles"
 
 
 def localise(run: Path, seed: int = 0) -> pd.DataFrame:
-    """How well each kind of map finds each injury of a run's held-out scans.
+    """Measure how well each kind of map finds each injury of a run's held-out scans.
 
     Args:
         run: the folder of a finished run on a phantom cohort.
-        seed: of the random weights.
+        seed: seed of the random weights.
 
     Returns:
-        A row a scan, region and map; see `measure` for what is measured, MAPS for the maps. A region is the
-        `focal lesion` mask (`kind` cyst, clot, punctate or several) or the `enlarged ventricles`.
+        One row per scan, region and map. The columns are described in `measure`, the maps in MAPS. A region is the
+        `focal lesion` mask (`kind` is cyst, clot, punctate or several) or the `enlarged ventricles`.
 
     Raises:
-        InputError: the run is unfinished, its cohort is no phantom, or files of it are gone.
-        ModelError: a fold's model cannot be loaded.
+        InputError: the run is not finished, its cohort is not a phantom, or files of the cohort are missing.
+        ModelError: the model of a fold cannot be loaded.
     """
     table, truth = injured_scans(run)
     cases = []
@@ -106,19 +106,21 @@ def localise(run: Path, seed: int = 0) -> pd.DataFrame:
 
 
 def measure(heat: np.ndarray, inside: np.ndarray, brain: np.ndarray, distance: np.ndarray) -> dict[str, float]:
-    """One map against one region, all on the scan's own grid.
+    """Compare one map with one region, both on the scan's own voxel grid.
 
     Args:
-        heat: >= 0.
+        heat: the map, >= 0.
         inside, brain: masks of the region and of the intracranial space.
-        distance: mm from each voxel to the region.
+        distance: distance of each voxel from the region, mm.
 
     Returns:
-        `energy`, the region's share of the map's sum over the brain; `chance`, its share of the brain's volume;
-        `energy_ratio`, the first over the second: 1 for a map that is even over the brain, NaN for one that is 0 there.
-        `brain_energy`, the brain's share of the map's sum over the whole field, and `brain_chance`, of its volume.
-        `hit` (0 or 1), whether the map's peak lies within 5 mm of the region (the pointing game of Zhang et al. 2018,
-        10.1007/s11263-017-1059-x; NaN without a peak), and `hit_chance`, how much of the brain does.
+        `energy`: the region's share of the map's sum over the brain.
+        `chance`: the region's share of the brain's volume.
+        `energy_ratio`: energy / chance; 1 for a map that is uniform over the brain, NaN for a map that is 0 there.
+        `brain_energy`, `brain_chance`: the brain's share of the map's sum and of the volume of the field of view.
+        `hit`: 1 if the map's peak is within 5 mm of the region, else 0; NaN without a peak. This is the pointing game
+        of Zhang et al. 2018 (10.1007/s11263-017-1059-x).
+        `hit_chance`: the share of the brain that is within 5 mm of the region.
     """
     whole, own = (float(values.sum(dtype=np.float64)) for values in (heat, heat[brain]))
     inside = inside & brain
@@ -137,18 +139,18 @@ def measure(heat: np.ndarray, inside: np.ndarray, brain: np.ndarray, distance: n
 
 
 def injured_scans(run: Path) -> tuple[pd.DataFrame, dict[tuple[str, str], str]]:
-    """The injured scans of a run's predictions, and what `truth.tsv` says of each scan's injuries.
+    """The injured scans of a run's predictions, and the injuries of each scan as listed in `truth.tsv`.
 
     Raises:
-        InputError: as `localise`.
+        InputError: as in `localise`.
     """
     study = read_run(run)
     table = study.table[study.table["label"] == 1]
     root = next((folder for folder in Path(table["image"].iloc[0]).parents if is_phantom(folder)), None)
     if study.phantom is None or root is None:
         raise InputError(
-            f"{run} was not trained on a phantom cohort, or it has moved since: where real injuries lie is not known, "
-            "give a run on a phantom with its data in place."
+            f"{run} was not trained on a phantom cohort, or the cohort was moved. The position of injuries is known only "
+            "in phantoms: give a run on a phantom cohort that is still in its place."
         )
     truth = read_table(root / "truth.tsv", (*KEYS, "injuries"), as_text=True)
     for row in table.to_dict("records"):
@@ -158,7 +160,7 @@ def injured_scans(run: Path) -> tuple[pd.DataFrame, dict[tuple[str, str], str]]:
 
 
 def regions(row: Mapping[str, object], truth: Mapping[tuple[str, str], str]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Where a scan is injured: (region, kind, mask in the stored order of axes); atrophy is nowhere in particular."""
+    """The injured regions of a scan: (region, kind, mask with the axes in file order). Atrophy has no region."""
     lesions = _stored(sibling(row["image"], "desc-lesion_mask"))
     if lesions.any():
         kinds = [name for value, name in LESION_NAMES.items() if (lesions == value).any()]
@@ -168,7 +170,7 @@ def regions(row: Mapping[str, object], truth: Mapping[tuple[str, str], str]) -> 
 
 
 def sibling(image: str, name: str) -> str:
-    """The path of what lies beside a phantom's image under another name. Raises InputError when it does not."""
+    """The path of another file of the same phantom, next to its image. Raises InputError if it is missing."""
     path = Path(image)
     path = path.with_name(path.name.replace("desc-restore_T2w", name))
     if not path.is_file():
@@ -177,14 +179,14 @@ def sibling(image: str, name: str) -> str:
 
 
 def random_twin(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """The same network with weights that have learnt nothing (Adebayo et al. 2018, arXiv 1810.03292)."""
+    """The same network with random weights, as a control (Adebayo et al. 2018, arXiv 1810.03292)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return type(model)(model.config).to(model.device).eval()
 
 
 def summarise(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """By kind of injury and map: scans, median energy ratio with its interval over families, peaks that hit."""
+    """One row per kind of injury and map: scans, median energy ratio with its interval over families, share of hits."""
     groups = [(kind, part) for kind, part in table.groupby("kind", sort=True)]
     focal = table[table["region"] == FOCAL]
     if focal["kind"].nunique() > 1:
@@ -214,7 +216,7 @@ def summarise(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
 
 
 def median_interval(values: pd.Series, families: pd.Series, draws: int, seed: int) -> Interval:
-    """A median and its percentile interval when whole families are drawn with replacement."""
+    """The median and its bootstrap percentile interval. Whole families are drawn with replacement."""
     if values.empty:
         return Interval(None, None, None, 0)
     counts = family_weights(families, draws, seed).astype(int)
@@ -225,7 +227,7 @@ def median_interval(values: pd.Series, families: pd.Series, draws: int, seed: in
 def markdown(summary: pd.DataFrame) -> str:
     """The summary as a Markdown table."""
     heads = ["injury", "map", "scans", "energy ratio, median (95 % CI)", "above 1", "peak within 5 mm (chance)"]
-    lines = [[*heads, "heat in the brain (even)"], ["---"] * (len(heads) + 1)]
+    lines = [[*heads, "heat in the brain (uniform map)"], ["---"] * (len(heads) + 1)]
     for row in summary.to_dict("records"):
         numbers = [None if pd.isna(row[name]) else row[name] for name in ("energy_ratio", "low", "high")]
         interval = Interval(*numbers, draws=0)
@@ -238,7 +240,7 @@ def markdown(summary: pd.DataFrame) -> str:
 
 @styled
 def localisation_figure(table: pd.DataFrame, summary: pd.DataFrame) -> Drawing:
-    """Energy ratios by kind of injury and map: a dot a scan, the median and its interval over families."""
+    """Energy ratios by kind of injury and map: one dot per scan, the median and its interval over families."""
     kinds = [kind for kind in summary["kind"].unique() if not kind.startswith("any ")]
     figure, panels = new_figure(2.6 + 2.3 * len(kinds), 3.6, len(kinds))
     shown = list(MAPS)
@@ -253,7 +255,7 @@ def localisation_figure(table: pd.DataFrame, summary: pd.DataFrame) -> Drawing:
             row = summary[(summary["kind"] == kind) & (summary["map"] == name)].iloc[0]
             centre, low, high = row[["energy_ratio", "low", "high"]].astype(float).clip(lower=least)
             look = {"color": colour, "marker": marker, "markersize": 6, "capsize": 3}
-            # a percentile interval need not hold the estimate
+            # a percentile interval may not contain the estimate
             reach = None if np.isnan(low) else np.clip([[centre - low], [high - centre]], 0, None)
             axes.errorbar(centre, place - 0.18, xerr=reach, **look)
         axes.set_xscale("log")
@@ -266,17 +268,19 @@ def localisation_figure(table: pd.DataFrame, summary: pd.DataFrame) -> Drawing:
         scans = table[(table["kind"] == kind) & (table["map"] == shown[0])]
         axes.set_title(f"{kind}, n = {len(scans)}")
     figure.supxlabel(
-        "Energy ratio: the injury's share of the heat in the brain over its share of the brain (log scale)", fontsize=9
+        "Energy ratio: the injury's share of the heat in the brain / its share of the brain's volume (log scale)",
+        fontsize=9,
     )
     caption = (
-        "Where the maps of held-out injured scans lie, beside the phantom's truth. Dashed, 1: a map even over the "
-        "brain. Dots, scans; markers, medians with 95 % intervals over families. Below 0.25 they lie on its tick."
+        "Heat maps of held-out injured scans, compared with the known injuries of the phantoms. Dashed line at 1: a "
+        "map that is uniform over the brain. Dots: scans. Markers: medians with 95 % intervals over families. Values "
+        "below 0.25 are drawn at 0.25."
     )
     return Drawing("localisation", caption, figure, summary)
 
 
 def _stored(path: str) -> np.ndarray:
-    """A label image's voxels in the stored order of axes."""
+    """Voxels of a label image, with the axes in the order of the file."""
     try:
         return np.asarray(nibabel.load(path).dataobj).squeeze()
     except (OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
@@ -291,10 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run on a phantom cohort, runs/NAME")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights and resampling, default %(default)s")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of random weights and resampling (default %(default)s)"
+    )
     options = parser.parse_args(argv)
     if options.seed < 0:
-        parser.error("--seed is at least 0.")
+        parser.error(f"--seed is {options.seed}: give 0 or more")
     return run_program(
         PROGRAM,
         lambda: _write_localisation(RunFolder(options.run), options.seed),

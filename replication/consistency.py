@@ -150,10 +150,9 @@ def check_row(
     verdicts = [_verdict("one matrix", len(hits) > 0, single, figures, shown, nearest)]
     if folds is not None:
         each = stratified_folds(normal, injury, folds) if isinstance(folds, int) else [tuple(f) for f in folds]
-        if [sum(c) for c in zip(*each, strict=True)] != [normal, injury]:
-            raise InputError(
-                f"The class counts of the folds add up to {[sum(c) for c in zip(*each, strict=True)]}, not {[normal, injury]}."
-            )
+        totals = [sum(counts) for counts in zip(*each, strict=True)]
+        if totals != [normal, injury]:
+            raise InputError(f"The class counts of the folds add up to {totals}, not to {[normal, injury]}.")
         found = matching_fold_matrices(each, figures, rounding)
 
         def averaged(some: Mapping[str, Reported]) -> bool:

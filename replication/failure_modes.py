@@ -90,7 +90,7 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
         "",
         "## False alarms by strength of motion",
         "",
-        "The same normal heads with increasing motion artefacts (0 none, 1 strongest). The intervals are wide.",
+        "The same normal heads with increasing motion artefacts (0 none, 1 strongest). Few heads give wide intervals.",
         "",
         _markdown(motion),
     ]

@@ -254,7 +254,7 @@ def test_mistakes_are_named():
     for call in (explain, gradcam, layercam):
         with pytest.raises(ValueError, match="no class 2"):
             call(model, volumes, target=2)
-    with pytest.raises(ValueError, match=r"no stages \[5\]: choose among 1 to 4"):
+    with pytest.raises(ValueError, match=r"no stages \[5\]: choose from 1 to 4"):
         gradcam(model, volumes, stage=5)
     with pytest.raises(ValueError, match="no stages"):
         layercam(model, volumes, stages=[0, 1])
