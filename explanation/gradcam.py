@@ -97,12 +97,12 @@ def layercam(
 
     Jiang et al. 2021 (10.1109/TIP.2021.3089943) weight each voxel by its own gradient, so earlier stages with finer
     maps can be used. The stages differ in scale by orders of magnitude, so each map is first divided by its maximum.
-    The maximum over stages is the paper's choice: a stage without evidence at a voxel does not suppress another stage.
+    They also take the maximum over stages, so a stage without evidence at a voxel does not suppress another stage.
 
     Args:
         stages: the stages to use, counted from 1; `default_stages` by default.
-        smooth: first average the gradients over a voxel of the last stage (not in the paper). Without it, the gradients
-            of a strided network peak at the voxels that every later stride reads, for any scan and any weights: the
+        smooth: first average the gradients over a voxel of the last stage. This is ours. Without it, the gradients of a
+            strided network peak at the voxels that every later stride reads, for any scan and any weights: the
             checkerboard of Herdt et al. 2024 (arXiv 2404.02282). With an input of 64^3, the only such voxel inside the
             head is the centre, and the maximum of the unsmoothed map is there for every scan.
 

@@ -149,8 +149,8 @@ def injured_scans(run: Path) -> tuple[pd.DataFrame, dict[tuple[str, str], str]]:
     root = next((folder for folder in Path(table["image"].iloc[0]).parents if is_phantom(folder)), None)
     if study.phantom is None or root is None:
         raise InputError(
-            f"{run} was not trained on a phantom cohort, or the cohort was moved. The position of injuries is known only "
-            "in phantoms: give a run on a phantom cohort that is still in its place."
+            f"{run} was not trained on a phantom cohort, or the cohort was moved. The positions of injuries are known "
+            "only in phantoms: give a run on a phantom cohort that is still in its place."
         )
     truth = read_table(root / "truth.tsv", (*KEYS, "injuries"), as_text=True)
     for row in table.to_dict("records"):
@@ -295,9 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run on a phantom cohort, runs/NAME")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of random weights and resampling (default %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and resampling (default %(default)s)")
     options = parser.parse_args(argv)
     if options.seed < 0:
         parser.error(f"--seed is {options.seed}: give 0 or more")

@@ -108,7 +108,7 @@ def _measure_into(job: Job, folder: Path) -> None:
 
 
 def _read(path: Path) -> Measured:
-    with np.load(path) as content:
+    with np.load(path) as content:  # "lattices" is the inputs' key in files that exist already
         return Measured(content["lattices"], *json.loads(str(content["words"])))
 
 

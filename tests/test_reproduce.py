@@ -1,4 +1,4 @@
-"""reproduce.py as a user runs it, on a cohort of tiny volumes."""
+"""reproduce.py on a cohort of tiny volumes."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def table_6(shared_tiny_cohort, tmp_path_factory):
-    """Table 6 without MedicalNet's weights: two runs for its three rows."""
+    """Table 6 without MedicalNet's weights, written by a process of its own: two runs for three rows."""
     folder = tmp_path_factory.mktemp("reproduce")
     command = [ROOT / "reproduce.py", "--table", "6", "--data_dir", shared_tiny_cohort, *SMALL]
     result = run_program(command, folder, os.environ)
@@ -40,7 +40,7 @@ def table_6(shared_tiny_cohort, tmp_path_factory):
     return folder / "reproduction", result
 
 
-def test_a_table_is_written_and_its_equal_cells_are_trained_once(table_6):
+def test_a_table_is_written_and_equal_cells_are_trained_once(table_6):
     output, result = table_6
     runs = sorted(path.name.rsplit("-", 1)[0] for path in (output / "runs").iterdir())
     assert runs == ["resnet10-random", "resnet10-random-nomixup"]
@@ -58,7 +58,7 @@ def test_a_table_is_written_and_its_equal_cells_are_trained_once(table_6):
     assert markdown.startswith("# Table 6. Mixup and test-time augmentation, on bids\n")
 
 
-def test_tta_is_read_from_the_same_run(table_6):
+def test_values_with_and_without_tta_are_read_from_the_same_run(table_6):
     output, _ = table_6
     table = pd.read_csv(output / "table-6.csv").query("metric == 'accuracy' and mean.notna()")
     run = table[table["row"].str.startswith("+ mixup;")]["run"].item()
@@ -68,7 +68,7 @@ def test_tta_is_read_from_the_same_run(table_6):
     assert pooled == pytest.approx(right.mean())
 
 
-def test_a_second_call_and_another_table_train_nothing_that_is_there(table_6, shared_tiny_cohort, call):
+def test_a_second_call_trains_nothing_again(table_6, shared_tiny_cohort, call):
     output, _ = table_6
     before = (output / "table-6.csv").read_bytes()
     flags = ("--table", 6, "--table", 5, "--table", 1, "--data_dir", shared_tiny_cohort, *SMALL)
@@ -76,14 +76,14 @@ def test_a_second_call_and_another_table_train_nothing_that_is_there(table_6, sh
     assert result.returncode == 0 and ": training" not in result.stdout, result.stderr
     assert (output / "table-6.csv").read_bytes() == before
     table = pd.read_csv(output / "table-5.csv")
-    assert set(table["row"]) == {"Random", "MedicalNet"}  # Random is what MedicalNet's twin would be
+    assert set(table["row"]) == {"Random", "MedicalNet"}  # MedicalNet has no twin, because it would repeat Random
     printed = table.set_index(["row", "metric"])["paper"]
     assert printed["Random", "epochs_to_converge"] == "did not converge"
     assert "32.91 ± 2.98" in (output / "table-1.md").read_text()
     assert "needs weights" in (output / "README.md").read_text()
 
 
-def test_the_plan_trains_nothing_and_says_what_it_costs(shared_tiny_cohort, tmp_path, call):
+def test_the_plan_trains_nothing_and_gives_the_cost(shared_tiny_cohort, tmp_path, call):
     flags = ("--plan", "--recipe", "paper", "--image_size", 64, "--data_dir", shared_tiny_cohort)
     result = call(*flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -102,13 +102,13 @@ def test_the_plan_trains_nothing_and_says_what_it_costs(shared_tiny_cohort, tmp_
         (("--table", "6", "--recipe", "none", "--data_dir", "."), "There is no recipe none"),
     ],
 )
-def test_a_wrong_call_is_one_sentence(flags, message, tmp_path, call):
+def test_a_wrong_call_gives_one_sentence(flags, message, tmp_path, call):
     result = call(*flags, folder=tmp_path)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "reproduction" / "runs").exists()
 
 
-def test_the_record_of_a_cell_says_what_it_is(table_6):
+def test_each_run_records_its_cell(table_6):
     output, _ = table_6
     records = [json.loads(path.read_text()) for path in sorted((output / "runs").glob("*/cell.json"))]
     assert sorted(record["mixup"] for record in records) == [False, True]

@@ -1,4 +1,4 @@
-"""Frozen features: the encoder's own, scan by scan, and what the report makes of them."""
+"""Features of a frozen encoder, scan by scan, and the command that writes them."""
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,13 @@ from training.recipe import load_recipe
 
 @pytest.fixture
 def run(shared_tiny_cohort, tmp_path):
-    """As much of a run folder as the features need."""
+    """The files of a run folder that the features need."""
     load_recipe("demo", image_size=16).save(tmp_path / "recipe.yaml")
     write_cohort(find_scans(shared_tiny_cohort), tmp_path / "cohort.csv")
     return tmp_path
 
 
-def test_features_are_the_encoders_own_scan_by_scan(run, shared_tiny_cohort):
+def test_features_equal_the_encoders_output_scan_by_scan(run, shared_tiny_cohort):
     table = frozen_features(run, "random", seed=3)
     torch.manual_seed(3)
     encoder = GloResNetModel(GloResNetConfig(image_size=16)).eval()
@@ -33,7 +33,7 @@ def test_features_are_the_encoders_own_scan_by_scan(run, shared_tiny_cohort):
         assert np.allclose(row[2:], expected, atol=1e-5)
 
 
-def test_features_are_taken_in_evaluation_mode():
+def test_features_are_computed_in_evaluation_mode():
     encoder = GloResNetModel(GloResNetConfig(image_size=16, stem_channels=4, widths=[4, 8, 8, 16])).train()
     volumes = [{"pixel_values": torch.randn(1, 16, 16, 16)} for _ in range(5)]
     assert torch.allclose(encode(encoder, volumes, 1), encode(encoder, volumes, 5), atol=1e-5)

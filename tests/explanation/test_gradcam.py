@@ -1,4 +1,4 @@
-"""Heat maps against Captum and autograd by hand, their geometry against receptive fields, their place in the scan."""
+"""Heat maps compared with Captum and autograd, their geometry with receptive fields, and their position in the scan."""
 
 import nibabel
 import numpy as np
@@ -44,7 +44,7 @@ def tiny_model(seed=0, **kwargs):
     )
     model = GloResNetForImageClassification(config).eval()
     with torch.no_grad():
-        model.classifier.weight[1].abs_()  # features are >= 0: something speaks for class 1
+        model.classifier.weight[1].abs_()  # features are >= 0, so there is evidence for class 1
     return model
 
 
@@ -56,11 +56,11 @@ def logits_of(model):
     return lambda pixel_values: model(pixel_values).logits
 
 
-# ---------------------------------------------------------------------------------------------------------- the methods
+# ------------------------------------------------------------------------------------------------------------- methods
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_gradcam_equals_captums_at_every_stage(geometry):
+def test_gradcam_equals_captum_at_every_stage(geometry):
     model, volumes = tiny_model(**GEOMETRIES[geometry]), noise(shape=(33, 32, 29))
     for stage, layer in enumerate(model.gloresnet.layers, start=1):
         captum = LayerGradCam(logits_of(model), layer)
@@ -72,7 +72,7 @@ def test_gradcam_equals_captums_at_every_stage(geometry):
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
-def test_layercam_of_one_stage_is_the_papers_sum(stage):
+def test_layercam_of_one_stage_is_the_published_sum(stage):
     model, volumes = tiny_model(), noise()
     activation = LayerActivation(logits_of(model), model.gloresnet.layers[stage - 1]).attribute(volumes).detach()
     hidden = activation.requires_grad_()
@@ -85,7 +85,7 @@ def test_layercam_of_one_stage_is_the_papers_sum(stage):
     assert torch.allclose(layercam(model, volumes, stages=[stage], smooth=False), expected, atol=1e-5)
 
 
-def test_stages_are_fused_by_the_greatest_value_on_the_finest_grid():
+def test_stages_are_combined_by_their_maximum_on_the_finest_grid():
     model, volumes = tiny_model(), noise()
     both = layercam(model, volumes, stages=[4, 2])
     second, fourth = (layercam(model, volumes, stages=[stage]) for stage in (2, 4))
@@ -93,8 +93,8 @@ def test_stages_are_fused_by_the_greatest_value_on_the_finest_grid():
     assert torch.allclose(both, torch.maximum(second, fourth.expand_as(second)))
 
 
-def test_smoothing_takes_away_the_checkerboard_of_strides():
-    """Plain LayerCAM peaks at voxels that the later strides read, whatever is in the scan; smoothed, it does not."""
+def test_smoothing_removes_the_checkerboard_of_strides():
+    """Without smoothing, LayerCAM peaks at voxels that the later strides read, for any scan."""
     volumes = noise(6, (64, 64, 64))
     peaks = {}
     for smooth in (False, True):
@@ -105,7 +105,7 @@ def test_smoothing_takes_away_the_checkerboard_of_strides():
     assert len(set(peaks[True])) > len(set(peaks[False])) / 2
 
 
-def test_any_network_and_any_module_can_be_asked():
+def test_maps_and_gradients_work_for_any_network_and_module():
     torch.manual_seed(0)
     features = torch.nn.Sequential(torch.nn.Conv3d(1, 3, 3), torch.nn.ReLU())
     head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
@@ -121,14 +121,14 @@ def test_any_network_and_any_module_can_be_asked():
     assert torch.allclose(layercam_map(activation, gradient), (weight.relu() * activation).sum(1), atol=1e-6)
 
 
-# --------------------------------------------------------------------------------------------------------- the geometry
+# ------------------------------------------------------------------------------------------------------------ geometry
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_map_voxels_lie_at_the_centres_of_their_receptive_fields(geometry):
+def test_map_voxels_are_the_centres_of_their_receptive_fields(geometry):
     model = tiny_model(**GEOMETRIES[geometry])
     if model.config.stem_pooling:
-        model.gloresnet.stem.maxpool = torch.nn.AvgPool3d(3, stride=2, padding=1)  # whose field can be seen whole
+        model.gloresnet.stem.maxpool = torch.nn.AvgPool3d(3, stride=2, padding=1)  # its gradient shows the whole field
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Conv3d):
@@ -143,8 +143,8 @@ def test_map_voxels_lie_at_the_centres_of_their_receptive_fields(geometry):
         assert (seen[0] + seen[-1]) / 2 == step * index
 
 
-def test_placing_is_linear_between_centres_and_level_beyond_them():
-    # a map that holds the position of its own centres, on three axes of unlike length
+def test_placing_is_linear_between_centres_and_constant_beyond_them():
+    # the values of a map are the positions of its centres, on three axes of different length
     ramps = torch.meshgrid(*(torch.arange(n) * 4.0 for n in (3, 4, 5)), indexing="ij")
     size = (11, 13, 17)
     for axis, ramp in enumerate(ramps):
@@ -152,16 +152,14 @@ def test_placing_is_linear_between_centres_and_level_beyond_them():
         assert placed.shape == size
         along = placed.movedim(axis, 0)[:, 0, 0]
         assert torch.allclose(along, torch.arange(size[axis]).clamp(max=4 * (ramp.shape[axis] - 1)).float())
-    assert (
-        torch.allclose(place(ramps[0][None], 4, (6, 4, 5), out_step=2)[0, :, 0, 0], torch.arange(6) * 2.0 % 10 - 0.0)
-        or True
-    )
+    coarse = place(ramps[0][None], 4, (6, 4, 5), out_step=2)[0, :, 0, 0]
+    assert coarse.tolist() == [0, 2, 4, 6, 8, 8]
     patches = place(torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1), 4, (8, 1, 1), start=1.5)[0, :, 0, 0]
     assert torch.allclose(patches, torch.tensor([0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]))
 
 
-def test_a_bright_blob_is_found_where_it_is():
-    """A network whose weights only add up: its evidence is brightness, and the heat must lie on the blob."""
+def test_the_peak_is_on_a_bright_blob():
+    """The weights of this network only add, so its evidence is brightness and the heat must be on the blob."""
     model = tiny_model(test_time_augmentation=False)
     with torch.no_grad():
         for module in model.modules():
@@ -175,12 +173,12 @@ def test_a_bright_blob_is_found_where_it_is():
     assert np.abs(peak - [16, 48, 32]).max() <= 4  # one voxel of the first stage
 
 
-# ----------------------------------------------------------------------------------------------------- what callers see
+# -------------------------------------------------------------------------------------------------------------- explain
 
 
 @pytest.mark.parametrize("method", ["layercam", "gradcam"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_explanations_lie_on_the_input_lattice_between_0_and_1(geometry, method):
+def test_maps_are_on_the_input_grid_between_0_and_1(geometry, method):
     for size in (32, 33):
         heat = explain(tiny_model(image_size=size, **GEOMETRIES[geometry]), noise(2, (size,) * 3), method)
         assert heat.shape == (2, size, size, size) and heat.dtype == torch.float32
@@ -189,7 +187,7 @@ def test_explanations_lie_on_the_input_lattice_between_0_and_1(geometry, method)
 
 
 @pytest.mark.parametrize("method", ["layercam", "gradcam"])
-def test_a_mirrored_scan_gets_the_mirrored_map_of_both_views(method):
+def test_the_map_of_a_mirrored_scan_is_mirrored_if_both_views_are_used(method):
     model, volumes = tiny_model(), noise(2, (48, 48, 48))
     heat, mirrored = explain(model, volumes, method), explain(model, volumes.flip(2), method)
     assert torch.allclose(mirrored, heat.flip(1), atol=1e-5)
@@ -200,7 +198,7 @@ def test_a_mirrored_scan_gets_the_mirrored_map_of_both_views(method):
 
 
 @pytest.mark.parametrize("method", ["layercam", "gradcam"])
-def test_scans_of_a_batch_do_not_meet(method):
+def test_scans_of_a_batch_do_not_affect_each_other(method):
     model, volumes = tiny_model().train(), noise(3)
     together = explain(model, volumes, method)
     alone = torch.cat([explain(model, volume[None], method) for volume in volumes])
@@ -208,7 +206,7 @@ def test_scans_of_a_batch_do_not_meet(method):
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_the_model_is_left_as_it_was(mode):
+def test_the_model_is_unchanged(mode):
     model = tiny_model().train()
     model.gloresnet.layer2.eval()
     model.gloresnet.layer3.requires_grad_(False)
@@ -240,14 +238,14 @@ def test_frozen_and_half_precision_models_are_explained_in_float32():
 def test_no_evidence_gives_zeros_and_no_peak():
     model = tiny_model()
     with torch.no_grad():
-        model.classifier.weight[1].fill_(-1.0)  # features are >= 0: nothing can speak for the class
+        model.classifier.weight[1].fill_(-1.0)  # features are >= 0, so there is no evidence for the class
     heat = explain(model, noise(1), "gradcam")
     assert torch.equal(heat, torch.zeros_like(heat))
     with pytest.raises(ValueError, match="no peak"):
         peak_position(heat[0], read_volume(noise(1)[0, 0]))
 
 
-def test_mistakes_are_named():
+def test_a_mistake_gives_a_clear_error():
     model, volumes = tiny_model(), noise(1)
     with pytest.raises(ValueError, match="no method 'saliency': choose one of layercam, gradcam"):
         explain(model, volumes, "saliency")
@@ -262,7 +260,7 @@ def test_mistakes_are_named():
         explain(model.gloresnet, volumes)
     with pytest.raises(ValueError, match="did not run Linear"):
         maps_and_gradients(model, [torch.nn.Linear(1, 1)], volumes, 1)
-    assert model(volumes).logits.requires_grad  # nothing is left switched off
+    assert model(volumes).logits.requires_grad  # gradients are still enabled
 
 
 FINE = {"stem_pooling": False, "strides": [1, 2, 2, 1]}  # maps of 16, 8, 4 and 4 voxels from 32
@@ -270,7 +268,7 @@ FINE = {"stem_pooling": False, "strides": [1, 2, 2, 1]}  # maps of 16, 8, 4 and 
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network taught to find a bright block, and injured scans it has not seen with the masks of their blocks."""
+    """A network trained to find a bright block, and unseen injured scans with the masks of their blocks."""
     generator = torch.Generator().manual_seed(0)
 
     def scans(count):
@@ -296,11 +294,11 @@ def trained():
 
 
 @pytest.mark.parametrize("method", ["layercam", "gradcam"])
-def test_the_map_lies_on_what_was_learnt_and_goes_with_it(trained, method):
-    """Adebayo et al. 2018 (arXiv 1810.03292): a map that survives randomised weights explains nothing.
+def test_the_map_is_on_what_was_learnt_and_changes_with_the_weights(trained, method):
+    """Adebayo et al. 2018 (arXiv 1810.03292): a map that stays the same with random weights explains nothing.
 
-    The bounds leave room: here LayerCAM has about 13 times the mean heat on the block, Grad-CAM of 4^3 voxels 1.3
-    times; the correlation is about 0.55 and 0.3, for a bright block stirs random weights too.
+    The bounds are loose. Here LayerCAM has about 13 times the mean heat on the block, and Grad-CAM with 4^3 voxels 1.3
+    times. The correlations are about 0.55 and 0.3, because random weights respond to a bright block too.
     """
     model, volumes, blocks = trained
     learnt, random = (explain(network, volumes, method) for network in (model, tiny_model(seed=5, **FINE)))
@@ -311,11 +309,11 @@ def test_the_map_lies_on_what_was_learnt_and_goes_with_it(trained, method):
     assert len(correlation) > 6 and np.median(correlation) < 0.75
 
 
-# ------------------------------------------------------------------------------------------------- back into the scan
+# ----------------------------------------------------------------------------------------------- on the scan's own grid
 
 
 def scan_in(codes, shape=(20, 26, 17)):
-    """A scan of uneven voxels stored in the order `codes`, tilted a little, with one bright blob."""
+    """A slightly tilted scan with anisotropic voxels, stored in the orientation `codes`, with one bright blob."""
     angle = np.deg2rad(8)
     tilt = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     affine = np.eye(4)
@@ -330,12 +328,12 @@ def scan_in(codes, shape=(20, 26, 17)):
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "ASR", "PIL", "SRP", "IAL"])
-def test_a_map_returns_to_the_grid_of_the_file(tmp_path, codes):
+def test_a_map_is_resampled_to_the_grid_of_the_file(tmp_path, codes):
     source, centre = scan_in(codes)
     nibabel.save(source, tmp_path / "scan.nii.gz")
     volume = read_volume(tmp_path / "scan.nii.gz")
     size = 33
-    # the blob alone, on the lattice: what a perfect map would be
+    # a perfect map: only the blob, on the input grid
     blob = torch.from_numpy((volume.data > 0.5).astype(np.float32))[None, None]
     heat = torch.nn.functional.interpolate(blob, size=(size,) * 3, mode="trilinear", align_corners=True)[0, 0]
     scan_image(heat, volume).to_filename(tmp_path / "heat.nii.gz")
@@ -346,17 +344,17 @@ def test_a_map_returns_to_the_grid_of_the_file(tmp_path, codes):
     values = back.get_fdata()
     at = nibabel.affines.apply_affine(back.affine, np.argwhere(values > 0.8 * values.max()).mean(axis=0))
     assert np.abs(at - centre).max() < 0.4
-    # every voxel against scipy: world position -> lattice -> linear interpolation
-    lattice = map_image(heat, volume)
-    assert lattice.get_data_dtype() == np.float32 and lattice.shape == (size,) * 3
+    # every voxel compared with scipy: world position -> input grid -> linear interpolation
+    cube = map_image(heat, volume)
+    assert cube.get_data_dtype() == np.float32 and cube.shape == (size,) * 3
     grid = np.argwhere(np.ones(back.shape))
-    where = nibabel.affines.apply_affine(np.linalg.inv(lattice.affine) @ back.affine, grid)
+    where = nibabel.affines.apply_affine(np.linalg.inv(cube.affine) @ back.affine, grid)
     expected = map_coordinates(heat.numpy(), where.T, order=1, mode="nearest").reshape(back.shape)
     assert np.allclose(values, expected, atol=1e-4)
     assert np.abs(np.array(peak_position(heat, volume)) - centre).max() < 1.6  # within the blob
 
 
-def test_lattice_corners_lie_on_the_scans_corners():
+def test_the_corners_of_the_cube_are_those_of_the_scan():
     volume = read_volume(scan_in("PIL")[0])
     affine = cube_affine(volume, 9)
     for corner in np.ndindex(2, 2, 2):
@@ -365,7 +363,7 @@ def test_lattice_corners_lie_on_the_scans_corners():
         assert np.allclose(ours, theirs)
 
 
-def test_a_squeezed_file_and_an_array_have_their_first_three_axes():
+def test_a_file_with_a_fourth_axis_and_an_array_give_three_axes():
     source, _ = scan_in("LPS")
     volume = read_volume(nibabel.Nifti1Image(source.get_fdata(dtype=np.float32)[..., None], source.affine))
     assert scan_image(torch.rand(8, 8, 8), volume).shape == source.shape
@@ -373,10 +371,10 @@ def test_a_squeezed_file_and_an_array_have_their_first_three_axes():
     heat = np.zeros((5, 5, 5))
     heat[4, 2, 1] = 1
     assert np.allclose(scan_image(heat, array).affine, np.eye(4))
-    assert peak_position(heat, array) == (4, 4, 1.5)  # voxels stand for millimetres
+    assert peak_position(heat, array) == (4, 4, 1.5)  # one voxel counts as 1 mm
 
 
-def test_an_ensembles_map_is_the_mean_of_its_members_maps():
+def test_the_map_of_an_ensemble_is_the_mean_over_its_members():
     members = [tiny_model(seed) for seed in (0, 1)]
     ensemble = GloResNetEnsembleForImageClassification.from_members(members)
     pixel_values = noise()

@@ -1,4 +1,4 @@
-"""Localisation measured: by hand on boxes, and the command on a tiny phantom run."""
+"""Localisation: the measures computed by hand on boxes, and the command on a tiny phantom run."""
 
 import json
 
@@ -20,7 +20,7 @@ from training.recipe import load_recipe
 
 
 def write_run(folder, data):
-    """A finished run of two folds by networks that have learnt nothing."""
+    """A finished run of two folds with untrained networks."""
     folder.mkdir()
     scans = find_scans(data)
     splits = make_splits(scans, num_folds=2)
@@ -36,9 +36,9 @@ def write_run(folder, data):
         export_model(
             GloResNetForImageClassification(config), GloResNetImageProcessor(image_size=16), where / "model", "card"
         )
-        own = [scan for scan in scans if splits["participants"][scan.participant_id]["fold"] == fold]
+        held_out = [scan for scan in scans if splits["participants"][scan.participant_id]["fold"] == fold]
         rows = pd.DataFrame(
-            [[s.participant_id, s.session_id, s.family, fold, s.label, s.radiology_score, 0.5, 0.5] for s in own],
+            [[s.participant_id, s.session_id, s.family, fold, s.label, s.radiology_score, 0.5, 0.5] for s in held_out],
             columns=[
                 *("participant_id", "session_id", "family", "fold", "label", "radiology_score"),
                 *("p_injury", "p_injury_no_tta"),
@@ -62,7 +62,7 @@ def run(cohort, tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "tiny", cohort)
 
 
-def test_measures_by_hand():
+def test_measures_computed_by_hand():
     brain = np.zeros((10, 10, 10), bool)
     brain[1:9, 1:9, 1:9] = True  # 512 voxels
     inside = np.zeros_like(brain)
@@ -71,25 +71,25 @@ def test_measures_by_hand():
     even = measure(np.ones(brain.shape), inside, brain, distance)
     assert even["energy_ratio"] == pytest.approx(1) and even["chance"] == pytest.approx(0.25)
     assert even["brain_energy"] == even["brain_chance"] == pytest.approx(0.512)
-    assert even["hit_chance"] == pytest.approx(0.5)  # two layers more are at 2 and 4 mm
+    assert even["hit_chance"] == pytest.approx(0.5)  # two more layers, at 2 and 4 mm, are near enough
     perfect = measure(inside * 3.0, inside, brain, distance)
     assert (perfect["energy_ratio"], perfect["brain_energy"], perfect["hit"]) == pytest.approx((4, 1, 1))
     heat = inside * 1.0
-    heat[6, 5, 5] = 128.0  # one voxel, 8 mm away, holds half the heat
+    heat[6, 5, 5] = 128.0  # one voxel, 8 mm away, has half the heat
     missed = measure(heat, inside, brain, distance)
     assert (missed["energy_ratio"], missed["hit"]) == pytest.approx((2, 0))
     nothing = measure(heat * 0, inside, brain, distance)
     assert np.isnan([nothing["energy_ratio"], nothing["hit"], nothing["brain_energy"]]).all()
 
 
-def test_median_interval_draws_families():
+def test_the_median_interval_draws_whole_families():
     values = pd.Series([1.0, 1.0, 1.0, 5.0])
     together = median_interval(values, pd.Series(["a", "a", "a", "b"]), 500, 0)
-    assert (together.estimate, together.low, together.high) == (1, 1, 5)  # a draw may be all b, or all a
+    assert (together.estimate, together.low, together.high) == (1, 1, 5)  # a draw may have only b, or only a
     assert median_interval(pd.Series([], dtype=float), pd.Series([], dtype=str), 10, 0).estimate is None
 
 
-def test_every_injured_scan_is_explained_by_the_model_that_held_it_out(run, cohort):
+def test_maps_of_an_injured_scan_come_from_the_model_that_held_it_out(run, cohort):
     table = localise(run)
     truth = pd.read_csv(cohort / "truth.tsv", sep="\t", dtype={"session_id": str})
     injured = truth[truth["label"] == 1]
@@ -107,7 +107,7 @@ def test_every_injured_scan_is_explained_by_the_model_that_held_it_out(run, coho
     assert set(summary["map"]) == set(MAPS) and (summary["scans"] > 0).all()
 
 
-def test_a_random_twin_shares_nothing_but_the_geometry():
+def test_a_random_twin_has_other_weights_and_keeps_the_random_state():
     model = GloResNetForImageClassification(GloResNetConfig(stem_channels=4, widths=[4, 8, 8, 16]))
     state = torch.random.get_rng_state()
     twin = random_twin(model, 3)
@@ -116,7 +116,7 @@ def test_a_random_twin_shares_nothing_but_the_geometry():
     assert torch.equal(twin.classifier.weight, random_twin(model, 3).classifier.weight)
 
 
-def test_the_command_writes_into_the_run_and_not_into_a_model(run, capsys):
+def test_the_command_writes_to_the_run_folder_and_not_to_a_model_folder(run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.glob("fold-*/**/*")}
     assert main([str(run)]) == 0
     assert "| enlarged ventricles | LayerCAM |" in capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_the_command_writes_into_the_run_and_not_into_a_model(run, capsys):
     assert {path.suffix for path in (run / "figures").iterdir()} == {".svg", ".pdf", ".png", ".csv"}
 
 
-def test_mistakes_end_in_one_sentence(run, shared_tiny_cohort, tmp_path, capsys):
+def test_a_mistake_gives_one_sentence(run, shared_tiny_cohort, tmp_path, capsys):
     real = write_run(tmp_path / "real", shared_tiny_cohort)
     for folder, complaint in ((real, "was not trained on a phantom cohort"), (tmp_path / "nowhere", "does not exist")):
         assert main([str(folder)]) == 1

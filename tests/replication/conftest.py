@@ -1,4 +1,4 @@
-"""A bench on which one cell is trained: the session's finished run, put where the cell would be."""
+"""A bench with one trained cell: a copy of the finished run of the test session, in the cell's folder."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ SETTINGS = {"image_size": 16, "num_folds": 2, "num_train_epochs": 2, "per_device
 
 @pytest.fixture(scope="session")
 def bench(finished_run, shared_tiny_cohort, tmp_path_factory):
-    """ResNet-10 from random weights is there; everything else is not, and is not trained."""
+    """ResNet-10 from random weights is finished. No other cell has a run, and none is trained."""
     output = tmp_path_factory.mktemp("bench")
     bench = Bench("paper", SETTINGS, shared_tiny_cohort, None, output, dry=True)
     folder = bench.folder(Cell())

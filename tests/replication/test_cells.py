@@ -13,19 +13,19 @@ def new_bench(**changes):
     return Bench(**given | {"output": Path("out")} | changes)
 
 
-def test_equal_settings_are_one_run_whatever_asks_for_them():
+def test_cells_with_equal_settings_share_one_run():
     assert FULL == table_2()[-2].cell == table_3()[-1].cell == table_6()[2].cell == table_6()[1].cell
     assert BASELINE == table_3()[2].cell == table_4()[2].cell == table_6()[0].cell
     every = all_cells(new_bench())
     assert len(every) == len(set(every))
-    # what a recipe makes equal is equal, and another cohort is another run
+    # the recipe can make two cells equal; another cohort is another run
     bench = new_bench(overrides={"mixup_prob": 0.0})
     assert bench.folder(Cell()) == bench.folder(Cell(mixup=False))
     assert new_bench().folder(Cell()) != new_bench().folder(Cell(mixup=False))
     assert new_bench().folder(Cell()) != new_bench(data_dir=Path("other")).folder(Cell())
 
 
-def test_weights_that_cannot_be_had_are_found_missing_at_once(monkeypatch, tmp_path):
+def test_unavailable_weights_are_found_within_seconds(monkeypatch, tmp_path):
     started = time.perf_counter()
     assert "needs weights: resnet_18_23dataset.pth of TencentMedicalNet" in medicalnet_problem("resnet18", None)
     assert medicalnet_problem("resnet50", tmp_path) == f"needs weights: resnet_50_23dataset.pth is not in {tmp_path}"
@@ -42,7 +42,7 @@ def test_weights_that_cannot_be_had_are_found_missing_at_once(monkeypatch, tmp_p
     assert time.perf_counter() - started < 10
 
 
-def test_a_row_without_weights_has_a_twin_that_takes_no_ones_place(tmp_path):
+def test_a_row_without_weights_stays_and_gets_a_twin(tmp_path):
     rows = with_twins(table_6(), new_bench(weights=tmp_path))
     assert [row.ours for row in rows] == [False, True] * 3
     assert all(not row.cell.medicalnet and not row.paper for row in rows if row.ours)
@@ -52,7 +52,7 @@ def test_a_row_without_weights_has_a_twin_that_takes_no_ones_place(tmp_path):
     assert len(compact_rows(new_bench(weights=tmp_path))) == 3
 
 
-def test_a_cell_that_fails_says_why_and_stops_no_other(tmp_path, monkeypatch):
+def test_a_cell_that_fails_gives_the_reason_and_does_not_stop_the_others(tmp_path, monkeypatch):
     script = tmp_path / "train.py"
     script.write_text("import sys; print('train.py: no room', file=sys.stderr); sys.exit(1)")
     monkeypatch.setattr(cells, "TRAIN", script)
@@ -64,8 +64,8 @@ def test_a_cell_that_fails_says_why_and_stops_no_other(tmp_path, monkeypatch):
     assert "the nearest are 32 and 64" in small.problems[Cell("swin_unet_encoder")]
 
 
-@pytest.mark.parametrize("folder", ["reproduce", "paper"])
-def test_patches_see_as_many_cubes_as_volumes_are_seen(folder):
-    bench = new_bench(recipe_name=folder)
+@pytest.mark.parametrize("recipe", ["reproduce", "paper"])
+def test_training_sees_as_many_patches_as_volumes(recipe):
+    bench = new_bench(recipe_name=recipe)
     whole, patches = (bench.recipe(Cell("resnet18", patches=flag)).num_train_epochs for flag in (False, True))
     assert patches == max(2, round(whole / 8))

@@ -1,4 +1,6 @@
-"""Reachability of published rows: what a matrix gives is reachable, and what none can give is proved so."""
+"""Reachability of published rows: a row printed from a matrix is reachable, and impossible rows are found."""
+
+import runpy
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def test_printed_decimals_set_the_precision(text, value, half_unit):
     assert (figure.value, figure.half_unit) == (pytest.approx(value), pytest.approx(half_unit))
 
 
-def test_all_matrices_have_the_metrics_of_the_package():
+def test_metrics_of_all_matrices_equal_those_of_the_evaluation():
     matrices, values = matrices_of(7, 5)
     assert len(matrices) == 8 * 6 and np.all(matrices[:, 0] + matrices[:, 1] == 7)
     for row, (tn, fp, fn, tp) in enumerate(matrices.tolist()):
@@ -56,7 +58,7 @@ def test_every_mean_over_folds_is_reachable(seed):
     row = {name: f"{np.mean([fold[name] for fold in each]):.3f}" for name in ("accuracy", "sensitivity", "f1")}
     verdict = check_row(row, 30, 20, folds=5)[1]
     assert verdict.reachable and len(verdict.matrices) == 5
-    # the witness is a real one: its averages print as the row does
+    # the means of the matrices found print as the row does
     again = [metrics_from_counts(*matrix)[0] for matrix in verdict.matrices]
     for name, text in row.items():
         assert np.mean([fold[name] for fold in again]) == pytest.approx(float(text), abs=0.0005 + 1e-6)
@@ -86,10 +88,10 @@ def test_the_papers_table_2_is_not_reachable_from_one_matrix():
             assert not verdict.reachable and not verdict.other_f1
 
 
-def test_gloresnets_row_by_hand():
-    # 75.18 % of 128 is 96.2 scans; 96 and 97 print as 75.00 and 75.78.
+def test_the_row_of_gloresnet_computed_by_hand():
+    # 75.18 % of 128 is 96.2 scans; 96 and 97 print as 75.00 and 75.78
     assert check_row({"accuracy": "75.18%"}, 74, 54)[0].conflicts == (("accuracy",),)
-    # Accuracy is a weighted mean of sensitivity and specificity, so it cannot lie below both, not even by rounding.
+    # accuracy is a weighted mean of sensitivity and specificity, so it cannot be below both, even after rounding
     assert check_row({"accuracy": "0.750", "sensitivity": ".76", "specificity": ".81"}, 74, 54)[0].conflicts == (
         ("accuracy", "sensitivity", "specificity"),
     )
@@ -104,7 +106,7 @@ def test_peak_accuracy_needs_a_fold_of_11_22_or_33():
 
 
 def test_another_definition_of_f1_is_named():
-    # tn 60 fp 14 fn 20 tp 34: F1 of the injured 0.667, of the normal 0.779, macro 0.723, weighted 0.732
+    # tn 60 fp 14 fn 20 tp 34: F1 of the injury class 0.667, of the normal class 0.779, macro 0.723, weighted 0.732
     row = {"accuracy": "73.44%", "sensitivity": "0.630", "specificity": "0.811", "f1": "0.732"}
     verdict = check_row(row, 74, 54)[0]
     assert not verdict.reachable and verdict.other_f1 == ("f1_weighted",)
@@ -117,7 +119,7 @@ def test_auc_is_bounded_by_its_operating_point():
     assert not check_row({**row, "auc": "0.995"}, 10, 10)[0].reachable
 
 
-def test_rounding_any_allows_for_cut_off_decimals():
+def test_rounding_any_allows_truncated_decimals():
     assert not check_row({"accuracy": "0.66"}, 2, 1)[0].reachable
     assert check_row({"accuracy": "0.66"}, 2, 1, rounding="any")[0].reachable
 
@@ -138,12 +140,12 @@ def test_folds_are_even(normal, injury, folds):
         ({"accuracy": "0.5"}, (0, 0), "Class counts must not be negative"),
     ],
 )
-def test_bad_rows_are_one_sentence(row, counts, message):
+def test_a_bad_row_gives_one_sentence(row, counts, message):
     with pytest.raises(InputError, match=message):
         check_row(row, *counts)
 
 
-def test_command(tmp_path, capsys):
+def test_the_command_checks_a_row_or_a_table(tmp_path, capsys):
     arguments = ["--normal", "6", "--injury", "4", "--accuracy", "70%", "--sensitivity", ".75"]
     assert main([*arguments, "--specificity", ".67"]) == 0
     assert "one matrix: reachable, e.g. tn 4 fp 2 fn 1 tp 3" in capsys.readouterr().out
@@ -160,7 +162,7 @@ def test_command(tmp_path, capsys):
     assert caught.value.code == 2
 
 
-def test_command_prints_table_2(monkeypatch, capsys):
+def test_the_command_without_arguments_checks_table_2(monkeypatch, capsys):
     monkeypatch.setitem(consistency.COHORT, "folds", 5)
     monkeypatch.setattr(
         consistency,
@@ -170,3 +172,10 @@ def test_command_prints_table_2(monkeypatch, capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
     assert out.count("NOT reachable") == 9 and "81.82% needs 11, 22, 33" in out
+
+
+def test_the_former_command_names_the_new_one(capsys):
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("evaluation.consistency", run_name="__main__")
+    assert caught.value.code == 2
+    assert "this command is now python -m replication.consistency" in capsys.readouterr().err

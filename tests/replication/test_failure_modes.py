@@ -12,35 +12,35 @@ def head():
     return measure_head(Job(0, 32, "none", voxel_size=1.5))
 
 
-def test_small_lesions_vanish_in_coarse_lattices(head):
+def test_small_lesions_vanish_at_coarse_voxel_spacing(head):
     kept = contrast_kept(pd.DataFrame(head.contrasts)).set_index(["diameter_mm", "image_size"])["retained"]
     assert kept[1.5, "32^3"] < kept[1.5, "128^3"] < kept[4.0, "128^3"]
     assert kept[6.0, "no resize"] == pytest.approx(1, abs=0.1)
     assert kept[2.0, "32^3"] < 0.1
 
 
-def test_only_what_is_asked_for_differs_between_the_lattices_of_a_head(head):
+def test_inputs_of_a_head_differ_only_in_lesions_or_motion(head):
     records = pd.DataFrame(head.records)
-    plain, still = head.lattices[0], head.lattices[len(DIAMETERS) + 1]
+    plain, still = head.inputs[0], head.inputs[len(DIAMETERS) + 1]
     assert records["motion"].iloc[len(DIAMETERS) + 1] == 0
     np.testing.assert_array_equal(plain, still)
-    changes = [np.abs(lattice - plain).max() for lattice in head.lattices[len(DIAMETERS) + 1 :]]
+    changes = [np.abs(volume - plain).max() for volume in head.inputs[len(DIAMETERS) + 1 :]]
     assert changes[-1] > changes[1] > 0
-    assert np.allclose([lattice.mean() for lattice in head.lattices], 0, atol=1e-4)
+    assert np.allclose([volume.mean() for volume in head.inputs], 0, atol=1e-4)
 
 
 def test_lesions_are_far_apart(head):
     assert pd.DataFrame(head.contrasts).groupby(["diameter", "image_size"]).size().between(3, 8).all()
 
 
-def test_a_rate_has_wilsons_interval():
+def test_a_rate_has_its_wilson_interval():
     records = pd.DataFrame({"kind": "motion", "motion": 0.0, "p_injury": [0.9, 0.1, 0.1, 0.1]})
     row = false_alarms(records).iloc[0]
     assert row["false_positive_rate"] == 0.25
     assert (row["low"], row["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-3)
 
 
-def test_the_analysis_is_written_and_not_measured_twice(bench, monkeypatch):
+def test_the_analysis_is_written_and_measured_only_once(bench, monkeypatch):
     few = [Job(0, 16, "none", voxel_size=2.5), Job(0, 16, "none", "punctate", "many", 2.5)]
     monkeypatch.setattr("replication.failure_modes.jobs", lambda *arguments: few)
     text = write_errors(bench, 1, 2.5).read_text()

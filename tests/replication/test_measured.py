@@ -9,7 +9,7 @@ from replication.cells import Cell
 from replication.measured import Value, convergence, epochs_to_converge, screening_values, train_accuracy
 
 
-def test_the_papers_numbers_are_those_of_the_specification():
+def test_the_published_numbers_are_those_of_the_paper():
     assert published.TABLE_3["IV"] == ("75.18%", "81.82%", ".861", ".534")
     assert published.TABLE_3["I"][0] == published.TABLE_2_MEANS["3D ResNet-18"][0] == "50.00%"
     assert published.TABLE_4 == {
@@ -23,14 +23,14 @@ def test_the_papers_numbers_are_those_of_the_specification():
     assert published.number("did not converge") is None
 
 
-def test_agreement_is_the_papers_figure_inside_our_interval():
+def test_a_value_agrees_if_the_papers_is_inside_our_interval():
     value = Value(0.7, 0.1, 0.7, 0.6, 0.8)
     assert [value.agrees(printed) for printed in ("75.18%", ".81", "did not converge", "")] == ["yes", "no", "-", "-"]
     assert Value(1.0, 0.0, 1.0, 1.0, 1.0).agrees(".41") == "-" and Value(mean=0.7).agrees(".7") == "-"
     assert Value(words="did not converge").agrees("did not converge") == "yes"
 
 
-def test_means_pools_and_peaks_by_hand():
+def test_means_pooled_values_and_peaks_computed_by_hand():
     table = pd.DataFrame(
         {
             "fold": [0, 0, 0, 0, 1, 1, 1, 1],
@@ -51,9 +51,9 @@ def test_means_pools_and_peaks_by_hand():
 @pytest.mark.parametrize(
     ("losses", "epoch"),
     [
-        ([0.69, 0.68, 0.70], None),  # knows nothing at the end
+        ([0.69, 0.68, 0.70], None),  # has learnt nothing at the end
         ([0.69, 0.40, 0.12, 0.10, 0.11], 3),  # 0.11 + 0.1 (0.693 - 0.11) = 0.168
-        ([0.69, 0.10, 0.30, 0.10], 4),  # comes back up
+        ([0.69, 0.10, 0.30, 0.10], 4),  # rises again
         ([0.10, 0.10], 1),
     ],
 )
@@ -61,7 +61,7 @@ def test_convergence_by_the_stated_rule(losses, epoch):
     assert convergence(np.array(losses)) == epoch
 
 
-def test_training_accuracy_is_of_the_scans_a_fold_was_trained_on(bench):
+def test_training_accuracy_uses_the_training_scans_of_each_fold(bench):
     run = bench.folder(Cell())
     value = train_accuracy(run)
     table = pd.read_csv(run.train_predictions)
