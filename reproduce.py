@@ -87,8 +87,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     parser.add_argument("--launcher", default="", help="command that starts train.py, e.g. 'accelerate launch'")
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args(argv))
-    run_options = ("all", "table", "figure", "compact", "errors", "plan", "recipe", "data_dir", "labels", "phantom")
-    run_options += ("output", "medicalnet", "patches_per_axis", "phantoms_per_kind", "launcher")
+    run_options = (
+        *("all", "table", "figure", "compact", "errors", "plan", "recipe", "data_dir", "labels", "phantom"),
+        *("output", "medicalnet", "patches_per_axis", "phantoms_per_kind", "launcher"),
+    )
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
 
     if not (options.all or options.table or options.figure or options.compact or options.errors or options.plan):

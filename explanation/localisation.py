@@ -159,7 +159,7 @@ def injured_scans(run: Path) -> tuple[pd.DataFrame, dict[tuple[str, str], str]]:
     return table, {(row["participant_id"], row["session_id"]): row["injuries"] for row in truth.to_dict("records")}
 
 
-def regions(row: Mapping[str, object], truth: Mapping[tuple[str, str], str]) -> Iterator[tuple[str, str, np.ndarray]]:
+def regions(row: Mapping[str, str], truth: Mapping[tuple[str, str], str]) -> Iterator[tuple[str, str, np.ndarray]]:
     """The injured regions of a scan: (region, kind, mask with the axes in file order). Atrophy has no region."""
     lesions = _stored(sibling(row["image"], "desc-lesion_mask"))
     if lesions.any():

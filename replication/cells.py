@@ -80,7 +80,7 @@ class Bench:
     def phantom(self) -> str | None:
         """Preset of the phantom cohort, or None for real scans."""
         description = phantom_description(self.data_dir)
-        return description and str(description.get("preset"))
+        return str(description.get("preset")) if description else None
 
     @property
     def cohort(self) -> str:
@@ -90,7 +90,7 @@ class Bench:
 
     def settings(self, cell: Cell) -> dict:
         """The recipe settings that the cell determines."""
-        settings = {"architecture": cell.architecture, "init": "random"}
+        settings: dict[str, object] = {"architecture": cell.architecture, "init": "random"}
         if cell.medicalnet:
             file = self.weights and self.weights / f"resnet_{DEPTHS[cell.architecture]}_23dataset.pth"
             settings["init"] = str(file) if file else "medicalnet"

@@ -72,11 +72,14 @@ def gradcam_figures(bench: Bench, rows: Sequence[TableRow], titles: Sequence[str
     ]
 
 
-def network_maps(bench: Bench, row: TableRow, wanted: set, volumes: dict) -> Maps:
+def network_maps(bench: Bench, row: TableRow, wanted: set[tuple[str, str]], volumes: dict) -> Maps:
     """One network's maps of every held-out scan. Adds the cases' volumes, and class means as 0 and 1, to `volumes`."""
     run = bench.run(row.cell)
     splits = read_splits(run.splits)
-    cases, sums, backgrounds, counts, edge = {}, {}, {}, {0: 0, 1: 0}, 0
+    cases: dict[tuple[str, str], np.ndarray] = {}
+    sums: dict[int, np.ndarray] = {}
+    backgrounds: dict[int, np.ndarray] = {}
+    counts, edge = {0: 0, 1: 0}, 0
     for fold in range(splits["num_folds"]):
         model, processor = load_model(str(run.fold(fold).model))
         scans, standardised = run_volumes(run, processor)

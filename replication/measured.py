@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from datasets import Dataset
 
 from cohort.cache import standardised_volumes
 from cohort.folds import fold_scans, read_splits
@@ -15,6 +16,7 @@ from cohort.scans import Scan, read_cohort
 from evaluation.metrics import cross_validation_metrics
 from evaluation.published import number
 from evaluation.uncertainty import DRAWS, bootstrap_metrics
+from preprocessing import GloResNetImageProcessor
 from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions
@@ -106,7 +108,7 @@ def _predict_training_scans(run: RunFolder) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["fold", "participant_id", "session_id", "label", "p_injury_no_tta"])
 
 
-def run_volumes(run: RunFolder, processor) -> tuple[list[Scan], object]:
+def run_volumes(run: RunFolder, processor: GloResNetImageProcessor) -> tuple[list[Scan], Dataset]:
     """The scans that a run used, and a dataset of their standardised volumes with one row per scan.
 
     Raises:
@@ -120,7 +122,9 @@ def run_volumes(run: RunFolder, processor) -> tuple[list[Scan], object]:
 
 
 @torch.inference_mode()
-def probabilities(model, volumes, scans: list[Scan], wanted: list[Scan], batch_size: int = 8) -> np.ndarray:
+def probabilities(
+    model: torch.nn.Module, volumes: Dataset, scans: list[Scan], wanted: list[Scan], batch_size: int = 8
+) -> np.ndarray:
     """Probability of injury of the wanted scans, (n,) float64, without the mirrored view."""
     row = {scan: number for number, scan in enumerate(scans)}
     found = []

@@ -32,7 +32,7 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def table_6(shared_tiny_cohort, tmp_path_factory):
-    """Table 6 without MedicalNet's weights, written by a process of its own: two runs for three rows."""
+    """Table 6 without MedicalNet's weights, in a separate process: two runs for three rows."""
     folder = tmp_path_factory.mktemp("reproduce")
     command = [ROOT / "reproduce.py", "--table", "6", "--data_dir", shared_tiny_cohort, *SMALL]
     result = run_program(command, folder, os.environ)
