@@ -82,7 +82,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     parser.add_argument("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default clear)")
     parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for the results and runs")
     parser.add_argument("--medicalnet", type=Path, help="folder with resnet_10_23dataset.pth, and those of 18 and 50")
-    parser.add_argument("--patches_per_axis", type=int, default=2, help="native patches per axis, for setting I")
+    parser.add_argument("--patches_per_axis", type=int, default=2, help="native patches per axis, setting I of Table 3")
     parser.add_argument("--phantoms_per_kind", type=int, default=2, help="0.5 mm phantoms per lesion type (default 2)")
     parser.add_argument("--launcher", default="", help="command that starts train.py, e.g. 'accelerate launch'")
     add_recipe_flags(parser)
