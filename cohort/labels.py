@@ -22,11 +22,11 @@ SINGLETONS = {"s": "S", "single": "S", "singleton": "S", "m": "M", "multiple": "
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelRow:
     """A row of a table: its cells as text, "" where empty, under lower-case column names."""
 
     participant_id: str
-    session_id: str  # "" when the table has no such column: the row then speaks of the infant, or of one scan of it
+    session_id: str  # "" if the table does not name sessions
     cells: dict[str, str]
     where: str  # file and row, for messages
 
@@ -68,7 +68,7 @@ class Row:
         return next(iter(said.values()), None)
 
     @property
-    def speaks(self) -> bool:
+    def is_informative(self) -> bool:
         """Whether the row says anything of a scan's class: a label, or that the scan is of poor quality."""
         return self.label is not None or self.score == "Q"
 
@@ -98,7 +98,7 @@ def label_of_score(score: str) -> int:
     return int(int(score) >= 3)
 
 
-def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -> list[Row]:
+def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -> list[LabelRow]:
     """Read a table separated by tabs or commas, whatever its name ends in.
 
     Args:
@@ -115,7 +115,7 @@ def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -
     id_column = "session_id" if participant_id is not None else "participant_id"
     if id_column not in table.columns:
         raise CohortError(f"{path} has no column {id_column}; its columns are {', '.join(table.columns)}.")
-    rows: dict[tuple[str, ...], Row] = {}
+    rows: dict[tuple[str, ...], LabelRow] = {}
     for number, cells in enumerate(table.to_dict("records"), start=2):
         if not any(cells.values()):
             continue  # spreadsheets leave such lines at the end
@@ -125,7 +125,7 @@ def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -
         cells = {column: "" if text.lower() in MISSING else text for column, text in cells.items()}
         if not participant or not cells[id_column]:
             raise CohortError(f"{where} has no {id_column}: fill it in, or remove the row.")
-        row = Row(participant, session, cells, where)
+        row = LabelRow(participant, session, cells, where)
         # two rows without session may still tell two scans of an infant apart, by their scan_age
         key = (participant, session) if session else (participant, "", cells.get("scan_age", ""))
         if key in rows:
@@ -134,12 +134,14 @@ def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -
     return list(rows.values())
 
 
-def has_labels(rows: list[Row]) -> bool:
+def has_labels(rows: list[LabelRow]) -> bool:
     """Whether the table has a column that can label a scan."""
     return any(column in row.cells for row in rows for column in LABEL_COLUMNS)
 
 
-def assign(tables: list[list[Row]], sessions: dict[str, dict[str, float | None]]) -> dict[tuple[str, str], Row]:
+def assign(
+    tables: list[list[LabelRow]], sessions: dict[str, dict[str, float | None]]
+) -> dict[tuple[str, str], LabelRow]:
     """Which scan each row with a label speaks of.
 
     A row that names its session wins over those that do not. A row without session labels the infant's only session,
@@ -155,16 +157,16 @@ def assign(tables: list[list[Row]], sessions: dict[str, dict[str, float | None]]
     Raises:
         CohortError: labels that contradict each other, two rows for one scan, or no way to tell which scan is meant.
     """
-    assigned: dict[tuple[str, str], Row] = {}
+    assigned: dict[tuple[str, str], LabelRow] = {}
     for rows in tables:
         for row in rows:
-            if row.session_id and row.speaks:
+            if row.session_id and row.is_informative:
                 _agree(assigned.setdefault((row.participant_id, row.session_id), row), row)
     by_session = {participant for participant, _ in assigned}
     for rows in tables:
-        of_table: dict[tuple[str, str], Row] = {}
+        of_table: dict[tuple[str, str], LabelRow] = {}
         for row in rows:
-            if row.session_id or row.participant_id in by_session or not row.speaks:
+            if row.session_id or row.participant_id in by_session or not row.is_informative:
                 continue
             scan = (row.participant_id, nearest_session(row, sessions.get(row.participant_id, {})))
             if scan in of_table:
@@ -177,7 +179,7 @@ def assign(tables: list[list[Row]], sessions: dict[str, dict[str, float | None]]
     return assigned
 
 
-def nearest_session(row: Row, sessions: dict[str, float | None]) -> str:
+def nearest_session(row: LabelRow, sessions: dict[str, float | None]) -> str:
     """The session that a row without one speaks of, "" when the infant has none; see `assign`."""
     if len(sessions) < 2:
         return next(iter(sessions), "")
@@ -203,7 +205,7 @@ def name(participant_id: str, session_id: str) -> str:
     return f"sub-{participant_id}" + (f" ses-{session_id}" if session_id else "")
 
 
-def _agree(first: Row, second: Row) -> None:
+def _agree(first: LabelRow, second: LabelRow) -> None:
     if (first.label, first.score == "Q") != (second.label, second.score == "Q"):
         raise CohortError(
             f"{first.where} and {second.where} contradict each other on sub-{first.participant_id}: correct one, or "

@@ -23,7 +23,7 @@ from .images import (
     session_images,
     subject_folders,
 )
-from .labels import SEXES, SINGLETONS, Row, assign, has_labels, known_score, label_of_score, name, read_rows
+from .labels import SEXES, SINGLETONS, LabelRow, assign, has_labels, known_score, label_of_score, name, read_rows
 
 __all__ = [
     "CohortError",
@@ -91,7 +91,7 @@ def find_scans(
     _refuse_copies(on_disk.values())
     label_tables, tables = _read_tables(Path(os.path.abspath(Path(data_dir).expanduser())), labels)
 
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[LabelRow]] = {}
     sessions: dict[str, dict[str, float | None]] = {}
     for participant, session in on_disk:
         sessions.setdefault(participant, {})[session] = None
@@ -171,7 +171,9 @@ def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
     return scans
 
 
-def _read_tables(root: Path, labels: str | os.PathLike[str] | None) -> tuple[list[list[Row]], list[list[Row]]]:
+def _read_tables(
+    root: Path, labels: str | os.PathLike[str] | None
+) -> tuple[list[list[LabelRow]], list[list[LabelRow]]]:
     """The tables that label the scans, and all that describe them, in both the one that wins first."""
     sessions = [folder / f"{folder.name}_sessions.tsv" for folder in subject_folders(root)]
     tree = [[row for path in sessions if path.is_file() for row in read_rows(path, path.parent.name)]]
@@ -193,11 +195,13 @@ def _read_tables(root: Path, labels: str | os.PathLike[str] | None) -> tuple[lis
     return label_tables, tree
 
 
-def _columns(rows: list[Row]) -> str:
+def _columns(rows: list[LabelRow]) -> str:
     return ", ".join(dict.fromkeys(column for row in rows for column in row.cells))
 
 
-def _describe(found: SessionImages, row: Row | None, rows: list[Row], sessions: dict[str, float | None]) -> Scan:
+def _describe(
+    found: SessionImages, row: LabelRow | None, rows: list[LabelRow], sessions: dict[str, float | None]
+) -> Scan:
     """A scan with all that the tables say of it and its infant."""
     participant, session = found.participant_id, found.session_id
     of_session = [other for other in rows if session and other.session_id == session]
@@ -225,7 +229,7 @@ def _describe(found: SessionImages, row: Row | None, rows: list[Row], sessions: 
     )
 
 
-def _family(participant: str, rows: list[Row]) -> str:
+def _family(participant: str, rows: list[LabelRow]) -> str:
     if DHCP_ID.match(participant):
         return participant[:7]  # the eighth character tells siblings apart
     families = sorted({row.cells["family_id"] for row in rows if row.cells.get("family_id")})
@@ -234,7 +238,7 @@ def _family(participant: str, rows: list[Row]) -> str:
     return families[0] if families else participant
 
 
-def _score(row: Row | None, of_session: list[Row]) -> str:
+def _score(row: LabelRow | None, of_session: list[LabelRow]) -> str:
     """The score that goes with the label; the session's own where the label table tells none."""
     if row is None or row.score:
         return row.score if row else ""
@@ -244,13 +248,13 @@ def _score(row: Row | None, of_session: list[Row]) -> str:
     return ""
 
 
-def _first_number(rows: list[Row], column: str) -> float | None:
+def _first_number(rows: list[LabelRow], column: str) -> float | None:
     return next((number for row in rows if (number := row.number(column)) is not None), None)
 
 
 def _exclusion(
     scan: Scan,
-    assigned: dict[tuple[str, str], Row],
+    assigned: dict[tuple[str, str], LabelRow],
     max_birth_age: float | None,
     labels: str | os.PathLike[str] | None,
 ) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cohort.labels import MISSING, SEXES, SINGLETONS, Row, assign, has_labels, read_rows
+from cohort.labels import MISSING, SEXES, SINGLETONS, LabelRow, assign, has_labels, read_rows
 from cohort.scans import DHCP_ID, CohortError
 from evaluation.study import KEYS, Study, phantom_preset
 from run_folder.files import InputError, read_json
@@ -95,7 +95,7 @@ def entities(scan: str) -> tuple[str, str] | None:
     return (found["sub"], found.get("ses", "")) if "sub" in found else None
 
 
-def _match(table: pd.DataFrame, labels: Path) -> tuple[list[tuple[str, str, Row | None]], int]:
+def _match(table: pd.DataFrame, labels: Path) -> tuple[list[tuple[str, str, LabelRow | None]], int]:
     """Participant, session and label row (None without one) of every predicted scan; labelled scans not among them."""
     header = read_table(labels, as_text=True)
     if "participant_id" not in header.columns and "scan" in header.columns:
@@ -123,13 +123,13 @@ def _match(table: pd.DataFrame, labels: Path) -> tuple[list[tuple[str, str, Row 
 
 def _match_by_name(
     table: pd.DataFrame, header: pd.DataFrame, labels: Path
-) -> tuple[list[tuple[str, str, Row | None]], int]:
-    rows: dict[str, Row] = {}
+) -> tuple[list[tuple[str, str, LabelRow | None]], int]:
+    rows: dict[str, LabelRow] = {}
     for number, cells in enumerate(header.to_dict("records"), start=2):
         cells = {key.lower(): "" if value.strip().lower() in MISSING else value.strip() for key, value in cells.items()}
         if cells["scan"] in rows:
             raise InputError(f"{labels}, row {number}: {cells['scan']} is labelled twice; keep one of the two rows.")
-        rows[cells["scan"]] = Row(_stem(cells["scan"]), "", cells, f"{labels}, row {number}")
+        rows[cells["scan"]] = LabelRow(_stem(cells["scan"]), "", cells, f"{labels}, row {number}")
     if not has_labels(list(rows.values())):
         raise InputError(
             f"{labels} has no column label, score_group or radiology_score; it has {', '.join(header.columns)}."
@@ -146,17 +146,17 @@ def _stem(scan: str) -> str:
     return re.sub(r"\.(nii(\.gz)?|mg[hz])$", "", Path(scan).name)
 
 
-def _state(record: dict, found: Row | None) -> tuple[str, str]:
+def _state(record: dict, found: LabelRow | None) -> tuple[str, str]:
     if record["status"] != "ok":
         return "not screened", str(record["message"])
-    if found is None or not found.speaks:
+    if found is None or not found.is_informative:
         return "unlabelled", "The label table says nothing of it."
     if found.score == "Q":
         return "poor quality", "Its radiology score is Q: the quality of the scan was too poor to be scored."
     return "used", ""
 
 
-def _scan(record: dict, participant: str, session: str, found: Row) -> dict[str, object]:
+def _scan(record: dict, participant: str, session: str, found: LabelRow) -> dict[str, object]:
     family = participant[:7] if DHCP_ID.match(participant) else found.cells.get("family_id") or participant
     sex = SEXES.get((found.cells.get("sex") or found.cells.get("gender") or "").lower(), "")
     numbers = {name: found.number(name) for name in ("birth_age", "birth_weight", "scan_age")}
