@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from machine.cores import available_cores
 from preprocessing import GloResNetImageProcessor, VolumeError
+from run_folder.files import replacing_folder
 
 from .scans import Scan
 
@@ -43,7 +44,7 @@ def standardised_volumes(
     folder.mkdir(parents=True, exist_ok=True)
     # a second run on the same cohort waits here, then finds everything done
     with FileLock(folder / ".lock"):
-        for unfinished in folder.glob(".building-*"):
+        for unfinished in folder.glob(".*.partial"):
             shutil.rmtree(unfinished)
         rows, _ = _index(folder)
         missing = [scan for scan in scans if scan.status == "used" and _key(scan) not in rows]
@@ -61,24 +62,21 @@ def standardised_volumes(
 
 def _build(scans: list[Scan], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:
     """Add a shard with the volumes of `scans`; returns key -> reason of those that could not be read."""
-    building = folder / f".building-{uuid.uuid4().hex}"
-    building.mkdir()
     rows = [{"key": _key(scan), "image": scan.image, "mask": scan.mask} for scan in scans]
     num_workers = min(num_workers, len(rows))
-    built = Dataset.from_list(rows).map(
-        _standardise,
-        fn_kwargs={"processor": processor},
-        features=_features(processor),
-        remove_columns=["image", "mask"],
-        writer_batch_size=8,  # the default of 1000 volumes takes gigabytes
-        num_proc=num_workers if num_workers > 1 else None,
-        cache_file_name=str(building / "volumes.arrow"),
-        load_from_cache_file=False,
-        desc="Standardising scans",
-    )
-    errors = {row["key"]: row["error"] for row in built.select_columns(["key", "error"]) if row["error"]}
-    building.rename(folder / uuid.uuid4().hex)
-    return errors
+    with replacing_folder(folder / uuid.uuid4().hex) as shard:
+        built = Dataset.from_list(rows).map(
+            _standardise,
+            fn_kwargs={"processor": processor},
+            features=_features(processor),
+            remove_columns=["image", "mask"],
+            writer_batch_size=8,  # the default, 1000 volumes, takes gigabytes
+            num_proc=num_workers if num_workers > 1 else None,
+            cache_file_name=str(shard / "volumes.arrow"),
+            load_from_cache_file=False,
+            desc="Standardising scans",
+        )
+        return {row["key"]: row["error"] for row in built.select_columns(["key", "error"]) if row["error"]}
 
 
 def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:

@@ -7,13 +7,12 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from run_folder.files import write_text
+from run_folder.files import read_json, write_text
 
 from .labels import name
 from .scans import CohortError, Scan
@@ -106,7 +105,7 @@ def write_splits(splits: dict[str, Any], path: str | os.PathLike[str]) -> None:
 def read_splits(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read `splits.json`; call `check_splits` before relying on it. Raises CohortError when it is no such file."""
     try:
-        splits = json.loads(Path(path).read_text(encoding="utf-8"))
+        splits = read_json(path)
         if splits["version"] != VERSION:
             raise ValueError(f"version {splits['version']} instead of {VERSION}")
         if type(splits["num_folds"]) is not int or not splits["participants"]:

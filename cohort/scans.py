@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from run_folder.files import write_text
+from run_folder.tables import read_table
 
 from .images import (
     CohortError,
@@ -156,9 +157,9 @@ def write_cohort(scans: Iterable[Scan], path: str | os.PathLike[str]) -> None:
 def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
     """Read what `write_cohort` wrote. Raises CohortError when the file is missing or is no such table."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        columns = tuple(f.name for f in fields(Scan))
         scans = []
-        for row in table[[f.name for f in fields(Scan)]].to_dict("records"):
+        for row in read_table(Path(path), columns, as_text=True)[[*columns]].to_dict("records"):
             for column in ("image", "mask", "segmentation"):
                 row[column] = row[column] or None
             for column in ("birth_age", "birth_weight", "scan_age"):

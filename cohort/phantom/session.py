@@ -1,13 +1,14 @@
-"""The files of one phantom session, put in place whole."""
+"""The files of one phantom session. The session's folder appears only when it is complete."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
+
+from run_folder.files import replacing_folder
 
 from .plan import PlannedScan
 from .scan import make_phantom_scan, nifti
@@ -30,7 +31,7 @@ def is_written(output: Path, scan: PlannedScan) -> bool:
 
 
 def write_session(output: Path, scan: PlannedScan, seed: int) -> None:
-    """Generate one session and put it in place whole: written to a hidden folder beside, then renamed."""
+    """Generate one session and write its folder, replacing an incomplete one."""
     generated = make_phantom_scan(
         scan.scan_age,
         scan.injuries,
@@ -41,14 +42,6 @@ def write_session(output: Path, scan: PlannedScan, seed: int) -> None:
         infant=scan.participant_id,
         session=scan.session_id,
     )
-    final = session_folder(output, scan)
-    partial = final.with_name(f".{final.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "anat").mkdir(parents=True)
-    names = session_files(scan)
-    arrays = (generated.volume, generated.brain_mask, generated.dseg, generated.lesion_mask)
-    for name, array in zip(names[:-1], arrays, strict=True):
-        (partial / name).write_bytes(_nifti_bytes(array, generated.affine))
     row = {
         "participant_id": scan.participant_id,
         "session_id": scan.session_id,
@@ -57,18 +50,15 @@ def write_session(output: Path, scan: PlannedScan, seed: int) -> None:
         "radiology_score": scan.radiology_score,
         **{key: round(value, 4) if isinstance(value, float) else value for key, value in generated.truth.items()},
     }
-    (partial / names[-1]).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-    if final.exists():  # incomplete: something was deleted from it
-        shutil.rmtree(final)
-    partial.rename(final)
+    names = session_files(scan)
+    arrays = (generated.volume, generated.brain_mask, generated.dseg, generated.lesion_mask)
+    with replacing_folder(session_folder(output, scan)) as folder:
+        (folder / "anat").mkdir()
+        for name, array in zip(names[:-1], arrays, strict=True):
+            (folder / name).write_bytes(_nifti_bytes(array, generated.affine))
+        (folder / names[-1]).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
 
 
 def _nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
-    """A gzipped NIfTI file; no time stamp, so that equal images are equal files."""
+    """A gzipped NIfTI file without a time stamp, so that equal images give equal bytes."""
     return gzip.compress(nifti(array, affine).to_bytes(), compresslevel=4, mtime=0)
-
-
-def write_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -87,7 +87,7 @@ def test_unreadable_scans_are_marked_with_the_reason_and_tried_again(tiny_cohort
 def test_what_an_interrupted_build_left_is_cleared(shared_tiny_cohort, built):
     scans = find_scans(shared_tiny_cohort)
     folder = cache._folder(PROCESSOR)
-    (folder / ".building-dead").mkdir(parents=True)
-    (folder / ".building-dead" / "volumes.arrow").write_bytes(b"half")
+    (folder / ".dead.partial").mkdir(parents=True)
+    (folder / ".dead.partial" / "volumes.arrow").write_bytes(b"half")
     volumes, _ = standardised_volumes(scans, PROCESSOR)
-    assert len(volumes) == 12 and not list(folder.glob(".building-*"))
+    assert len(volumes) == 12 and not list(folder.glob(".*.partial"))

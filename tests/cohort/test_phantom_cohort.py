@@ -273,8 +273,11 @@ def test_killed_and_continued(cohort, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert is_phantom(output)
-    (output / "sub-CC00000XX00" / ".ses-1").mkdir(parents=True)  # as a kill in the middle of a session leaves
-    (output / "sub-CC00000XX00" / ".ses-1" / "half").write_text("x")
+    # what a kill leaves while a session or a table is written
+    (output / "sub-CC00000XX00" / ".ses-1.partial").mkdir(parents=True)
+    (output / "sub-CC00000XX00" / ".ses-1.partial" / "half").write_text("x")
+    (output / "sub-CC00000XX00" / ".sub-CC00000XX00_sessions.tsv.1.part").write_text("x")
+    (output / ".truth.tsv.1.part").write_text("x")
     generate_phantom_cohort(output, num_workers=1, **TINY)
     (output / "sub-CC00000XX00").rmdir()  # empty again
     assert digest(output) == digest(cohort)
