@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from machine.programs import FAILED, complain, run_program
 
 from .plan import PRESETS
 from .writer import DEFAULT_VOXEL_SIZE, generate_phantom_cohort
 
+PROGRAM = "python -m cohort.phantom"
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cohort.phantom",
+        prog=PROGRAM,
         description="Generate a synthetic neonatal cohort in the layout of the dHCP. Never clinical evidence.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -51,22 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    options = vars(_parser().parse_args(arguments))
-    try:
-        folder = generate_phantom_cohort(**options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: the cohort could not be written: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
-    print(f"{folder}: a synthetic phantom cohort, never clinical evidence")
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Generate the cohort that the arguments ask for; returns the exit status."""
+    options = vars(_parser().parse_args(argv))
+
+    def generate() -> int:
+        try:
+            folder = generate_phantom_cohort(**options)
+        except OSError as error:
+            return complain(PROGRAM, f"the cohort could not be written: {error}", FAILED)
+        print(f"{folder}: a synthetic phantom cohort, never clinical evidence")
+        return 0
+
+    return run_program(PROGRAM, generate, wrong_call=(ValueError,))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw every kind of phantom side by side:  python -m cohort.phantom.contact_sheet --output docs/phantom.png
+"""Draw every kind of phantom in one picture:  python -m cohort.phantom.contact_sheet --output docs/phantom.png
 
 Radiological display: the patient's right is on the left of the picture. Needs matplotlib.
 """
@@ -9,17 +9,22 @@ import argparse
 import io
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from machine.programs import FAILED, complain, run_program
+from run_folder.files import replacing
+
 from .acquisition import Acquisition
 from .growth import CSF, VENTRICLES
 from .pathology import PUNCTATE, Injury
 from .scan import PhantomScan, make_phantom_scan
 
+PROGRAM = "python -m cohort.phantom.contact_sheet"
 _STILL = Acquisition(snr=35.0, bias=0.02)
 _HALF_WIDTH_MM, _HALF_LENGTH_MM, _HALF_HEIGHT_MM = 58.0, 68.0, 50.0
 _GAP_MM = 8.0
@@ -75,10 +80,10 @@ def draw_contact_sheet(output: str | Path, seed: int = 42, voxel_size: float = 1
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, facecolor="black")
     plt.close(figure)
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(buffer).convert("L").quantize(32, dither=Image.Dither.NONE).save(output, optimize=True)
-    return output
+    picture = Image.open(buffer).convert("L").quantize(32, dither=Image.Dither.NONE)
+    with replacing(output) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
+    return Path(output)
 
 
 def _draw_case(axis, scan: PhantomScan, voxel_size: float) -> None:
@@ -185,21 +190,23 @@ def _crop(plane: np.ndarray, centre: np.ndarray, half: tuple[int, int]) -> np.nd
     return padded[centre[0] : centre[0] + 2 * half[0] + 1, centre[1] : centre[1] + 2 * half[1] + 1]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cohort.phantom.contact_sheet", description=__doc__.split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the picture that the arguments ask for; returns the exit status."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Draw every kind of phantom in one picture.")
     parser.add_argument("--output", type=Path, default=Path("docs/phantom.png"), help="PNG to write")
     parser.add_argument("--seed", type=int, default=42, help="another seed, another infant")
-    options = parser.parse_args(arguments)
-    try:
-        print(draw_contact_sheet(options.output, options.seed))
-    except ImportError as error:
-        print(f"error: the contact sheet needs matplotlib ({error}); pip install matplotlib", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: the picture could not be written: {error}", file=sys.stderr)
-        return 1
-    return 0
+    options = parser.parse_args(argv)
+
+    def draw() -> int:
+        try:
+            print(draw_contact_sheet(options.output, options.seed))
+        except ImportError as error:
+            return complain(PROGRAM, f"the picture needs matplotlib ({error}): pip install matplotlib", FAILED)
+        except OSError as error:
+            return complain(PROGRAM, f"the picture could not be written: {error}", FAILED)
+        return 0
+
+    return run_program(PROGRAM, draw)
 
 
 if __name__ == "__main__":
