@@ -1,1 +1,1 @@
-"""The cohort: which scans there are, their labels, their folds, the volume cache and the synthetic phantom."""
+"""A cohort: its scans, labels and folds, the cache of preprocessed volumes, and the synthetic phantom."""

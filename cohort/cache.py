@@ -1,8 +1,8 @@
-"""Standardised volumes of a cohort on disk, built once, shared by all folds and runs, rebuilt only for what changed.
+"""A disk cache of preprocessed volumes, shared by all folds and runs. Only new or changed scans are processed.
 
-A shard is one Arrow file set written by `datasets`, memory-mapped when read: 8.5 MB a scan at 128^3. A scan's entry is
-found by its path, size and time of change, within a folder named after the processor's settings and code. Delete
-`gloresnet/` in the datasets cache (`HF_DATASETS_CACHE`) to free the space; it is built anew when needed.
+Each shard is a set of Arrow files written by `datasets` and memory-mapped for reading: 8.5 MB per scan at 128^3. A scan
+is identified by path, size and modification time, inside a folder named after the processor's settings and code. To
+free the space, delete `gloresnet/` in the datasets cache (`HF_DATASETS_CACHE`); it is rebuilt when needed.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ from .scans import Scan
 def standardised_volumes(
     scans: list[Scan], processor: GloResNetImageProcessor, *, num_workers: int | None = None
 ) -> tuple[Dataset, list[Scan]]:
-    """The processor's volumes of the scans in use, from the cache where they are there and built where not.
+    """Preprocess the scans in use, or read them from the cache.
 
     Args:
-        scans: as found; only those with status `used` are read.
-        processor: the preprocessing to apply, with each scan's brain mask if it demands one.
-        num_workers: processes that build; every core when left out.
+        scans: scans of any status; only those with status `used` are read.
+        processor: the preprocessing to apply. It gets each scan's brain mask if it requires one.
+        num_workers: number of processes; all cores by default.
 
     Returns:
-        A dataset with one row a usable scan, in their order: `pixel_values` (1, S, S, S) float32 and `sha256` of the
-        image file; and all scans again, those that could not be read marked `unreadable` with the reason.
+        A dataset with one row per readable scan, in the order given: `pixel_values` (1, S, S, S) float32 and `sha256`
+        of the image file. And all scans, where those that could not be read have the status `unreadable` and a reason.
     """
     folder = _folder(processor)
     folder.mkdir(parents=True, exist_ok=True)
-    # a second run on the same cohort waits here, then finds everything done
+    # a second run on the same cohort waits here and then finds the volumes in the cache
     with FileLock(folder / ".lock"):
         for unfinished in folder.glob(".*.partial"):
             shutil.rmtree(unfinished)
@@ -61,7 +61,7 @@ def standardised_volumes(
 
 
 def _build(scans: list[Scan], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:
-    """Add a shard with the volumes of `scans`; returns key -> reason of those that could not be read."""
+    """Add a shard with the volumes of `scans`. Returns key -> reason for scans that could not be read."""
     rows = [{"key": _key(scan), "image": scan.image, "mask": scan.mask} for scan in scans]
     num_workers = min(num_workers, len(rows))
     with replacing_folder(folder / uuid.uuid4().hex) as shard:
@@ -92,7 +92,7 @@ def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
 
 
 def _key(scan: Scan) -> str:
-    """What tells one state of a scan's files from another, without reading them."""
+    """A hash of path, size and modification time of a scan's files, without reading them."""
     states = []
     for path in (scan.image, scan.mask):
         if path is not None:
@@ -103,7 +103,7 @@ def _key(scan: Scan) -> str:
 
 
 def _folder(processor: GloResNetImageProcessor) -> Path:
-    """One folder for each way of preprocessing: its settings, and the code that carries them out."""
+    """The cache folder for these preprocessing settings and this version of the preprocessing code."""
     settings = {name: getattr(processor, name) for name in ("image_size", "eps", "brain_mask")}
     package = Path(inspect.getfile(GloResNetImageProcessor)).parent
     code = "".join(path.read_text() for path in sorted(package.glob("*_gloresnet.py")))
@@ -117,7 +117,7 @@ def _features(processor: GloResNetImageProcessor) -> Features:
 
 
 def _index(folder: Path) -> tuple[dict[str, int], Dataset]:
-    """key -> row, and the dataset of all shards; scans that could not be read have no key, and are tried again."""
+    """Return key -> row, and the dataset of all shards. Unreadable scans are left out, so they are tried again."""
     shards = [Dataset.from_file(str(path)) for path in sorted(folder.glob("[0-9a-f]*/*.arrow"))]
     if not shards:
         return {}, Dataset.from_dict({"pixel_values": [], "sha256": []})

@@ -1,4 +1,4 @@
-"""The splits of a run: made once, written to `splits.json`, then obeyed and checked again whenever they are read."""
+"""The folds of a run: made once, written to `splits.json`, and checked against the cohort whenever they are read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .scans import CohortError, Scan
 
 VERSION = 1
 CLASSES = {0: "normal", 1: "injury"}
+START_AGAIN = "Start the run again with --overwrite."
 
 
 def make_splits(
@@ -29,29 +30,31 @@ def make_splits(
     split: str = "family",
     file_hashes: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Deal the scans in use into folds, stratified by label; what comes out depends on ids, labels and seed only.
+    """Assign the scans in use to folds, stratified by label. The result depends only on ids, families, labels and seed.
 
-    `family` keeps siblings and all sessions of an infant together. `paper` keeps only an infant's sessions together,
-    by the highest label among them, and counts the sibling pairs it tears.
+    The rule `family` keeps siblings, and all sessions of an infant, in one fold. The rule `paper` keeps only the
+    sessions of an infant together; it stratifies infants by the highest label of their sessions, and counts the sibling
+    pairs that are split across folds.
 
     Args:
-        scans: of any status; only those `used` are dealt.
+        scans: scans of any status; only those with status `used` are assigned.
         num_folds: at least 2.
-        seed: of the shuffle, 0 to 2**32 - 1.
+        seed: seed of the shuffle, 0 to 2**32 - 1.
         split: `family` or `paper`.
-        file_hashes: image path -> SHA-256; recorded if given, so that a changed file is noticed later.
+        file_hashes: image path -> SHA-256. If given, the hashes are recorded, so that changed files are noticed later.
 
     Returns:
-        What `splits.json` holds: version, seed, rule, num_folds, sibling_pairs, torn_sibling_pairs, the scans of each
-        fold counted by class, and per participant its family, fold and sessions with label and file hash.
+        The content of `splits.json`: version, seed, rule, num_folds, sibling_pairs, torn_sibling_pairs (pairs split
+        across folds), the number of scans per fold and class, and for each participant its family, fold and sessions
+        with label and file hash.
 
     Raises:
-        CohortError: two scans with one name, or too few families or infants of a class for so many folds.
+        CohortError: two scans have the same name, or there are fewer families or infants of a class than folds.
     """
     if split not in ("family", "paper"):
         raise CohortError(f"The split is {split!r}: choose family or paper.")
     if num_folds < 2:
-        raise CohortError(f"{num_folds} fold(s) leave nothing to train on: choose at least 2.")
+        raise CohortError(f"{num_folds} fold(s) leave no scans to train on: choose at least 2.")
     if not 0 <= seed < 2**32:
         raise CohortError(f"The seed is {seed}: choose one from 0 to {2**32 - 1}.")
     scans = _used(scans)
@@ -60,17 +63,17 @@ def make_splits(
         by_participant[scan.participant_id].append(scan)
     family = _families(scans)
     if split == "family":
-        _enough([(scan.family, scan.label) for scan in scans], num_folds, "families")
+        _require_enough([(scan.family, scan.label) for scan in scans], num_folds, "families")
         labels = np.array([scan.label for scan in scans])
         groups = np.array([scan.family for scan in scans])
-        dealer = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
-        fold_of = {scans[i].participant_id: fold for fold, (_, held_out) in enumerate(dealer) for i in held_out}
+        parts = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+        fold_of = {scans[i].participant_id: fold for fold, (_, held_out) in enumerate(parts) for i in held_out}
     else:
         participants = sorted(by_participant)
         labels = np.array([max(scan.label for scan in by_participant[participant]) for participant in participants])
-        _enough(list(zip(participants, labels, strict=True)), num_folds, "infants")
-        dealer = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
-        fold_of = {participants[i]: fold for fold, (_, held_out) in enumerate(dealer) for i in held_out}
+        _require_enough(list(zip(participants, labels, strict=True)), num_folds, "infants")
+        parts = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
+        fold_of = {participants[i]: fold for fold, (_, held_out) in enumerate(parts) for i in held_out}
 
     siblings = defaultdict(list)
     for participant in sorted(by_participant):
@@ -98,12 +101,12 @@ def make_splits(
 
 
 def write_splits(splits: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write `splits.json`, the same text for the same splits."""
+    """Write `splits.json`. Equal splits give equal bytes."""
     write_text(path, json.dumps(splits, indent=2, sort_keys=True) + "\n")
 
 
 def read_splits(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read `splits.json`; call `check_splits` before relying on it. Raises CohortError when it is no such file."""
+    """Read `splits.json`. Call `check_splits` before using it. Raises CohortError if the file is unusable."""
     try:
         splits = read_json(path)
         if splits["version"] != VERSION:
@@ -119,26 +122,25 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, Any]:
                 _ = record["label"], entry["family"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CohortError(
-            f"{path} does not hold usable splits ({type(error).__name__}: {error}): start the run anew with "
-            "--overwrite."
+            f"{path} does not hold usable splits ({type(error).__name__}: {error}). {START_AGAIN}"
         ) from error
     return splits
 
 
 def check_splits(splits: dict[str, Any], scans: Sequence[Scan], file_hashes: dict[str, str] | None = None) -> None:
-    """Check that the splits belong to these scans and that nothing stands on both sides of a fold.
+    """Check that the splits belong to these scans and that no family or file is in two folds.
 
     Args:
         splits: from `make_splits` or `read_splits`.
-        scans: of any status; those `used` must be the ones that were split.
-        file_hashes: image path -> SHA-256, for every scan in use; None leaves the files unchecked.
+        scans: scans of any status; those with status `used` must be the ones that were split.
+        file_hashes: image path -> SHA-256 for every scan in use; None skips the check of the files.
 
     Raises:
-        CohortError: a scan is new, gone, or has another label or file than when the splits were made; a family (rule
-            `family`) is in several folds; one file serves as two scans; a fold lacks a class. Names what is wrong.
+        CohortError: a scan is new or missing; its label or file has changed; a family is in several folds (rule
+            `family` only); two scans have the same file; or a fold lacks a class. The message says which.
     """
     scans = _used(scans)
-    anew = "put the cohort back as it was, or start the run anew with --overwrite."
+    advice = "restore the cohort, or start the run again with --overwrite."
     recorded = {
         (participant, session): record
         for participant, entry in splits["participants"].items()
@@ -147,38 +149,36 @@ def check_splits(splits: dict[str, Any], scans: Sequence[Scan], file_hashes: dic
     present = {(scan.participant_id, scan.session_id): scan for scan in scans}
     for keys, complaint in ((present.keys() - recorded, "not in the splits"), (recorded.keys() - present, "gone")):
         if keys:
-            raise CohortError(f"The cohort has changed since it was split ({complaint}: {_some(keys)}): {anew}")
+            raise CohortError(f"The cohort has changed since it was split ({complaint}: {_some(keys)}): {advice}")
     changed = [key for key, scan in present.items() if recorded[key]["label"] != scan.label]
     if changed:
-        raise CohortError(f"Labels have changed since the cohort was split ({_some(changed)}): {anew}")
+        raise CohortError(f"Labels have changed since the cohort was split ({_some(changed)}): {advice}")
 
     fold_of = {participant: entry["fold"] for participant, entry in splits["participants"].items()}
     if splits["rule"] == "family":
-        # by the families on record and those of today, should the two differ
+        # check both the recorded and the current families: they may differ
         members: dict[str, set[str]] = defaultdict(set)
         for participant, family in [
             *((participant, entry["family"]) for participant, entry in splits["participants"].items()),
             *_families(scans).items(),
         ]:
             members[family].add(participant)
-        torn = sorted(family for family in members if len({fold_of[member] for member in members[family]}) > 1)
-        if torn:
+        divided = sorted(family for family in members if len({fold_of[member] for member in members[family]}) > 1)
+        if divided:
             listed = "; ".join(
-                f"{family}: {', '.join(f'sub-{m}' for m in sorted(members[family]))}" for family in torn[:3]
+                f"{family}: {', '.join(f'sub-{m}' for m in sorted(members[family]))}" for family in divided[:3]
             )
-            raise CohortError(
-                f"Families on both sides of a split: {len(torn)} ({listed}). Start the run anew with --overwrite."
-            )
+            raise CohortError(f"Families split across folds: {len(divided)} ({listed}). {START_AGAIN}")
     if file_hashes is not None:
-        _check_files(recorded, present, file_hashes, anew)
+        _check_files(recorded, present, file_hashes, advice)
     _both_classes(_count(scans, fold_of, splits["num_folds"]))
 
 
 def fold_scans(splits: dict[str, Any], scans: Sequence[Scan], fold: int) -> tuple[list[Scan], list[Scan]]:
-    """The scans in use that train a fold and those that are held out from it, in the order given.
+    """The training scans and the held-out scans of a fold, each in the order given. Excluded scans are left out.
 
     Raises:
-        CohortError: there is no such fold, or a scan is not in the splits.
+        CohortError: the fold does not exist, or a scan is not in the splits.
     """
     if not 0 <= fold < splits["num_folds"]:
         raise CohortError(f"There is no fold {fold}: the splits have folds 0 to {splits['num_folds'] - 1}.")
@@ -188,33 +188,33 @@ def fold_scans(splits: dict[str, Any], scans: Sequence[Scan], fold: int) -> tupl
             continue
         entry = splits["participants"].get(scan.participant_id)
         if entry is None or scan.session_id not in entry["sessions"]:
-            raise CohortError(f"{name(scan.participant_id, scan.session_id)} is not in the splits: start the run anew.")
+            raise CohortError(f"{name(scan.participant_id, scan.session_id)} is not in the splits. {START_AGAIN}")
         parts[entry["fold"] == fold].append(scan)
     return parts
 
 
 def inner_split(train_scans: Sequence[Scan], *, seed: int) -> tuple[list[Scan], list[Scan]]:
-    """Hold out a fifth of a fold's training scans, by family and stratified; both parts in the order given.
+    """Hold out about a fifth of a fold's training scans, keeping families together and stratified by label.
 
     Args:
         train_scans: the first part of `fold_scans`.
-        seed: of the shuffle, 0 to 2**32 - 1.
+        seed: seed of the shuffle, 0 to 2**32 - 1.
 
     Returns:
-        The scans to train on and those to choose epoch, threshold and temperature on.
+        The scans to train on, and those on which epoch, threshold and temperature are chosen, in the order given.
 
     Raises:
-        CohortError: there are too few families for both classes on both sides.
+        CohortError: there are too few families to have both classes in both parts.
     """
     scans = _used(train_scans)
     _families(scans)
     labels = np.array([scan.label for scan in scans])
     groups = np.array([scan.family for scan in scans])
-    # a fifth needs five families of a class; of a smaller cohort a greater part has to do
+    # with fewer than five families per class, hold out more than a fifth
     num_parts = min(5, *(len(set(groups[labels == label])) for label in CLASSES))
-    dealer = StratifiedGroupKFold(max(num_parts, 2), shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(max(num_parts, 2), shuffle=True, random_state=seed)
     choices = []
-    for _, held_out in dealer.split(labels, labels, groups) if num_parts > 1 else ():
+    for _, held_out in splitter.split(labels, labels, groups) if num_parts > 1 else ():
         families = {scans[i].family for i in held_out}
         inner = [scan for scan in train_scans if scan.status == "used" and scan.family in families]
         train = [scan for scan in train_scans if scan.status == "used" and scan.family not in families]
@@ -223,18 +223,18 @@ def inner_split(train_scans: Sequence[Scan], *, seed: int) -> tuple[list[Scan], 
     if choices:
         return min(choices, key=lambda parts: abs(len(parts[1]) - len(scans) / 5))
     raise CohortError(
-        f"The {len(scans)} training scans of {len(set(groups))} families cannot be parted with both classes on both "
-        "sides: use --selection last, or a larger cohort."
+        f"The {len(scans)} training scans of {len(set(groups))} families cannot be split in two parts that both "
+        "have both classes: use --selection last, or a larger cohort."
     )
 
 
 def _used(scans: Sequence[Scan]) -> list[Scan]:
-    """The scans in use, sorted so that nothing depends on the order given; each must have a label and its own name."""
+    """The scans in use, sorted so that the input order does not matter. Each must have a label and a unique name."""
     scans = sorted(
         (scan for scan in scans if scan.status == "used"), key=lambda scan: (scan.participant_id, scan.session_id)
     )
     if not scans:
-        raise CohortError("There is no scan to split: every one is excluded.")
+        raise CohortError("There is no scan to split: all scans are excluded.")
     for scan in scans:
         if scan.label not in CLASSES:
             raise CohortError(f"{name(scan.participant_id, scan.session_id)} has no label: label or exclude it.")
@@ -245,7 +245,7 @@ def _used(scans: Sequence[Scan]) -> list[Scan]:
 
 
 def _families(scans: Sequence[Scan]) -> dict[str, str]:
-    """The family of each participant, who must have just one."""
+    """participant -> family. Each participant must have exactly one."""
     family: dict[str, str] = {}
     for scan in scans:
         if family.setdefault(scan.participant_id, scan.family) != scan.family:
@@ -256,8 +256,8 @@ def _families(scans: Sequence[Scan]) -> dict[str, str]:
     return family
 
 
-def _enough(units: list[tuple[str, int]], num_folds: int, what: str) -> None:
-    """Refuse more folds than there are units (families or infants), in all or with a label of either class."""
+def _require_enough(units: list[tuple[str, int]], num_folds: int, what: str) -> None:
+    """Raise CohortError if there are fewer units (families or infants) than folds, in total or in one class."""
     counts = {"": len({unit for unit, _ in units})}
     counts |= {f" with the label {word}": len({unit for unit, own in units if own == k}) for k, word in CLASSES.items()}
     for which, number in counts.items():
@@ -290,7 +290,7 @@ def _record(scan: Scan, file_hashes: dict[str, str] | None) -> dict[str, Any]:
 
 def _hash(scan: Scan, file_hashes: dict[str, str]) -> str:
     if scan.image not in file_hashes:
-        raise CohortError(f"No file hash was given for {scan.image}: hash every scan in use, or none.")
+        raise CohortError(f"No file hash was given for {scan.image}: give hashes for every scan in use, or for none.")
     return file_hashes[scan.image]
 
 
@@ -298,13 +298,13 @@ def _check_files(
     recorded: dict[tuple[str, str], dict[str, Any]],
     present: dict[tuple[str, str], Scan],
     file_hashes: dict[str, str],
-    anew: str,
+    advice: str,
 ) -> None:
     owner: dict[str, tuple[str, str]] = {}
     changed = []
     for key, scan in present.items():
         sha256 = _hash(scan, file_hashes)
-        # even on one side of the split the same file twice would count an infant twice
+        # even within one fold, a file used twice would count an infant twice
         if owner.setdefault(sha256, key) != key:
             raise CohortError(
                 f"{name(*owner[sha256])} and {name(*key)} have the same image file ({scan.image}): remove one of them."
@@ -312,10 +312,10 @@ def _check_files(
         if recorded[key].get("sha256", sha256) != sha256:
             changed.append(key)
     if changed:
-        raise CohortError(f"Image files have changed since the cohort was split ({_some(changed)}): {anew}")
+        raise CohortError(f"Image files have changed since the cohort was split ({_some(changed)}): {advice}")
 
 
 def _some(keys: Any) -> str:
-    """The first three scans by name, and how many there are in all."""
+    """The names of the first three scans, and how many others there are."""
     keys = sorted(keys)
     return ", ".join(name(*key) for key in keys[:3]) + (f" and {len(keys) - 3} others" if len(keys) > 3 else "")

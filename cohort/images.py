@@ -1,4 +1,4 @@
-"""The images of a BIDS tree: one T2-weighted volume a session, with the brain mask and tissue labels beside it."""
+"""The images of a BIDS tree: one T2-weighted volume per session, with its brain mask and tissue labels."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 EXTENSIONS = (".nii.gz", ".nii")
 
-# (desc, space, suffix), best first; a name must match all three, so that no desc-biasfield_T2w is taken for a T2w
+# (desc, space, suffix), best first. A name must match all three: desc-biasfield_T2w is not a plain T2w.
 IMAGE_NAMES = (("restore", "", "T2w"), ("", "", "T2w"))
 MASK_NAMES = (("brain", "", "mask"), ("bet", "T2w", "brainmask"), ("drawem", "T2w", "brainmask"))
 SEGMENTATION_NAMES = (("drawem9", "", "dseg"), ("drawem9", "T2w", "dseg"))
 
 
 class CohortError(ValueError):
-    """A user's mistake in a cohort's files; the message says what was found, where, and what to do."""
+    """A cohort that cannot be used. The message says what was found, where, and what to do."""
 
 
 @dataclass(frozen=True)
 class SessionImages:
-    """What an `anat` folder holds; ids without their `sub-` and `ses-`, paths absolute, None where there is no file."""
+    """The files of one `anat` folder. Ids have no `sub-` or `ses-` prefix, paths are absolute, None means no file."""
 
     participant_id: str
     session_id: str  # "" in a tree without sessions
@@ -30,13 +30,13 @@ class SessionImages:
 
 
 def find_images(data_dir: str | os.PathLike[str]) -> list[SessionImages]:
-    """Every session of a BIDS tree that has a T2-weighted image, with or without labels; sorted by id.
+    """List the sessions of a BIDS tree that have a T2-weighted image, labelled or not, sorted by id.
 
     Args:
         data_dir: a folder with `sub-X/ses-Y/anat/` or `sub-X/anat/`.
 
     Raises:
-        CohortError: no such folder, no `sub-` folder or no image in it, or several images for one session.
+        CohortError: the folder is missing, has no `sub-` folder or no image, or a session has several images.
     """
     found = [session for session in list_sessions(data_dir) if session.image is not None]
     if not found:
@@ -47,7 +47,7 @@ def find_images(data_dir: str | os.PathLike[str]) -> list[SessionImages]:
 
 
 def list_sessions(data_dir: str | os.PathLike[str]) -> list[SessionImages]:
-    """Every `anat` folder of a BIDS tree, also those without an image; sorted by id. Raises as `find_images`."""
+    """List every `anat` folder of a BIDS tree, with or without an image, sorted by id. Raises like `find_images`."""
     root = Path(os.path.abspath(Path(data_dir).expanduser()))
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
@@ -62,24 +62,24 @@ def list_sessions(data_dir: str | os.PathLike[str]) -> list[SessionImages]:
 
 
 def subject_folders(root: Path) -> list[Path]:
-    """The `sub-*` folders of a tree. Raises CohortError when there is none, pointing to those further down."""
+    """The `sub-*` folders of a tree. Raises CohortError if there are none; the message names any found deeper down."""
     subjects = _folders(root, "sub-")
     if not subjects:
         below = sorted({path.parent for pattern in ("*/sub-*", "*/*/sub-*") for path in root.glob(pattern)})
         below = [folder for folder in below if not folder.name.startswith(("sub-", "ses-"))]
-        hint = f"there are some in {below[0]}, give that folder" if below else "give the folder that holds them"
+        hint = f"found some in {below[0]}, give that folder" if below else "give the folder that holds them"
         raise CohortError(f"{root} {'is empty' if not any(root.iterdir()) else 'has no sub-* folder'}: {hint}.")
     return subjects
 
 
 def session_images(anat: str | os.PathLike[str]) -> SessionImages:
-    """The image, brain mask and segmentation in one `anat` folder, whose parents name the participant and session.
+    """Find the image, brain mask and segmentation in one `anat` folder. No file is opened.
 
-    The image is the bias-corrected `desc-restore_T2w`, else the `T2w` that has neither `desc` nor `space`. Masks and
-    segmentations are found under the names of dHCP's releases 2 and 3. No file is opened.
+    The parent folders name the participant and session. The image is the bias-corrected `desc-restore_T2w`, or else
+    the `T2w` without `desc` and `space`. Masks and segmentations have the names of dHCP releases 2 and 3.
 
     Raises:
-        CohortError: several files fit equally well, or an image is named after another subject or session.
+        CohortError: several files match equally well, or an image is named after another subject or session.
     """
     anat = Path(os.path.abspath(anat))
     above = [folder.name for folder in (anat.parent, anat.parent.parent)]
@@ -95,7 +95,7 @@ def session_images(anat: str | os.PathLike[str]) -> SessionImages:
             files.append((name, entities))
         elif _identity(entities) in IMAGE_NAMES:
             raise CohortError(
-                f"{anat / name} is named after another subject or session than its folder: rename or move one of them."
+                f"{anat / name} is named after another subject or session than its folder: rename the file, or move it."
             )
     scan = f"sub-{participant}" + (f" ses-{session}" if session else "")
     image, entities = _choose(files, IMAGE_NAMES, None, anat, f"{scan} has several T2-weighted images")
@@ -105,7 +105,7 @@ def session_images(anat: str | os.PathLike[str]) -> SessionImages:
 
 
 def parse_name(name: str) -> dict[str, str] | None:
-    """The entities of a BIDS file name, its last part under `suffix`; None for any other file.
+    """Split a BIDS file name into its entities; the last part is the `suffix`. Other file names give None.
 
     >>> parse_name("sub-01_desc-restore_T2w.nii.gz")
     {'sub': '01', 'desc': 'restore', 'suffix': 'T2w'}
@@ -120,7 +120,7 @@ def parse_name(name: str) -> dict[str, str] | None:
 
 
 def mask_names() -> str:
-    """The names a brain mask is looked for under, for messages."""
+    """The file names that count as a brain mask, for messages."""
     return _wanted(MASK_NAMES)
 
 
@@ -131,17 +131,17 @@ def _choose(
     anat: Path,
     complaint: str,
 ) -> tuple[str | None, dict[str, str] | None]:
-    """The one file of the best name there is; one made from an image must not belong to another run or acquisition."""
+    """Choose the file with the best name. A mask or segmentation of another run or acquisition does not count."""
     for wanted in names:
         fitting = [(name, entities) for name, entities in files if _identity(entities) == wanted]
         if image is not None:
             fitting = [(name, entities) for name, entities in fitting if _details(entities) <= _details(image)]
-            # with a mask for this very run beside one for no run in particular, the former is meant
+            # a mask for this run is better than one that names no run
             closest = max((len(_details(entities)) for _, entities in fitting), default=0)
             fitting = [(name, entities) for name, entities in fitting if len(_details(entities)) == closest]
         if len(fitting) > 1:
             listed = ", ".join(name for name, _ in fitting)
-            raise CohortError(f"{complaint}: {listed} in {anat}; keep one of them there.")
+            raise CohortError(f"{complaint}: {listed} in {anat}; keep only one of them.")
         if fitting:
             return str(anat / fitting[0][0]), fitting[0][1]
     return None, None
@@ -152,7 +152,7 @@ def _identity(entities: dict[str, str]) -> tuple[str, str, str]:
 
 
 def _details(entities: dict[str, str]) -> set[tuple[str, str]]:
-    """What tells apart the images of a session: run, acquisition and the like."""
+    """The entities that distinguish images of one session, such as run and acquisition."""
     return {pair for pair in entities.items() if pair[0] not in ("sub", "ses", "desc", "space", "suffix")}
 
 

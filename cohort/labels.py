@@ -1,4 +1,4 @@
-"""The tables of a cohort: labels and covariates, read as text, and which session a row without one speaks of."""
+"""The label and covariate tables of a cohort, read as text, and the scan that each row belongs to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SINGLETONS = {"s": "S", "single": "S", "singleton": "S", "m": "M", "multiple": "
 
 @dataclass(frozen=True)
 class LabelRow:
-    """A row of a table: its cells as text, "" where empty, under lower-case column names."""
+    """One row of a table. Cells are text, "" if empty; column names are lower case."""
 
     participant_id: str
     session_id: str  # "" if the table does not name sessions
@@ -32,7 +32,7 @@ class LabelRow:
 
     @cached_property
     def score(self) -> str:
-        """The radiology score: `1` to `5`, `Q` for poor quality, "" when there is none. Raises CohortError."""
+        """The radiology score: `1` to `5`, `Q` for poor quality, "" if missing. Raises CohortError for other text."""
         text = self.cells.get("radiology_score", "")
         score = known_score(text)
         if text and not score:
@@ -44,13 +44,13 @@ class LabelRow:
 
     @cached_property
     def label(self) -> int | None:
-        """0 normal, 1 injury, None when the row does not say. Raises CohortError where its columns disagree."""
-        said = {}
+        """0 normal, 1 injury, None if the row gives no label. Raises CohortError if its columns disagree."""
+        found = {}
         if text := self.cells.get("label", ""):
-            said["label"] = {"0": 0, "1": 1}.get(_whole(text))
+            found["label"] = {"0": 0, "1": 1}.get(_whole(text))
         if text := self.cells.get("score_group", ""):
-            said["score_group"] = GROUPS.get(text.lower())
-        for column, value in said.items():
+            found["score_group"] = GROUPS.get(text.lower())
+        for column, value in found.items():
             if value is None:
                 expected = "0 (normal) or 1 (injury)" if column == "label" else "le2 (normal) or ge3 (injury)"
                 raise CohortError(
@@ -58,22 +58,22 @@ class LabelRow:
                     f"{expected}, or empty."
                 )
         if self.score not in ("", "Q"):
-            said["radiology_score"] = label_of_score(self.score)
-        if len(set(said.values())) > 1:
-            cells = " but ".join(f"{column} {self.cells[column]}" for column in said)
+            found["radiology_score"] = label_of_score(self.score)
+        if len(set(found.values())) > 1:
+            cells = " but ".join(f"{column} {self.cells[column]}" for column in found)
             raise CohortError(
                 f"{self.where}: sub-{self.participant_id} has {cells}, which contradict each other: correct the row, "
-                "or remove the column you do not mean."
+                "or remove the column that does not apply."
             )
-        return next(iter(said.values()), None)
+        return next(iter(found.values()), None)
 
     @property
     def is_informative(self) -> bool:
-        """Whether the row says anything of a scan's class: a label, or that the scan is of poor quality."""
+        """Whether the row gives a label or marks the scan as poor quality."""
         return self.label is not None or self.score == "Q"
 
     def number(self, column: str) -> float | None:
-        """A cell as a number, None when empty. Raises CohortError for any other text."""
+        """A cell as a number, None if empty. Raises CohortError for text that is not a finite number."""
         text = self.cells.get(column, "")
         try:
             number = float(text) if text else None
@@ -88,25 +88,26 @@ class LabelRow:
 
 
 def known_score(text: str) -> str:
-    """A radiology score as one character, from `3`, `3.0`, ` 3 ` or `q`; "" for anything else."""
+    """Normalise a radiology score (`3`, `3.0`, ` 3 `, `q`) to one character; "" for anything else."""
     text = _whole(text.strip()).upper()
     return text if text in ("1", "2", "3", "4", "5", "Q") else ""
 
 
 def label_of_score(score: str) -> int:
-    """dHCP's radiology score as a class: 1 and 2 are normal (0), 3 to 5 injury (1)."""
+    """The class of a dHCP radiology score: 1 and 2 are normal (0), 3 to 5 are injury (1)."""
     return int(int(score) >= 3)
 
 
 def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -> list[LabelRow]:
-    """Read a table separated by tabs or commas, whatever its name ends in.
+    """Read a table separated by tabs or commas; the file's extension does not matter.
 
     Args:
-        path: a text file in UTF-8, its first line naming the columns.
-        participant_id: of a `sessions.tsv`, which does not say itself; it must then have a column `session_id`.
+        path: a UTF-8 text file; its first line names the columns.
+        participant_id: the participant of a `sessions.tsv`, which has a column `session_id` but no `participant_id`.
 
     Raises:
-        CohortError: no such file, no table, a column missing, a row without id, or two rows for the same scan.
+        CohortError: the file is missing or not a table, lacks the id column, or has a row without id or two rows for
+            one scan.
     """
     path = Path(path)
     table = _read_text(path)
@@ -118,7 +119,7 @@ def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -
     rows: dict[tuple[str, ...], LabelRow] = {}
     for number, cells in enumerate(table.to_dict("records"), start=2):
         if not any(cells.values()):
-            continue  # spreadsheets leave such lines at the end
+            continue  # spreadsheets often leave empty lines at the end
         where = f"{path}, row {number}"
         participant = (participant_id or cells["participant_id"]).removeprefix("sub-")
         session = "" if cells.get("session_id", "").lower() in MISSING else cells["session_id"].removeprefix("ses-")
@@ -126,36 +127,38 @@ def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -
         if not participant or not cells[id_column]:
             raise CohortError(f"{where} has no {id_column}: fill it in, or remove the row.")
         row = LabelRow(participant, session, cells, where)
-        # two rows without session may still tell two scans of an infant apart, by their scan_age
+        # without a session, two rows may describe two scans of one infant if their scan_age differs
         key = (participant, session) if session else (participant, "", cells.get("scan_age", ""))
         if key in rows:
-            raise CohortError(f"{where} is the second for {name(participant, session)}: keep one of the two.")
+            raise CohortError(f"{where} is the second row for {name(participant, session)}: keep one of the two.")
         rows[key] = row
     return list(rows.values())
 
 
 def has_labels(rows: list[LabelRow]) -> bool:
-    """Whether the table has a column that can label a scan."""
+    """Whether the table has a label column."""
     return any(column in row.cells for row in rows for column in LABEL_COLUMNS)
 
 
 def assign(
     tables: list[list[LabelRow]], sessions: dict[str, dict[str, float | None]]
 ) -> dict[tuple[str, str], LabelRow]:
-    """Which scan each row with a label speaks of.
+    """Assign each informative row to the scan it labels.
 
-    A row that names its session wins over those that do not. A row without session labels the infant's only session,
-    or the one whose scan_age is nearest.
+    If any row of an infant names its session, the infant's rows without session are ignored. Otherwise a row without
+    session labels the infant's only session, or the one with the nearest scan_age.
 
     Args:
-        tables: the rows, the table that wins first.
-        sessions: participant -> session -> PMA at scan in weeks if known; on disk or only listed.
+        tables: the rows of each table; earlier tables take precedence.
+        sessions: participant -> session -> post-menstrual age at scan in weeks, None if unknown. Includes sessions
+            that are only listed in a table.
 
     Returns:
-        (participant, session) -> row. Rows of infants without any known session are under the session "".
+        (participant, session) -> row. The session is "" for infants without a known session.
 
     Raises:
-        CohortError: labels that contradict each other, two rows for one scan, or no way to tell which scan is meant.
+        CohortError: two labels contradict each other, two rows of a table label one scan, or it is unclear which scan
+            a row labels.
     """
     assigned: dict[tuple[str, str], LabelRow] = {}
     for rows in tables:
@@ -180,7 +183,7 @@ def assign(
 
 
 def nearest_session(row: LabelRow, sessions: dict[str, float | None]) -> str:
-    """The session that a row without one speaks of, "" when the infant has none; see `assign`."""
+    """The session that a row without session labels, "" if the infant has none; see `assign`."""
     if len(sessions) < 2:
         return next(iter(sessions), "")
     listed = ", ".join(f"ses-{session}" for session in sorted(sessions))
@@ -201,7 +204,7 @@ def nearest_session(row: LabelRow, sessions: dict[str, float | None]) -> str:
 
 
 def name(participant_id: str, session_id: str) -> str:
-    """A scan's name in messages."""
+    """A scan's name in messages, such as `sub-01 ses-2`."""
     return f"sub-{participant_id}" + (f" ses-{session_id}" if session_id else "")
 
 
@@ -209,7 +212,7 @@ def _agree(first: LabelRow, second: LabelRow) -> None:
     if (first.label, first.score == "Q") != (second.label, second.score == "Q"):
         raise CohortError(
             f"{first.where} and {second.where} contradict each other on sub-{first.participant_id}: correct one, or "
-            "give the labels you mean with --labels."
+            "give the right labels with --labels."
         )
 
 
@@ -218,15 +221,15 @@ def _whole(text: str) -> str:
 
 
 def _read_text(path: Path) -> pd.DataFrame:
-    """Cells as text, stripped; ids keep their leading zeros."""
+    """The cells as stripped text; ids keep their leading zeros."""
     if not path.is_file():
         raise CohortError(f"There is no table {path}: check the path.")
     try:
         with open(path, encoding="utf-8-sig") as file:
             head = next((line for line in file if line.strip()), "")
         tabs = "\t" in head
-        # header=None: pandas would silently take the first column as index where rows are longer than the header.
-        # BIDS tables know no quoting, and a lone quote in a remark must not swallow the lines after it.
+        # header=None: if rows are longer than the header, pandas would silently use the first column as index.
+        # BIDS tables have no quoting, so an unpaired quote in a remark must not merge the following lines.
         table = pd.read_csv(
             path,
             sep="\t" if tabs else ",",
@@ -239,7 +242,7 @@ def _read_text(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise CohortError(
-            f"{path} is not a table ({reason}): save it as text in UTF-8, separated by tabs or commas."
+            f"{path} is not a table ({reason}): save it as UTF-8 text, separated by tabs or commas."
         ) from error
     table = table.map(lambda text: text.strip().removeprefix('"').removesuffix('"').strip() if tabs else text.strip())
     columns = [column.lower() for column in table.iloc[0]]

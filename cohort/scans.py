@@ -1,4 +1,4 @@
-"""What scans there are: the images of a BIDS tree joined with their labels, none dropped without being counted."""
+"""The scans of a cohort: the images of a BIDS tree joined with their labels. Excluded scans are listed, not dropped."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ DHCP_ID = re.compile(r"^CC\d{5}[A-Z]{2}\d{2}$")
 
 @dataclass(frozen=True)
 class Scan:
-    """One session of one infant, used or not. Ids come without their `sub-` and `ses-`, paths are absolute."""
+    """One session of one infant, used or excluded. Ids have no `sub-` or `ses-` prefix, paths are absolute."""
 
     participant_id: str
     session_id: str  # "" in a tree without sessions
-    family: str  # what siblings share
-    image: str | None  # None when the label table lists a scan that is not on disk
+    family: str  # the same for siblings
+    image: str | None  # None if a label table lists the scan but it is not on disk
     mask: str | None  # brain mask
     segmentation: str | None  # DrawEM's nine tissues
     label: int | None  # 0 normal, 1 injury
-    radiology_score: str  # 1 to 5, Q, or "" when unknown
+    radiology_score: str  # 1 to 5, Q, or "" if unknown
     sex: str  # M, F, or ""
     birth_age: float | None  # weeks
     birth_weight: float | None  # kg
-    singleton: str  # S, M (of a multiple birth), or ""
+    singleton: str  # S, M (multiple birth), or ""
     scan_age: float | None  # post-menstrual age, weeks
-    status: str  # used, or why not: no image, poor quality, unlabelled, birth age, unreadable
-    reason: str  # a sentence; "" when used
+    status: str  # used, or why it is excluded: no image, poor quality, unlabelled, birth age, unreadable
+    reason: str  # a sentence; "" if used
 
 
 def find_scans(
@@ -70,25 +70,27 @@ def find_scans(
     brain_mask: str = "none",
     max_birth_age: float | None = None,
 ) -> list[Scan]:
-    """Every scan of a BIDS cohort with its label, also those that cannot be used and why; sorted by id.
+    """List every scan of a BIDS cohort with its label, sorted by id. Excluded scans are included, with the reason.
 
-    The labels come from the table given, else from the tree's own `sub-X_sessions.tsv`, `combined.tsv` and
-    `participants.tsv`, a score of the session before one of the infant. Covariates come from all of them.
+    The labels come from the table given, or else from the tree's own `sub-X_sessions.tsv`, `combined.tsv` and
+    `participants.tsv`, where the score of a session takes precedence over one of the infant. Covariates come from all
+    of these tables.
 
     Args:
         data_dir: folder with `sub-X/ses-Y/anat/` or `sub-X/anat/`.
-        labels: table with `participant_id`, `session_id` (or not) and `label`, `score_group` or `radiology_score`.
-        brain_mask: `required` to refuse a cohort where a scan in use has none, else `none`.
+        labels: table with `participant_id`, optionally `session_id`, and one or more of `label`, `score_group` and
+            `radiology_score`.
+        brain_mask: `required` raises an error if a scan in use has no mask; `none` does not check.
         max_birth_age: in weeks; only infants born before it are used.
 
     Raises:
-        CohortError: nothing to use, or anything in the files that leaves a scan or its label in doubt.
+        CohortError: no scan can be used, or the files leave a scan or its label ambiguous.
     """
     if brain_mask not in ("none", "required"):
         raise CohortError(f"brain_mask is {brain_mask!r}: choose none or required.")
     on_disk = {(found.participant_id, found.session_id): found for found in list_sessions(data_dir)}
     if not any(found.image for found in on_disk.values()):
-        find_images(data_dir)  # says what was looked for
+        find_images(data_dir)  # raises, naming the files it looked for
     _refuse_copies(on_disk.values())
     label_tables, tables = _read_tables(Path(os.path.abspath(Path(data_dir).expanduser())), labels)
 
@@ -120,14 +122,14 @@ def find_scans(
 
 
 def exclude(scan: Scan, status: str, reason: str) -> Scan:
-    """The same scan, out of use: a status of a word or two and a sentence why."""
+    """The same scan, excluded: `status` is a word or two, `reason` a sentence."""
     return replace(scan, status=status, reason=reason)
 
 
 def flow(scans: Iterable[Scan]) -> dict[str, int]:
-    """Scans found, how many have a label, how many are excluded for each reason, how many are used, and by class.
+    """Count the scans: found, labelled, excluded for each reason, used, and used per class.
 
-    `found` counts every scan, also those that only the label table knows (`no image`): it is the sum of `used` and the
+    `found` counts every scan, including those that only a label table lists (`no image`). It equals `used` plus all
     exclusions.
     """
     scans = list(scans)
@@ -144,7 +146,7 @@ def flow(scans: Iterable[Scan]) -> dict[str, int]:
 
 
 def write_cohort(scans: Iterable[Scan], path: str | os.PathLike[str]) -> None:
-    """Write `cohort.csv`: a row a scan, a column a field, empty cells for what is unknown."""
+    """Write `cohort.csv`: one row per scan, one column per field of `Scan`, empty cells for unknown values."""
     table = pd.DataFrame(
         [["" if (value := getattr(scan, f.name)) is None else str(value) for f in fields(Scan)] for scan in scans],
         columns=[f.name for f in fields(Scan)],
@@ -155,7 +157,7 @@ def write_cohort(scans: Iterable[Scan], path: str | os.PathLike[str]) -> None:
 
 
 def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
-    """Read what `write_cohort` wrote. Raises CohortError when the file is missing or is no such table."""
+    """Read a file of `write_cohort`. Raises CohortError if it is missing or not such a table."""
     try:
         columns = tuple(f.name for f in fields(Scan))
         scans = []
@@ -168,14 +170,16 @@ def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
             scans.append(Scan(**row))
     except (OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise CohortError(f"{path} is not a cohort written by train.py ({reason}): start the run anew.") from error
+        raise CohortError(
+            f"{path} is not a cohort written by train.py ({reason}): start the run again with --overwrite."
+        ) from error
     return scans
 
 
 def _read_tables(
     root: Path, labels: str | os.PathLike[str] | None
 ) -> tuple[list[list[LabelRow]], list[list[LabelRow]]]:
-    """The tables that label the scans, and all that describe them, in both the one that wins first."""
+    """The tables with labels, and all tables. In both, earlier tables take precedence."""
     sessions = [folder / f"{folder.name}_sessions.tsv" for folder in subject_folders(root)]
     tree = [[row for path in sessions if path.is_file() for row in read_rows(path, path.parent.name)]]
     tree += [read_rows(root / file) for file in ("combined.tsv", "participants.tsv") if (root / file).is_file()]
@@ -203,7 +207,7 @@ def _columns(rows: list[LabelRow]) -> str:
 def _describe(
     found: SessionImages, row: LabelRow | None, rows: list[LabelRow], sessions: dict[str, float | None]
 ) -> Scan:
-    """A scan with all that the tables say of it and its infant."""
+    """Combine a scan with everything the tables say about it and its infant."""
     participant, session = found.participant_id, found.session_id
     of_session = [other for other in rows if session and other.session_id == session]
     of_infant = [other for other in rows if not other.session_id]
@@ -232,7 +236,7 @@ def _describe(
 
 def _family(participant: str, rows: list[LabelRow]) -> str:
     if DHCP_ID.match(participant):
-        return participant[:7]  # the eighth character tells siblings apart
+        return participant[:7]  # siblings differ in the eighth character
     families = sorted({row.cells["family_id"] for row in rows if row.cells.get("family_id")})
     if len(families) > 1:
         raise CohortError(f"sub-{participant} has several values of family_id ({', '.join(families)}): give it one.")
@@ -240,11 +244,11 @@ def _family(participant: str, rows: list[LabelRow]) -> str:
 
 
 def _score(row: LabelRow | None, of_session: list[LabelRow]) -> str:
-    """The score that goes with the label; the session's own where the label table tells none."""
+    """The score that belongs to the label. If the label table has none, the score of the session, if it agrees."""
     if row is None or row.score:
         return row.score if row else ""
     for score in filter(None, (known_score(other.cells.get("radiology_score", "")) for other in of_session)):
-        # labels by another reader may differ from dHCP's score, which then must not stand beside them
+        # another reader's label may contradict dHCP's score; the score is then left out
         return score if score == "Q" or label_of_score(score) == row.label else ""
     return ""
 
@@ -259,7 +263,7 @@ def _exclusion(
     max_birth_age: float | None,
     labels: str | os.PathLike[str] | None,
 ) -> tuple[str, str]:
-    """Why a scan is not used: a status and a sentence, both "" when it is."""
+    """Why a scan is excluded: a status and a sentence, both "" if it is used."""
     if scan.image is None:
         return "no image", "The labels list it, but no T2-weighted image was found for it."
     if scan.radiology_score == "Q":
@@ -291,7 +295,7 @@ def _require_masks(scans: list[Scan]) -> None:
     if missing:
         listed = ", ".join(str(scan.image) for scan in missing[:3])
         raise CohortError(
-            f"A brain mask is required, and {len(missing)} of the scans have none beside the image: {listed}"
+            f"A brain mask is required, but {len(missing)} of the scans have none in their anat folder: {listed}"
             f"{' and others' if len(missing) > 3 else ''}; looked for {mask_names()}. Add the masks, or use "
             "--brain_mask none."
         )
@@ -303,5 +307,6 @@ def _nothing_to_use(scans: list[Scan], data_dir: str | os.PathLike[str]) -> str:
     unseen = [scan.participant_id for scan in scans if scan.status == "no image"]
     unlabelled = [scan.participant_id for scan in scans if scan.status == "unlabelled"]
     if unseen and unlabelled:
-        return f"{message} The labels name sub-{unseen[0]} while the folder has sub-{unlabelled[0]}: do the ids agree?"
+        ids = f"The label table lists sub-{unseen[0]}, the folder has sub-{unlabelled[0]}"
+        return f"{message} {ids}: check that the ids agree."
     return f"{message} First reason: {scans[0].reason} Check the label table and the options."

@@ -1,4 +1,4 @@
-"""The cache: the processor's own numbers, built once, rebuilt only for what changed."""
+"""The cache: it holds the processor's volumes, and only new or changed scans are processed."""
 
 import hashlib
 from pathlib import Path
@@ -22,14 +22,14 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def built(monkeypatch):
-    """The scans that each call had to build."""
+    """The scans that each call had to process."""
     calls, build = [], cache._build
     monkeypatch.setattr(cache, "_build", lambda scans, *rest: calls.append(scans) or build(scans, *rest))
     return calls
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_rows_are_the_processors_volumes_in_the_order_of_the_scans(shared_tiny_cohort, num_workers):
+def test_rows_are_the_processors_volumes_in_scan_order(shared_tiny_cohort, num_workers):
     scans = find_scans(shared_tiny_cohort)[::-1]
     volumes, after = standardised_volumes(scans, PROCESSOR, num_workers=num_workers)
     assert after == scans and len(volumes) == 12
@@ -40,13 +40,13 @@ def test_rows_are_the_processors_volumes_in_the_order_of_the_scans(shared_tiny_c
         assert row["sha256"] == hashlib.sha256(Path(scan.image).read_bytes()).hexdigest()
 
 
-def test_torch_format_gives_tensors_of_one_volume(shared_tiny_cohort):
+def test_torch_format_gives_tensors(shared_tiny_cohort):
     volumes, _ = standardised_volumes(find_scans(shared_tiny_cohort), PROCESSOR)
     tensor = volumes.with_format("torch", columns=["pixel_values"])[3]["pixel_values"]
     assert tuple(tensor.shape) == (1, 16, 16, 16) and str(tensor.dtype) == "torch.float32"
 
 
-def test_built_once_and_rebuilt_only_for_what_changed(tiny_cohort, built):
+def test_only_new_or_changed_scans_are_processed(tiny_cohort, built):
     scans = find_scans(tiny_cohort)
     standardised_volumes(scans, PROCESSOR)
     standardised_volumes(scans, PROCESSOR)
@@ -70,7 +70,7 @@ def test_other_settings_do_not_share_volumes(shared_tiny_cohort, built):
     assert not np.array_equal(*first)
 
 
-def test_unreadable_scans_are_marked_with_the_reason_and_tried_again(tiny_cohort, built):
+def test_unreadable_scans_get_a_reason_and_are_tried_again(tiny_cohort, built):
     scans = find_scans(tiny_cohort)
     whole = Path(scans[2].image).read_bytes()
     Path(scans[2].image).write_bytes(whole[:100])
@@ -84,7 +84,7 @@ def test_unreadable_scans_are_marked_with_the_reason_and_tried_again(tiny_cohort
     assert [len(call) for call in built] == [12, 1]
 
 
-def test_what_an_interrupted_build_left_is_cleared(shared_tiny_cohort, built):
+def test_leftovers_of_an_interrupted_build_are_removed(shared_tiny_cohort, built):
     scans = find_scans(shared_tiny_cohort)
     folder = cache._folder(PROCESSOR)
     (folder / ".dead.partial").mkdir(parents=True)

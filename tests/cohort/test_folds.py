@@ -1,4 +1,4 @@
-"""Splits: that no family straddles, that they stay balanced and the same, and that a changed cohort is refused."""
+"""Splits: families stay together, folds are balanced and reproducible, and a changed cohort is refused."""
 
 import json
 import random
@@ -37,7 +37,7 @@ def paper_cohort(seed: int) -> list[Scan]:
 
 
 def mixed_cohort(seed: int) -> list[Scan]:
-    """Families of one to three infants with one or two sessions, each session with a label of its own."""
+    """Families of one to three infants with one or two sessions, each session with its own label."""
     draw = random.Random(seed)
     return [
         scan(f"{family:03d}{infant}", int(draw.random() < 0.4), f"F{family}", str(session))
@@ -48,7 +48,7 @@ def mixed_cohort(seed: int) -> list[Scan]:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_folds_of_the_papers_cohort_are_balanced_and_keep_families_whole(seed):
+def test_folds_of_the_papers_cohort_are_balanced_and_keep_families_together(seed):
     scans = paper_cohort(seed)
     splits = make_splits(scans, seed=seed)
     assert (splits["sibling_pairs"], splits["torn_sibling_pairs"]) == (20, 0)
@@ -64,7 +64,7 @@ def test_folds_of_the_papers_cohort_are_balanced_and_keep_families_whole(seed):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_family_straddles_folds_or_inner_split(seed):
+def test_no_family_is_split_across_folds_or_the_inner_split(seed):
     scans = mixed_cohort(seed)
     splits = make_splits(scans, seed=seed)
     for fold in range(5):
@@ -78,7 +78,7 @@ def test_no_family_straddles_folds_or_inner_split(seed):
 
 
 @pytest.mark.parametrize("split", ["family", "paper"])
-def test_splits_depend_on_neither_order_nor_folder(split):
+def test_splits_do_not_depend_on_order_or_folder(split):
     scans = paper_cohort(0)
     elsewhere = [replace(s, image="/elsewhere" + s.image) for s in scans]
     random.Random(1).shuffle(elsewhere)
@@ -90,7 +90,7 @@ def test_splits_depend_on_neither_order_nor_folder(split):
     assert [{s.participant_id for s in part} for part in inner_split(train[::-1], seed=3)] == names
 
 
-def test_excluded_scans_play_no_part():
+def test_excluded_scans_are_ignored():
     scans = paper_cohort(0)
     excluded = replace(scan("CC00001XX01", None), status="poor quality")
     splits = make_splits([*scans, excluded])
@@ -99,19 +99,19 @@ def test_excluded_scans_play_no_part():
     assert all(excluded not in part for part in fold_scans(splits, [*scans, excluded], 0))
 
 
-def test_papers_split_says_how_many_sibling_pairs_it_tears():
+def test_papers_rule_counts_sibling_pairs_split_across_folds():
     scans = paper_cohort(2)
     splits = make_splits(scans, split="paper")
     fold_of = {participant: entry["fold"] for participant, entry in splits["participants"].items()}
     pairs = [(f"{s.family}AN01", f"{s.family}BN01") for s in scans if s.participant_id[7] == "A"]
-    torn = sum(fold_of[first] != fold_of[second] for first, second in pairs)
-    assert (splits["rule"], splits["sibling_pairs"], splits["torn_sibling_pairs"]) == ("paper", 20, torn)
-    assert torn > 10  # four of five on average
+    divided = sum(fold_of[first] != fold_of[second] for first, second in pairs)
+    assert (splits["rule"], splits["sibling_pairs"], splits["torn_sibling_pairs"]) == ("paper", 20, divided)
+    assert divided > 10  # four of five on average
     check_splits(splits, scans)
     assert sorted(sum(fold.values()) for fold in splits["folds"]) == [25, 25, 26, 26, 26]
 
 
-def test_papers_split_keeps_the_sessions_of_an_infant_together():
+def test_papers_rule_keeps_the_sessions_of_an_infant_together():
     scans = [scan(f"{i:02d}", i % 2, session=session) for i in range(20) for session in "ab"]
     splits = make_splits(scans, split="paper")
     for fold in range(5):
@@ -124,7 +124,7 @@ def test_triplets_count_as_three_pairs():
     assert make_splits(scans)["sibling_pairs"] == 3
 
 
-def test_file_is_stable_and_holds_what_a_reader_needs(tmp_path):
+def test_file_is_reproducible_and_complete(tmp_path):
     scans = paper_cohort(5)
     hashes = {s.image: f"hash of {s.participant_id}" for s in scans}
     splits = make_splits(scans, seed=7, file_hashes=hashes)
@@ -144,19 +144,21 @@ def test_file_is_stable_and_holds_what_a_reader_needs(tmp_path):
     assert "/data" not in text
 
 
-def test_a_family_on_both_sides_is_refused():
+def test_a_family_in_two_folds_is_refused():
     scans = paper_cohort(0)
     twin = next(s for s in scans if s.participant_id[7] == "A")
     splits = make_splits(scans)
     tampered = json.loads(json.dumps(splits))
     tampered["participants"][twin.participant_id]["fold"] += 1
     tampered["participants"][twin.participant_id]["fold"] %= 5
-    with pytest.raises(CohortError, match=f"both sides.*{twin.family}: sub-{twin.family}AN01, sub-{twin.family}BN01"):
+    with pytest.raises(
+        CohortError, match=f"split across folds.*{twin.family}: sub-{twin.family}AN01, sub-{twin.family}BN01"
+    ):
         check_splits(tampered, scans)
-    # two infants turn out to be siblings after the split
+    # after the split, two infants turn out to be siblings
     first, second = (fold_scans(splits, scans, fold)[1][0] for fold in (0, 1))
     related = [replace(s, family=first.family) if s.family == second.family else s for s in scans]
-    with pytest.raises(CohortError, match=f"both sides.*{first.family}"):
+    with pytest.raises(CohortError, match=f"split across folds.*{first.family}"):
         check_splits(splits, related)
 
 
@@ -176,7 +178,7 @@ def test_a_changed_cohort_is_refused():
         check_splits(splits, scans, hashes | {scans[1].image: hashes[scans[0].image]})
     with pytest.raises(CohortError, match="No file hash was given"):
         check_splits(splits, scans, {})
-    check_splits(splits, scans)  # files unchecked
+    check_splits(splits, scans)  # without hashes, files are not checked
 
 
 def test_scans_outside_the_splits_are_refused():
@@ -230,12 +232,12 @@ def test_a_fold_without_a_class_is_refused():
         check_splits(splits, scans)
 
 
-def test_small_training_parts_are_parted_as_well_as_can_be_or_refused():
+def test_small_training_sets_are_split_if_possible_or_refused():
     train, inner = inner_split([scan(f"{i}", int(i < 2)) for i in range(10)], seed=0)
     assert {s.label for s in train} == {s.label for s in inner} == {0, 1}
-    with pytest.raises(CohortError, match="cannot be parted"):
+    with pytest.raises(CohortError, match="cannot be split"):
         inner_split([scan(f"{i}", int(i < 1)) for i in range(10)], seed=0)
-    with pytest.raises(CohortError, match="cannot be parted"):
+    with pytest.raises(CohortError, match="cannot be split"):
         inner_split([scan(f"{i}", i % 2, "one family") for i in range(10)], seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Which file of an `anat` folder is taken for the image and the mask; no test opens one."""
+"""Which file of an `anat` folder is used as image and as mask. No test opens an image."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ def add(root: Path, participant: str, session: str = "", names=("desc-restore_T2
 def test_names_are_matched_by_entity(tmp_path, names, chosen):
     add(tmp_path, "other", "1")
     anat = add(tmp_path, "01", "1", names)
-    (anat / "._sub-01_ses-1_T2w.nii.gz").touch()  # left by other systems
+    (anat / "._sub-01_ses-1_T2w.nii.gz").touch()  # macOS leaves such files
     (anat / "sub-01_ses-1_T2w.json").touch()
     images = {found.participant_id: found.image for found in find_images(tmp_path)}
     assert images.get("01") == (chosen and str(anat / f"sub-01_ses-1_{chosen}.nii.gz"))
 
 
-def test_a_mask_goes_with_the_image_of_its_own_run(tmp_path):
+def test_the_mask_belongs_to_the_run_of_the_image(tmp_path):
     anat = add(tmp_path, "01", names=("run-2_T2w", "run-1_desc-brain_mask", "run-2_desc-brain_mask", "desc-brain_mask"))
     assert find_images(tmp_path)[0].mask == str(anat / "sub-01_run-2_desc-brain_mask.nii.gz")
     (anat / "sub-01_run-2_desc-brain_mask.nii.gz").unlink()
@@ -56,7 +56,7 @@ def test_both_formats_of_one_image_are_refused(tmp_path):
         find_images(tmp_path)
 
 
-def test_one_anat_folder_names_its_participant_and_session(tmp_path):
+def test_participant_and_session_come_from_the_folder_names(tmp_path):
     anat = add(tmp_path, "CC00754AN12", "07")
     found = session_images(anat)
     assert (found.participant_id, found.session_id) == ("CC00754AN12", "07")
@@ -65,5 +65,5 @@ def test_one_anat_folder_names_its_participant_and_session(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sub-01_T2w.json", "T2w.nii.gz", "sub-01_T2w_copy-2.nii.gz", "sub-01_old_T2w.nii.gz"])
-def test_other_names_are_no_images(name):
+def test_other_names_are_not_images(name):
     assert parse_name(name) is None

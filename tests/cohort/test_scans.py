@@ -1,4 +1,4 @@
-"""Discovery of scans in BIDS trees, of their labels, and what is refused; no test opens an image."""
+"""Finding scans and labels in BIDS trees, and which trees are refused. No test opens an image."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,14 +33,14 @@ def add(root: Path, participant: str, session: str = "", names=("desc-restore_T2
 
 
 def table(path: Path, *rows: str, separator: str = "\t") -> Path:
-    """A table written with spaces between the cells, `_` for an empty one."""
+    """Write a table; the rows are given with spaces between the cells and `_` for an empty cell."""
     lines = [separator.join("" if cell == "_" else cell for cell in row.split()) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 def release(root: Path, names=REL3) -> Path:
-    """Three infants of dHCP's shape: a pair of twins, one of them scanned twice, and a singleton of poor quality."""
+    """A tree like dHCP's with three infants: twins, one of them scanned twice, and a singleton of poor quality."""
     for participant, session in (
         *(("CC00754AN12", "1000"), ("CC00754BN12", "2000"), ("CC00754BN12", "2001")),
         ("CC00060XX03", "12501"),
@@ -72,7 +72,7 @@ def by_name(scans: list[Scan]) -> dict[str, Scan]:
         (REL2, "desc-bet_space-T2w_brainmask", "desc-drawem9_space-T2w_dseg"),
     ],
 )
-def test_a_release_is_read_with_its_own_tables(tmp_path, names, mask, segmentation):
+def test_a_release_is_read_with_its_tables(tmp_path, names, mask, segmentation):
     scans = by_name(find_scans(release(tmp_path, names)))
     assert list(scans) == ["CC00060XX03 12501", "CC00754AN12 1000", "CC00754BN12 2000", "CC00754BN12 2001"]
     stem = tmp_path / "sub-CC00754BN12/ses-2001/anat/sub-CC00754BN12_ses-2001"
@@ -108,7 +108,7 @@ def test_a_release_is_read_with_its_own_tables(tmp_path, names, mask, segmentati
     }
 
 
-def test_combined_table_serves_where_there_is_no_other(tmp_path):
+def test_combined_table_is_enough(tmp_path):
     release(tmp_path)
     for path in tmp_path.rglob("*.tsv"):
         path.unlink()
@@ -157,13 +157,13 @@ def test_authors_flat_table_labels_the_nearest_session(tmp_path):
     "row, complaint",
     [("37.0 4", "as near to ses-2000 as to ses-2001"), ("_ 4", "neither session_id nor scan_age")],
 )
-def test_flat_row_that_fits_two_sessions_is_refused(tmp_path, row, complaint):
+def test_row_without_session_that_fits_two_sessions_is_refused(tmp_path, row, complaint):
     labels = table(tmp_path / "l.csv", "participant_id scan_age radiology_score", f"CC00754BN12 {row}", separator=",")
     with pytest.raises(CohortError, match=f"sub-CC00754BN12 has 2 sessions.*{complaint}"):
         find_scans(release(tmp_path), labels)
 
 
-def test_flat_row_with_unknown_age_of_a_session_is_refused(tmp_path):
+def test_row_without_session_is_refused_if_the_age_of_a_session_is_unknown(tmp_path):
     release(tmp_path)
     (tmp_path / "sub-CC00754BN12/sub-CC00754BN12_sessions.tsv").unlink()
     labels = table(tmp_path / "l.tsv", "participant_id scan_age label", "CC00754BN12 41 1")
@@ -171,8 +171,8 @@ def test_flat_row_with_unknown_age_of_a_session_is_refused(tmp_path):
         find_scans(tmp_path, labels)
 
 
-def test_flat_row_never_slips_to_a_session_it_does_not_mean(tmp_path):
-    """The session it means is known from the tables but not on disk: the other one must stay without label."""
+def test_row_without_session_never_labels_the_wrong_session(tmp_path):
+    """The session it labels is in the tables but not on disk: the other session must stay unlabelled."""
     release(tmp_path)
     (tmp_path / "sub-CC00754BN12/ses-2001/anat").rename(tmp_path / "elsewhere")
     rows = "participant_id scan_age label", "CC00754BN12 41 1", "CC00754AN12 35 0"
@@ -181,7 +181,7 @@ def test_flat_row_never_slips_to_a_session_it_does_not_mean(tmp_path):
     assert scans["CC00754BN12 2000"].status == "unlabelled"
 
 
-def test_labels_given_win_over_the_tree_and_take_its_score_only_where_it_agrees(tmp_path):
+def test_given_labels_take_precedence_and_keep_the_trees_score_only_if_it_agrees(tmp_path):
     rows = "participant_id session_id label", "CC00754AN12 1000 1", "CC00754BN12 2001 1", "CC00060XX03 12501 1"
     scans = by_name(find_scans(release(tmp_path), table(tmp_path / "l.tsv", *rows)))
     assert (scans["CC00754AN12 1000"].label, scans["CC00754AN12 1000"].radiology_score) == (1, "")
@@ -192,7 +192,7 @@ def test_labels_given_win_over_the_tree_and_take_its_score_only_where_it_agrees(
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("separator, ending", [("\t", ".csv"), (",", ".tsv"), ("\t", ".tsv"), (",", ".txt")])
 def test_generic_tree_without_sessions(tmp_path, separator, ending, encoding):
-    """Ids keep leading zeros, with or without prefix; the separator is told from the text, not from the name."""
+    """Ids keep leading zeros, with or without prefix. The separator comes from the text, not from the file name."""
     for participant in ("01", "002", "1"):
         add(tmp_path, participant, names=("T2w",), extension=".nii")
     text = "participant_id,Label,family_id\n sub-01 ,1,7\n002, 0.0 ,7\n,,\n".replace(",", separator)
@@ -208,7 +208,7 @@ def test_generic_tree_without_sessions(tmp_path, separator, ending, encoding):
 
 
 def test_labels_of_the_infant_in_participants_tsv(tmp_path):
-    """A score of the session wins; where no session has one, the infant's labels its only session."""
+    """A score of the session takes precedence; otherwise the infant's score labels its only session."""
     for participant, session in (("01", "a"), ("02", "a"), ("02", "b")):
         add(tmp_path, participant, session)
     table(tmp_path / "participants.tsv", "participant_id radiology_score", "sub-01 5", "sub-02 5")
@@ -248,35 +248,35 @@ def test_radiology_score_is_read_as_text(tmp_path, text, label, score, status):
         (("participant_id sex", "01 F"), "no column label.*its columns are participant_id, sex"),
         (("subject label", "01 1"), "no column participant_id; its columns are subject, label"),
         (("participant_id label Label", "01 1 1"), "more than one column label"),
-        (("participant_id label", "01 1", "sub-01 1"), "row 3 is the second for sub-01"),
+        (("participant_id label", "01 1", "sub-01 1"), "row 3 is the second row for sub-01"),
         (("participant_id scan_age label", "01 30 1", "01 31 1"), "both label sub-01"),
-        (("participant_id session_id label", "01 a 1", "01 ses-a 1"), "second for sub-01 ses-a"),
+        (("participant_id session_id label", "01 a 1", "01 ses-a 1"), "second row for sub-01 ses-a"),
         (("participant_id label", "_ 1"), "row 2 has no participant_id"),
         (("participant_id label", "01 1 2"), "is not a table"),
         (("participant_id label family_id session_id", "01 1 7 a", "01 _ 8 b"), "several values of family_id"),
         (("participant_id label",), "header and no rows"),
-        (("participant_id label", "1 1"), "labels name sub-1 while the folder has sub-01"),
+        (("participant_id label", "1 1"), "label table lists sub-1, the folder has sub-01"),
         (("participant_id label", "01 _"), "None of the 1 scans .*1 unlabelled"),
     ],
 )
-def test_doubtful_label_tables_are_refused(tmp_path, rows, complaint):
+def test_ambiguous_label_tables_are_refused(tmp_path, rows, complaint):
     add(tmp_path, "01")
     with pytest.raises(CohortError, match=complaint):
         find_scans(tmp_path, table(tmp_path / "labels.tsv", *rows))
 
 
-def test_text_that_is_no_table_is_refused(tmp_path):
+def test_files_that_are_not_tables_are_refused(tmp_path):
     add(tmp_path, "01")
     labels = tmp_path / "labels.xlsx"
     with pytest.raises(CohortError, match="There is no table"):
         find_scans(tmp_path, labels)
     for content in (b"", b"PK\x03\x04\xff\xfe\x00"):
         labels.write_bytes(content)
-        with pytest.raises(CohortError, match="not a table.*save it as text"):
+        with pytest.raises(CohortError, match="not a table.*save it as UTF-8 text"):
             find_scans(tmp_path, labels)
 
 
-def test_a_lone_quote_in_a_remark_swallows_nothing(tmp_path):
+def test_an_unpaired_quote_in_a_remark_loses_nothing(tmp_path):
     add(tmp_path, "01")
     add(tmp_path, "02")
     labels = tmp_path / "l.tsv"
@@ -308,14 +308,14 @@ def test_only_infants_born_before_the_limit(tmp_path):
         find_scans(tmp_path, labels, max_birth_age=30)
 
 
-def test_a_mask_asked_for_must_be_there(tmp_path):
+def test_a_required_mask_must_exist(tmp_path):
     release(tmp_path)
     assert all(scan.mask for scan in find_scans(tmp_path, brain_mask="required"))
     mask = tmp_path / "sub-CC00754BN12/ses-2000/anat/sub-CC00754BN12_ses-2000_desc-brain_mask.nii.gz"
     mask.unlink()
     with pytest.raises(CohortError, match="1 of the scans have none.*sub-CC00754BN12_ses-2000_.*desc-brain_mask"):
         find_scans(tmp_path, brain_mask="required")
-    # a scan that is not used needs none
+    # an excluded scan needs no mask
     mask.touch()
     (tmp_path / "sub-CC00060XX03/ses-12501/anat/sub-CC00060XX03_ses-12501_desc-brain_mask.nii.gz").unlink()
     find_scans(tmp_path, brain_mask="required")
@@ -362,7 +362,7 @@ def test_folders_without_scans_are_refused(tmp_path):
         *(("CC0754AN12", "F1"), ("CC00754AN123", "F1"), ("cc00754an12", "F1")),
     ],
 )
-def test_family_rule_holds_only_for_dhcp_ids(tmp_path, participant, family):
+def test_family_comes_from_the_id_only_for_dhcp_ids(tmp_path, participant, family):
     add(tmp_path, participant)
     labels = table(tmp_path / "l.tsv", "participant_id family_id label", f"{participant} F1 1")
     assert find_scans(tmp_path, labels)[0].family == family
