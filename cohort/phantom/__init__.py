@@ -1,8 +1,9 @@
-"""A synthetic, dHCP-shaped neonatal cohort with known truth, deterministic from one seed. Never clinical evidence.
+"""A synthetic neonatal cohort in the layout of the dHCP, with known truth. Never clinical evidence.
 
     python -m cohort.phantom --output data/phantom-clear
 
-`generate_phantom_cohort` writes a folder, `make_phantom_scan` makes one scan in memory. NumPy and SciPy only.
+`generate_phantom_cohort` writes a folder, `make_phantom_scan` makes one scan in memory. The same seed gives the same
+result. Imports neither torch nor transformers.
 """
 
 from .grids import Grid, full_grid, small_grid

@@ -1,6 +1,7 @@
 """Generate a phantom cohort:  python -m cohort.phantom --output data/phantom-clear
 
-The same command run again completes what is missing. Exit status: 0 done, 1 failed, 2 wrong call, 130 interrupted.
+If it is interrupted, run the same command again: it generates only what is missing. Exit status: 0 done, 1 failed,
+2 wrong call, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,35 +25,37 @@ def _parser() -> argparse.ArgumentParser:
         description="Generate a synthetic neonatal cohort in the layout of the dHCP. Never clinical evidence.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; a started cohort is completed")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; an unfinished cohort is completed")
     parser.add_argument(
         "--preset",
         choices=PRESETS,
         default="clear",
-        help="clear: macroscopic injury; dhcp: the paper's scores; null: labels permuted over families",
+        help="clear: macroscopic injury; dhcp: the scores of the paper; null: labels permuted over families",
     )
     parser.add_argument(
         "--num_subjects",
         type=int,
         default=None,
         metavar="N",
-        help="infants with a labelled first session (None: 48, dhcp 128)",
+        help="infants with a labelled first session (None: 48; dhcp: 128)",
     )
-    parser.add_argument("--seed", type=int, default=42, help="everything random follows from it")
-    parser.add_argument("--voxel_size", type=float, default=DEFAULT_VOXEL_SIZE, metavar="MM", help="isotropic, mm")
+    parser.add_argument("--seed", type=int, default=42, help="determines everything random")
+    parser.add_argument(
+        "--voxel_size", type=float, default=DEFAULT_VOXEL_SIZE, metavar="MM", help="edge of the cubic voxels, mm"
+    )
     parser.add_argument(
         "--full_grid",
         action="store_true",
-        help="0.5 mm grids of the release, 290x290x203 and 217x290x290, in mixed axis orders",
+        help="use the 0.5 mm grids of the dHCP release, 290x290x203 and 217x290x290, in mixed axis orders",
     )
     parser.add_argument(
         "--motion_confounding",
         type=float,
         default=0.0,
         metavar="0..1",
-        help="0: motion is independent of the label; 1: all injured scans moved and no other",
+        help="0: motion is independent of the label; 1: all injured scans have motion, all normal scans have none",
     )
-    parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="processes (None: one a core)")
+    parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="processes (None: one per core)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From a labelled head to a T2-weighted image: tissue contrast, point spread, bias field, motion and Rician noise."""
+"""Turn a labelled head into a T2-weighted image: tissue contrast, point spread, bias field, motion, Rician noise."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .pathology import CLOT, CYST, LesionMap
 
 ECHO_TIME_MS = 156.0
 T2_CSF_MS = 1500.0
-INTENSITY_SCALE = 700.0  # signal 1.0 in stored units: white matter near 310 and CSF near 630 at 40 weeks
-MAX_SHIFT_MM, MAX_ROTATION_DEG = 1.0, 2.0  # of a slice stack, at full motion strength
+INTENSITY_SCALE = 700.0  # stored units per signal 1.0; at 40 weeks white matter is near 310, CSF near 630
+MAX_SHIFT_MM, MAX_ROTATION_DEG = 1.0, 2.0  # of a stack of slices at full motion strength
 SKULL_MM = 1.8
 
 
@@ -36,13 +36,13 @@ class Acquisition:
 
     Attributes:
         psf_fwhm_mm: 0.8-1.0.
-        snr: white-matter signal over the noise SD of one channel, 15-40; `inf` for no noise.
+        snr: white-matter signal divided by the noise SD of one channel, 15-40; `inf` for no noise.
         bias: largest residual intensity non-uniformity, 0-0.05.
-        motion: strength 0 (none) to 1.
-        gain: overall receiver gain, 0.85-1.15.
+        motion: strength, 0 (none) to 1.
+        gain: receiver gain, 0.85-1.15.
         scalp_mm: thickness of scalp and skull, 4-6.
         shift: head displacement in the field of view, mm (R, A, S).
-        deep_grey, cerebellum, brainstem, blood: signal ratios to white matter.
+        deep_grey, cerebellum, brainstem, blood: signal relative to white matter.
     """
 
     psf_fwhm_mm: float = 0.9
@@ -59,7 +59,7 @@ class Acquisition:
 
 
 def draw_acquisition(rng: np.random.Generator, motion: float = 0.0) -> Acquisition:
-    """Draw imaging conditions from the ranges of the specification."""
+    """Draw imaging conditions uniformly from their ranges; `motion` is used as given."""
     return Acquisition(
         psf_fwhm_mm=float(rng.uniform(0.8, 1.0)),
         snr=float(rng.uniform(15.0, 40.0)),
@@ -76,7 +76,7 @@ def draw_acquisition(rng: np.random.Generator, motion: float = 0.0) -> Acquisiti
 
 
 def white_matter_t2(weeks: float) -> float:
-    """T2 of white matter in ms: 260 - 7 (w - 30), never under 160."""
+    """T2 of white matter in ms at w weeks: 260 - 7 (w - 30), at least 160."""
     return max(160.0, 260.0 - 7.0 * (weeks - 30.0))
 
 
@@ -86,7 +86,7 @@ def t2_signal(t2_ms: float) -> float:
 
 
 def tissue_signals(weeks: float, conditions: Acquisition) -> dict[int, float]:
-    """Mean signal (0-1) by DrawEM-9 label."""
+    """Mean signal (0-1) of each DrawEM-9 label."""
     white = t2_signal(white_matter_t2(weeks))
     cortex = t2_signal(white_matter_t2(weeks) / 1.5)
     fluid = t2_signal(T2_CSF_MS)
@@ -102,7 +102,7 @@ def tissue_signals(weeks: float, conditions: Acquisition) -> dict[int, float]:
     }
 
 
-# Relative spread of a tissue's three sub-clusters, and the step in mm of the field that sorts voxels into them.
+# Relative spread of a tissue's three sub-clusters, and the spacing in mm of the field that assigns voxels to them.
 _CLUSTERS = {
     CSF: (0.02, 12.0),
     CORTEX: (0.05, 10.0),
@@ -118,9 +118,10 @@ _CLUSTERS = {
 def paint(
     anatomy: Anatomy, lesions: LesionMap, weeks: float, conditions: Acquisition, grid: Grid, seed: int, infant: str
 ) -> np.ndarray:
-    """Signal of the still, noise-free head in stored units: float32, RAS order.
+    """Compute the signal of the head without motion or noise: float32, stored units, RAS order.
 
-    Each tissue is three sub-clusters around its mean, sorted by a smooth field, so the mean ratio is kept.
+    Each tissue has three sub-clusters around its mean signal, chosen by a smooth random field. The tissue's mean stays
+    as given.
     """
     signals = tissue_signals(weeks, conditions)
     labels = anatomy.dseg.ravel()[anatomy.inside]
@@ -129,16 +130,16 @@ def paint(
         voxels = np.flatnonzero(labels == label)
         if not voxels.size:
             continue
-        texture = _own_field(named_rng(seed, "texture", label, infant), spacing)
+        texture = _texture_field(named_rng(seed, "texture", label, infant), spacing)
         level = texture.at(*anatomy.points[:, voxels])
-        if label == CEREBELLUM:  # folia: layers 3.4 mm apart that rise to the back
+        if label == CEREBELLUM:  # folia: layers 3.4 mm apart, rising to the back
             _, y, z = anatomy.points[:, voxels]
             level = np.sin(2.0 * np.pi * (z + 0.3 * y) / 3.4 + 0.8 * level)
         steps = (level > 0.45).astype(np.float32) - (level < -0.45)
         values[voxels] = signals[label] * (1.0 + spread * (steps - steps.mean()))
     clot = lesions.mask.ravel()[anatomy.inside] == CLOT
     if clot.any():
-        texture = _own_field(named_rng(seed, "clot texture", infant), 4.0)
+        texture = _texture_field(named_rng(seed, "clot texture", infant), 4.0)
         mottle = 1.0 + 0.12 * np.tanh(texture.at(*anatomy.points[:, clot]))
         values[clot] = conditions.blood * signals[WHITE_MATTER] * mottle
 
@@ -157,12 +158,12 @@ def paint(
     return image
 
 
-def _own_field(rng: np.random.Generator, spacing: float) -> SmoothField:
+def _texture_field(rng: np.random.Generator, spacing: float) -> SmoothField:
     return SmoothField(rng, rng, spacing, own_share=1.0)
 
 
 def _scalp(depth: np.ndarray, white: float, thickness: float) -> np.ndarray:
-    """Skull (dark), then scalp (fat and skin, bright), by distance outside the intracranial space."""
+    """Signal of skull (dark) and scalp (fat and skin, bright), by distance from the intracranial space."""
     image = np.zeros(depth.shape, dtype=np.float32)
     image[(depth > 0) & (depth <= SKULL_MM)] = 0.18 * white
     image[(depth > SKULL_MM) & (depth <= thickness)] = 0.80 * white
@@ -173,16 +174,16 @@ def _scalp(depth: np.ndarray, white: float, thickness: float) -> np.ndarray:
 def acquire(
     image: np.ndarray, weeks: float, conditions: Acquisition, grid: Grid, rng: np.random.Generator
 ) -> np.ndarray:
-    """Image a painted head: point spread, bias field, motion, noise.
+    """Simulate the acquisition of a head from `paint`: point spread, bias field, motion, noise.
 
     Args:
         image: float32 signal in RAS order, stored units; overwritten.
         rng: draws bias field, motion and noise.
 
     Returns:
-        int16 volume in RAS order, 0 or more.
+        int16 volume in RAS order, values 0 or more.
     """
-    # A voxel averages over its own width: a box of variance v^2 / 12 beside the point spread of the scanner.
+    # A voxel averages over its width: a box of variance v^2 / 12, in addition to the scanner's point spread.
     sigma_mm = math.hypot(conditions.psf_fwhm_mm / 2.3548, grid.voxel_size / math.sqrt(12.0))
     image = ndimage.gaussian_filter(image, sigma_mm / grid.voxel_size, truncate=3.0, output=np.float32)
     if conditions.bias > 0:
@@ -203,8 +204,10 @@ def _bias_field(grid: Grid, strength: float, rng: np.random.Generator) -> np.nda
 
 
 def add_rician_noise(image: np.ndarray, noise_sd: float, rng: np.random.Generator) -> np.ndarray:
-    """Magnitude of the image with complex Gaussian noise of `noise_sd` a channel (Gudbjartsson and Patz 1995,
-    doi:10.1002/mrm.1910340618)."""
+    """Magnitude of the image with complex Gaussian noise; `noise_sd` is the SD per channel.
+
+    Source: Gudbjartsson and Patz 1995, doi:10.1002/mrm.1910340618.
+    """
     real = rng.standard_normal(image.shape, dtype=np.float32)
     real *= noise_sd
     real += image
@@ -214,12 +217,14 @@ def add_rician_noise(image: np.ndarray, noise_sd: float, rng: np.random.Generato
 
 
 def add_motion(image: np.ndarray, strength: float, grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Motion of a multi-slice scan: each stack of axial slices is shifted (+-1 mm) and turned (+-2 degrees), the
-    phase-encoding direction (A-P) shows ghosts, and everything is blurred.
+    """Add motion as in a multi-slice scan.
+
+    Each stack of axial slices is shifted (+-1 mm) and rotated (+-2 degrees), ghosts appear along the phase-encoding
+    direction (A-P), and the image is blurred.
 
     Args:
         image: float32 in RAS order.
-        strength: 0-1; scales every part.
+        strength: 0-1; scales every effect.
     """
     moved = np.empty_like(image)
     middle = (np.array(image.shape) - 1) / 2.0
@@ -242,10 +247,10 @@ def add_motion(image: np.ndarray, strength: float, grid: Grid, rng: np.random.Ge
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Rotation matrix about R, then A, then S (radians)."""
+    """Matrix of a rotation about R, then A, then S; angles in radians."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    # einsum without optimisation runs in NumPy's own loops, so no BLAS thread pool wakes up in a forked worker
+    # einsum without optimisation uses NumPy's own loops: BLAS would start a thread pool in a forked worker
     return np.einsum("ij,jk,kl->il", about_z, about_y, about_x)

@@ -1,7 +1,7 @@
-"""The phantom's anatomy: every tissue is the set of voxels lowest in a shape function, filled to its volume exactly.
+"""The phantom's anatomy: each tissue fills its exact volume with the voxels where its shape function is lowest.
 
-Positions are millimetres, x to the right, y to the front, z up, zero at the centre of the intracranial space. Shape
-functions are written for a head of 40 weeks (half axes 45 x 58 x 42 mm) and stretched with the head.
+Positions are in millimetres: x to the right, y to the front, z up, zero at the centre of the intracranial space. Shape
+functions are written for a head of 40 weeks (half axes 45 x 58 x 42 mm) and scaled with the head.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .growth import (
 
 STANDARD_HALF_AXES = (44.8, 57.5, 41.4)  # mm, 40 weeks
 
-# Lateral ventricle on the right as (x, y, z, radius) along its axis: frontal horn, body, atrium, occipital horn; and
-# from the atrium the temporal horn. Radii are relative: the filled volume sets the real ones.
+# Right lateral ventricle as (x, y, z, radius) along its axis: frontal horn, body, atrium, occipital horn; and the
+# temporal horn, from the atrium. Radii are relative: the filled volume sets the absolute size.
 _VENTRICLE_BODY = (
     (9.5, 25, 2, 1.5),
     (8, 19, 6, 2.7),
@@ -44,7 +44,7 @@ _BRAINSTEM = ((0, -5, -5, 8.5), (0, -7, -12, 8.5), (0, -7, -19, 9.5), (0, -11, -
 _HIPPOCAMPUS = ((15, -19, -3, 2.2), (18, -12, -11, 2.8), (19, -4, -15, 3.4), (18, 3, -16, 4.2))
 # centre and half axes, mm
 _DEEP_GREY = (((9, -8, 1), (8.2, 13.5, 9.5)), ((22.5, 3, 0), (6.0, 14.5, 10.5)), ((12.5, 17, 5), (4.5, 8.5, 8)))
-_CAPSULE = (((13.0, 7.0), (24.0, -16.0)), ((13.0, 7.0), (21.0, 23.0)))  # internal capsule: its two limbs as (x, y)
+_CAPSULE = (((13.0, 7.0), (24.0, -16.0)), ((13.0, 7.0), (21.0, 23.0)))  # internal capsule: two limbs, as (x, y)
 _CEREBELLUM = (((15, -30, -23), (16, 14, 11.5)), ((0, -29, -21), (9, 13, 11.5)))
 
 
@@ -55,11 +55,11 @@ class Anatomy:
     Attributes:
         dseg: uint8, DrawEM-9 tissue labels; 0 outside the intracranial space.
         scalp_depth: float32, mm outside the intracranial space (0 inside).
-        inside: int64, flat indices of the intracranial voxels; the arrays below have one value for each of them.
+        inside: int64, flat indices of the n intracranial voxels; the arrays below have one value per such voxel.
         points: float32 (3, n), position in mm.
         ventricle_gap: float32, approximate distance in mm to the nearest ventricle wall, negative inside.
         surface_depth: float32, mm below the inner skull.
-        sulcal_depth: float32, mm to the nearest pial surface, sulci included.
+        sulcal_depth: float32, mm to the nearest pial surface, including sulci.
         half_axes: of the intracranial ellipsoid, mm (R, A, S).
     """
 
@@ -85,10 +85,10 @@ def build_anatomy(
     """Label a head with the given tissue volumes.
 
     Args:
-        volumes: what to fill, mL.
-        weeks: post-menstrual age; sets how deep the sulci run.
-        seed, family, infant: name the random shape. Infants of one family share most of it; an infant keeps it
-            across sessions.
+        volumes: the tissue volumes to fill, mL.
+        weeks: post-menstrual age; sets the depth of the sulci.
+        seed, family, infant: determine the random shape. Infants of one family share most of it; an infant keeps its
+            shape across sessions.
         shift: displacement of the head in the field of view, mm (R, A, S).
     """
 
@@ -100,7 +100,7 @@ def build_anatomy(
     half_axes = intracranial_half_axes(volumes.intracranial)
     voxel_ml = grid.voxel_size**3 / 1000.0
     radius = _skull_radius(x, y, z, half_axes, field("hull", 32.0))
-    # The intracranial space is cut at the radius that encloses its volume, so the volume is exact on any grid.
+    # Cut the intracranial space at the radius that encloses its volume, so that the volume is exact on any grid.
     near = radius[radius < 1.35]
     count = min(round(volumes.intracranial / voxel_ml), near.size - 1)
     radius /= np.partition(near, count)[count]
@@ -119,7 +119,7 @@ def build_anatomy(
     labels = np.zeros(inside.size, dtype=np.uint8)
     counts = {name: max(round(getattr(volumes, name) / voxel_ml), 1) for name in TissueVolumes.__dataclass_fields__}
 
-    # The first tissues to be placed keep their shape; the later ones fill around them.
+    # Tissues placed first keep their shape; later ones fill the space around them.
     stem = _tube(px / 1.15, py, pz, _BRAINSTEM)
     _fill(labels, stem + _rim(depth, 1.0), counts["brainstem"], BRAINSTEM)
     little = np.minimum.reduce([_ellipsoid(ax if c[0] else px, py, pz, c, h) for c, h in _CEREBELLUM])
@@ -131,7 +131,9 @@ def build_anatomy(
     temporal, temporal_radius = _tube(ax, py, pz, _VENTRICLE_TEMPORAL, with_radius=True)
     horn = np.minimum(body, temporal)
     horn_radius = np.where(body < temporal, body_radius, temporal_radius) / mean_scale
-    horn_cost = horn * (1.0 + (5.0 / np.maximum(depth, 0.5)) ** 2)  # a mantle of brain stays, however large they grow
+    horn_cost = horn * (
+        1.0 + (5.0 / np.maximum(depth, 0.5)) ** 2
+    )  # keeps a mantle of brain around ventricles of any size
     horn_cost += np.where(ax < 0.9, 50.0, 0.0)  # septum pellucidum
     gap = np.full(inside.size, np.inf, dtype=np.float32)
     dilation = 1.0
@@ -145,13 +147,13 @@ def build_anatomy(
 
     walls = _pial_distance(ax, px, py, pz, rho, depth * mean_scale, weeks, field) / mean_scale
     walls = np.minimum(walls, np.maximum(tentorium, 0.0) + 0.8)
-    # Outer CSF: the cisterns around cerebellum and stem, then whatever lies nearest to the skull or to a sulcus.
+    # Outer CSF: the cisterns around cerebellum and brainstem, then the voxels nearest to the skull or a sulcus.
     basal = np.where((pz < -12) & (py < 4), np.maximum(stem - 1.0, 0.0) * 6.0, np.inf)
     outer = np.minimum(walls, np.where((depth < 6) | (pz < -20), np.minimum(basal, np.maximum(tentorium, 0.0)), np.inf))
     missing = counts["extra_axial_csf"] - int(np.count_nonzero(labels == CSF))
     _fill(labels, outer, max(missing, 1), CSF)
 
-    pial = walls + np.where(stem < 1.3, 20.0, 0.0)  # no cortex between the stem and the thalami
+    pial = walls + np.where(stem < 1.3, 20.0, 0.0)  # no cortex between the brainstem and the thalami
     nuclei = np.minimum.reduce([_ellipsoid(ax, py, pz, c, h) for c, h in _DEEP_GREY])
     capsule = np.minimum.reduce([_segment(ax, py, a, b) for a, b in _CAPSULE])
     nuclei += 0.5 * np.exp(-((capsule / 1.5) ** 2))
@@ -168,8 +170,11 @@ def build_anatomy(
 def _skull_radius(
     x: np.ndarray, y: np.ndarray, z: np.ndarray, half_axes: tuple[float, float, float], hull: SmoothField
 ) -> np.ndarray:
-    """Normalised radius of the intracranial space, about 1 at its border: an ellipsoid, wider behind than in front,
-    with a raised floor under the frontal lobes and a smooth random deformation, mirrored left to right."""
+    """Normalised radius of the intracranial space, about 1 at its border.
+
+    The shape is an ellipsoid, wider at the back than at the front, with a raised floor under the frontal lobes and a
+    smooth random deformation. It is symmetric left to right.
+    """
     a, b, c = half_axes
     width = a * (1.0 - 0.09 * np.clip(y / b, -1, 1) - 0.04 * np.clip(y / b, -1, 1) ** 2)
     front = np.clip((y / b + 0.05) / 0.6, 0.0, 1.0)
@@ -192,29 +197,30 @@ def _pial_distance(
     weeks: float,
     field,
 ) -> np.ndarray:
-    """Distance in standard mm to the nearest pial surface: the convexity, the fissures, and sulci that deepen with age.
+    """Distance to the nearest pial surface (convexity, fissures, sulci), in mm of a 40-week head.
 
-    A sulcus is a radial sheet: the zero level of a random field read on the surface below which a point lies.
+    A sulcus is a radial sheet: the zero level of a random field, evaluated on the surface above each point. Sulci
+    deepen with age.
     """
     pial = depth + 0.0
     on_surface = (ax / rho, py / rho, pz / rho)
-    # sheets bend as they go down
+    # sheets bend with depth
     bend = 0.35 * depth * field("bend", 13.0).at(*on_surface)
     on_surface = (ax / rho, py / rho + bend, pz / rho - bend)
     variation = np.clip(1.0 + 0.2 * field("sulcal depth", 22.0).at(*on_surface), 0.5, 1.5)
     primary = 2.5 + 14.5 / (1.0 + np.exp(-(weeks - 34.0) / 2.6))  # mm: about 5 at 30 weeks, 15 at 40
     secondary = 7.0 / (1.0 + np.exp(-(weeks - 40.0) / 1.5))
     for name, wavelength, reach in (("primary", 15.0, primary), ("secondary", 15.0, secondary)):
-        # mostly mirrored, with a little that one hemisphere has for itself
+        # mostly symmetric, with a smaller part that differs between the hemispheres
         height = 0.96 * field(name, wavelength=wavelength).at(*on_surface)
         height += 0.28 * field(f"{name} one-sided", wavelength=wavelength).at(px / rho, *on_surface[1:])
         sheet = np.abs(height) * (wavelength / (2.0 * np.pi * 0.82)) * rho
         below = np.maximum(depth - reach * variation, 0.0)
         pial = np.minimum(pial, np.hypot(sheet, 1.6 * below) + 1.3)
-    # Between the hemispheres, down to the corpus callosum and in front of and behind it.
+    # The fissure between the hemispheres: down to the corpus callosum, and in front of and behind it.
     arch = np.sqrt((np.minimum(np.abs(py + 2) / 33.0, 3.0)) ** 2 + ((pz - 1.0) / np.where(pz > 1.0, 17.0, 30.0)) ** 2)
     pial = np.minimum(pial, np.hypot(ax, np.maximum(1.0 - arch, 0.0) * 16.0) + 1.0)
-    # Sylvian fissure: wide open in the young, closing as the opercula grow over the insula.
+    # Sylvian fissure: wide open at a young age, then closing as the opercula grow over the insula.
     opening = np.clip((38.0 - weeks) / 10.0, 0.0, 1.0) * np.clip((ax - 27.0) / 14.0, 0.0, 1.0)
     course = pz + 2.0 + 0.45 * (py - 2.0)
     insula = 30.0 + 12.0 * ((py - 1.0) / 19.0) ** 2
@@ -226,7 +232,7 @@ def _pial_distance(
 
 
 def _slit(ax, pz):
-    """Coordinates in which the body of a ventricle, a slit rising to the side, is round."""
+    """Coordinates in which the body of the ventricle, a slit that rises to the side, has a round cross-section."""
     along, across = (0.80 * ax + 0.60 * pz) / 1.45, (-0.60 * ax + 0.80 * pz) * 1.25
     return along, across
 
@@ -236,7 +242,7 @@ def _slit_axis(axis: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], 
 
 
 def _tube(x: np.ndarray, y: np.ndarray, z: np.ndarray, axis: tuple[tuple[float, ...], ...], with_radius: bool = False):
-    """Distance to a polyline over its local radius (1 on the wall); with `with_radius` also that radius."""
+    """Distance to a polyline divided by its local radius (1 on the wall); `with_radius` also returns that radius."""
     best = np.full(x.shape, np.inf, dtype=np.float32)
     best_radius = np.ones(x.shape, dtype=np.float32)
     for (x0, y0, z0, r0), (x1, y1, z1, r1) in zip(axis[:-1], axis[1:], strict=True):
@@ -259,7 +265,7 @@ def _segment(x: np.ndarray, y: np.ndarray, start: tuple[float, float], end: tupl
 
 
 def _ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: tuple, half_axes: tuple) -> np.ndarray:
-    """Normalised radius about `centre`, 1 on the ellipsoid."""
+    """Normalised radius around `centre`: 1 on the ellipsoid."""
     (a, b, c), (ra, rb, rc) = centre, half_axes
     return np.sqrt(((x - a) / ra) ** 2 + ((y - b) / rb) ** 2 + ((z - c) / rc) ** 2)
 
@@ -270,7 +276,7 @@ def _rim(depth: np.ndarray, width: float) -> np.ndarray:
 
 
 def _fill(labels: np.ndarray, cost: np.ndarray, count: int, label: int) -> float:
-    """Give `label` to the `count` unlabelled voxels of lowest cost, in place; return the cost at the border."""
+    """Label the `count` unlabelled voxels of lowest cost, in place. Returns the highest cost among them."""
     free = np.flatnonzero((labels == 0) & np.isfinite(cost))
     count = min(count, free.size - 1)
     values = cost[free]

@@ -52,7 +52,7 @@ _CASES: tuple[tuple[str, float, tuple[Injury, ...], Acquisition], ...] = (
 
 
 def draw_contact_sheet(output: str | Path, seed: int = 42, voxel_size: float = 1.0) -> Path:
-    """Generate the cases and save the figure as a PNG of at most 48 grey levels."""
+    """Generate the cases and save the figure as a PNG of at most 32 grey levels."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -64,7 +64,7 @@ def draw_contact_sheet(output: str | Path, seed: int = 42, voxel_size: float = 1
     width = 2 * _HALF_WIDTH_MM * 2 + _GAP_MM
     figure, axes = plt.subplots(rows, columns, figsize=(13.2, 13.2 * rows / columns * 0.70), facecolor="black")
     for axis, (title, weeks, injuries, conditions) in zip(axes.ravel(), _CASES, strict=True):
-        # punctate lesions are smaller than a voxel of the other pictures
+        # punctate lesions are too small for the voxel size of the other pictures
         size = 0.7 * voxel_size if any(injury.name == "punctate" for injury in injuries) else voxel_size
         scan = make_phantom_scan(weeks, injuries, seed=seed, infant="a", voxel_size=size, acquisition=conditions)
         _draw_case(axis, scan, size)
@@ -87,7 +87,7 @@ def draw_contact_sheet(output: str | Path, seed: int = 42, voxel_size: float = 1
 
 
 def _draw_case(axis, scan: PhantomScan, voxel_size: float) -> None:
-    """Axial and coronal slice beside each other, in mm, with R/L marks and a scale bar."""
+    """Draw an axial and a coronal slice next to each other, in mm, with R/L marks and a scale bar."""
     centre, (_, coronal, axial) = _slices(scan)
     window = float(np.percentile(scan.volume[np.isin(scan.dseg, (CSF, VENTRICLES))], 90)) * 1.02
     half_width, half_length = round(_HALF_WIDTH_MM / voxel_size), round(_HALF_LENGTH_MM / voxel_size)
@@ -98,7 +98,7 @@ def _draw_case(axis, scan: PhantomScan, voxel_size: float) -> None:
     )
     left = 0.0
     for view in views:
-        picture = view[::-1].T[::-1]  # patient's right to the left, front or top upwards
+        picture = view[::-1].T[::-1]  # the patient's right on the left, front or top upwards
         height, width = (n * voxel_size for n in picture.shape)
         axis.imshow(
             picture,
@@ -130,11 +130,11 @@ def _draw_case(axis, scan: PhantomScan, voxel_size: float) -> None:
 
 
 def _draw_inset(axis, scan: PhantomScan, axial: int, centre: np.ndarray, voxel_size: float, window: float) -> None:
-    """The surroundings of a punctate lesion, enlarged over the air under the coronal view, arrows at the lesions."""
+    """Draw the neighbourhood of a punctate lesion, enlarged, in the air below the coronal view. Arrows mark lesions."""
     lesions, count = ndimage.label(scan.lesion_mask[:, :, axial] == PUNCTATE)
     centres = np.array(ndimage.center_of_mass(lesions > 0, lesions, range(1, count + 1)))
     distances = np.linalg.norm(centres[:, None] - centres[None, :], axis=2)
-    most = int(np.argmax((distances < 9.0 / voxel_size).sum(axis=1)))  # the one with most neighbours
+    most = int(np.argmax((distances < 9.0 / voxel_size).sum(axis=1)))  # the lesion with most neighbours
     middle, half = np.round(centres[most]).astype(int), round(9.0 / voxel_size)
     part = _crop(scan.volume[:, :, axial], middle, (half, half))
     x = _HALF_WIDTH_MM - (middle[0] - centre[0]) * voxel_size
@@ -172,7 +172,7 @@ def _draw_inset(axis, scan: PhantomScan, axial: int, centre: np.ndarray, voxel_s
 
 
 def _slices(scan: PhantomScan) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Middle of the brain, and the slices to show: through most of a focal lesion, else at fixed heights."""
+    """The centre of the brain, and the slices to show: where focal lesions are largest, or else at fixed positions."""
     inside = np.argwhere(scan.brain_mask)
     low, high = inside.min(axis=0), inside.max(axis=0)
     centre = np.round((low + high) / 2).astype(int)
@@ -185,7 +185,7 @@ def _slices(scan: PhantomScan) -> tuple[np.ndarray, tuple[int, int, int]]:
 
 
 def _crop(plane: np.ndarray, centre: np.ndarray, half: tuple[int, int]) -> np.ndarray:
-    """A (2 half + 1)-sized window around `centre`, zero where it leaves the plane."""
+    """A window of size 2 * half + 1 around `centre`; zero outside the plane."""
     padded = np.pad(plane, [(h, h) for h in half])
     return padded[centre[0] : centre[0] + 2 * half[0] + 1, centre[1] : centre[1] + 2 * half[1] + 1]
 
@@ -193,8 +193,8 @@ def _crop(plane: np.ndarray, centre: np.ndarray, half: tuple[int, int]) -> np.nd
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the picture that the arguments ask for; returns the exit status."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Draw every kind of phantom in one picture.")
-    parser.add_argument("--output", type=Path, default=Path("docs/phantom.png"), help="PNG to write")
-    parser.add_argument("--seed", type=int, default=42, help="another seed, another infant")
+    parser.add_argument("--output", type=Path, default=Path("docs/phantom.png"), help="PNG file to write")
+    parser.add_argument("--seed", type=int, default=42, help="determines the infant that is drawn")
     options = parser.parse_args(argv)
 
     def draw() -> int:

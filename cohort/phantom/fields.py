@@ -1,7 +1,7 @@
-"""Smooth random fields on cubic B-spline lattices, and named random generators.
+"""Smooth random fields from cubic B-splines, and named random generators.
 
-A field is a function of position in mm, not of the voxel grid: an infant has the same gyri at any voxel size. All
-arithmetic is plain NumPy and SciPy loops (no BLAS), so results do not depend on threads and workers may be forked.
+A field is a function of position in mm, not of the voxel grid, so an infant has the same gyri at any voxel size. All
+arithmetic runs in NumPy and SciPy loops without BLAS: results do not depend on threads, and workers may be forked.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import zlib
 import numpy as np
 from scipy import fft, ndimage
 
-_EXTENT_MM = 110.0  # lattices reach from -110 to 110 mm: beyond the field of view
-_BAND_EXTENT_MM = 80.0  # fields of one wavelength are read on the brain only
+_EXTENT_MM = 110.0  # control points reach from -110 to 110 mm: beyond the field of view
+_BAND_EXTENT_MM = 80.0  # fields of one wavelength are evaluated in the brain only
 _SPLINE_SD = (151.0 / 315.0) ** 1.5  # of a 3D cubic B-spline series with unit white-noise coefficients, mean position
 
 
 def named_rng(seed: int, *names: str | int) -> np.random.Generator:
-    """A generator that depends on the seed and on what it is for, never on what was drawn elsewhere."""
+    """A random generator that depends only on the seed and its names, not on what was drawn elsewhere."""
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
@@ -25,11 +25,11 @@ class SmoothField:
     """A zero-mean, unit-variance (before mixing) Gaussian field with correlation length near `spacing` mm.
 
     Args:
-        family, own: generators; twins share the first. `own_share` is the part of the variance that is one's own.
-        spacing: lattice step in mm; zero crossings along a line are about 2.7 steps apart.
-        own_share: 0-1.
-        wavelength: in mm, for a field of one wavelength (+-20 %) whose zero levels lie evenly, half a wavelength
-            apart, like gyri; the lattice step is then a fifth of it and `spacing` is not used.
+        family, own: random generators. Twins share the first.
+        spacing: distance between control points in mm; zero crossings along a line are about 2.7 spacings apart.
+        own_share: the part of the variance that comes from `own`, 0-1.
+        wavelength: in mm, for a field of one wavelength (+-20 %). Its zero levels are evenly spaced, half a wavelength
+            apart, like gyri. The spacing is then a fifth of the wavelength, and `spacing` is ignored.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SmoothField:
         cycles = np.sqrt(step[:, None, None] ** 2 + step[None, :, None] ** 2 + half_step[None, None, :] ** 2)
         band = np.exp(-0.5 * ((cycles * 5.0 - 1.0) / 0.2) ** 2).astype(np.float32)
         filtered = fft.irfftn(fft.rfftn(mixed) * band, s=mixed.shape)
-        # at five points a wavelength the spline series keeps about 0.76 of the amplitude of its coefficients
+        # with five points per wavelength, the spline keeps about 0.76 of the amplitude of its coefficients
         self.coefficients = (filtered / (0.76 * filtered.std())).astype(np.float32)
 
     def on_axes(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ class SmoothField:
 
 
 def _spline_along(values: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
-    """Evaluate a cubic B-spline series along one axis at fractional lattice positions."""
+    """Evaluate a cubic B-spline along one axis at fractional control-point positions."""
     positions = np.clip(positions, 1.0, values.shape[axis] - 3.0)
     first = np.floor(positions).astype(int)
     t = (positions - first).astype(np.float32)

@@ -21,7 +21,7 @@ class Grid:
         ras_shape: voxels along R, A, S.
         voxel_size: isotropic, mm.
         axcodes: directions in which the stored axes grow, e.g. ("L", "P", "S"); permutations and flips of RAS.
-        origin: world position (mm, R A S) of the centre of the field of view, so that affines differ.
+        origin: world position (mm, R A S) of the centre of the field of view; makes affines differ.
     """
 
     ras_shape: tuple[int, int, int]
@@ -30,7 +30,7 @@ class Grid:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def axes(self, shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> list[np.ndarray]:
-        """Voxel-centre coordinates in mm along R, A, S, zero at the centre of the field of view moved by `shift`."""
+        """Voxel centres in mm along R, A, S. Zero is the centre of the field of view plus `shift`."""
         sizes = zip(self.ras_shape, shift, strict=True)
         return [(np.arange(n) - (n - 1) / 2.0) * self.voxel_size - moved for n, moved in sizes]
 
@@ -42,7 +42,7 @@ class Grid:
         return affine
 
     def stored(self, ras_array: np.ndarray) -> np.ndarray:
-        """Reorder a RAS array into the stored axis order."""
+        """Reorder an array from RAS into the stored axis order."""
         return np.ascontiguousarray(nib.orientations.apply_orientation(ras_array, self._transform()))
 
     @property
@@ -57,7 +57,7 @@ class Grid:
 
 
 def small_grid(voxel_size: float = 1.25) -> Grid:
-    """The grid of about 145 x 145 x 102 mm at any voxel size (116 x 116 x 82 at 1.25 mm), stored in RAS order."""
+    """A grid of about 145 x 145 x 102 mm (116 x 116 x 82 voxels at 1.25 mm), stored in RAS order."""
     if not MIN_VOXEL_SIZE <= voxel_size <= MAX_VOXEL_SIZE:
         raise ValueError(
             f"the voxel size is {voxel_size:g} mm; choose one between {MIN_VOXEL_SIZE} and {MAX_VOXEL_SIZE:g}"
@@ -65,7 +65,7 @@ def small_grid(voxel_size: float = 1.25) -> Grid:
     return Grid(tuple(math.ceil(round(side / voxel_size, 6)) for side in FIELD_OF_VIEW_MM), float(voxel_size))
 
 
-# The two grids of the release, in the axis orders a loader must cope with; 217 voxels lie across or up the head.
+# The two grids of the release, in axis orders that a loader must handle. The 217 voxels run along R or S.
 _FULL_GRIDS = (
     ((290, 290, 203), ("R", "A", "S")),
     ((290, 290, 203), ("L", "A", "S")),
@@ -77,7 +77,7 @@ _FULL_GRIDS = (
 
 
 def full_grid(rng: np.random.Generator) -> Grid:
-    """One of the 0.5 mm grids, stored 290 x 290 x 203 or 217 x 290 x 290, with a world origin of its own."""
+    """Draw one of the 0.5 mm grids, stored as 290 x 290 x 203 or 217 x 290 x 290, and its world origin."""
     ras_shape, axcodes = _FULL_GRIDS[int(rng.integers(len(_FULL_GRIDS)))]
     origin = tuple(round(float(v), 2) for v in rng.uniform(-12.0, 12.0, 3))
     return Grid(ras_shape, FULL_VOXEL_SIZE, axcodes, origin)

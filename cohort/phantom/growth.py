@@ -1,7 +1,8 @@
-"""How much of every tissue a phantom holds: the volume formulae of the cohort, in mL, by post-menstrual age.
+"""Tissue volumes of a phantom, in mL, as formulae of post-menstrual age.
 
 The numbers follow published neonatal volumetry (Makropoulos et al. 2016, doi:10.1016/j.neuroimage.2015.10.047; Huppi et
-al. 1998, doi:10.1002/ana.410430213) in rounded form. They set the phantom's truth; they are not a clinical reference.
+al. 1998, doi:10.1002/ana.410430213) in rounded form. They define the phantom's truth; they are not a
+clinical reference.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-# DrawEM's nine tissue labels, as in the dHCP suffix `desc-drawem9_dseg`. Label 4 (non-brain inside the mask) is never
-# written: the phantom's brain mask is the intracranial space exactly.
+# DrawEM's nine tissue labels, as in the dHCP suffix `desc-drawem9_dseg`. Label 4 (non-brain inside the mask) does not
+# occur: the phantom's brain mask is exactly the intracranial space.
 CSF, CORTEX, WHITE_MATTER, BACKGROUND, VENTRICLES, CEREBELLUM, DEEP_GREY, BRAINSTEM, HIPPOCAMPUS = range(1, 10)
 TISSUE_NAMES = {
     CSF: "csf",
@@ -24,19 +25,19 @@ TISSUE_NAMES = {
     HIPPOCAMPUS: "hippocampus_amygdala",
 }
 
-MIN_WEEKS, MAX_WEEKS = 28.0, 45.0  # post-menstrual age the formulae are meant for
+MIN_WEEKS, MAX_WEEKS = 28.0, 45.0  # range of post-menstrual age for the formulae
 HEAD_LENGTH_RATIOS = (0.78, 1.0, 0.72)  # intracranial width (R), length (A), height (S), relative to the length
-NORMAL_VENTRICLES_ML = 7.0  # median of both lateral ventricles together: "normal volume" of a ventriculomegaly factor
+NORMAL_VENTRICLES_ML = 7.0  # median of both lateral ventricles together; ventriculomegaly factors refer to it
 NORMAL_VENTRICLES_RANGE_ML = (3.0, 12.0)
 NORMAL_VENTRICLES_LOG_SD = 0.30
 MAX_VENTRICLE_FRACTION = 0.20  # of the intracranial volume
-BRAIN_SD = 0.11  # between infants of one age, relative
-MIN_EXTRA_AXIAL_FRACTION = 0.5  # enlarged ventricles squeeze the outer CSF down to this part, then the head grows
+BRAIN_SD = 0.11  # relative, between infants of one age
+MIN_EXTRA_AXIAL_FRACTION = 0.5  # enlarged ventricles reduce the outer CSF to this fraction, then the head grows
 
 
 @dataclass(frozen=True)
 class TissueVolumes:
-    """Volumes of one intracranial space in mL; `brain` is parenchyma, and everything adds up to `intracranial`."""
+    """Volumes of one intracranial space in mL. `brain` is parenchyma; all parts sum to `intracranial`."""
 
     cortex: float
     white_matter: float
@@ -80,7 +81,7 @@ def total_csf_volume(weeks: float) -> float:
 
 
 def normal_ventricle_volume(z: float) -> float:
-    """Normal lateral ventricles in mL for a standard-normal `z`: lognormal, median 7, kept within 3-12."""
+    """Normal lateral ventricles in mL for a standard-normal `z`: lognormal, median 7, clipped to 3-12."""
     low, high = NORMAL_VENTRICLES_RANGE_ML
     return min(max(NORMAL_VENTRICLES_ML * math.exp(NORMAL_VENTRICLES_LOG_SD * z), low), high)
 
@@ -96,10 +97,10 @@ def normal_volumes(
 
     Args:
         weeks: post-menstrual age, 28-45.
-        brain_z: standard score of brain size, clipped to +-2; one z is 11 %, applied to every parenchymal tissue.
+        brain_z: standard score of brain size, clipped to +-2; one unit is 11 %, applied to every parenchymal tissue.
         ventricle_z: standard score of the log ventricle volume.
         deep_share: deep grey matter as a fraction of the brain, 0.06-0.07.
-        ventricle_asymmetry: (right - left) / (right + left), a few per cent in health.
+        ventricle_asymmetry: (right - left) / (right + left), a few per cent in healthy infants.
     """
     factor = 1.0 + BRAIN_SD * min(max(brain_z, -2.0), 2.0)
     brain = brain_volume(weeks) * factor
@@ -121,13 +122,13 @@ def normal_volumes(
 
 
 def with_ventricles(volumes: TissueVolumes, left: float, right: float) -> TissueVolumes:
-    """The same infant with other lateral ventricles (mL): parenchyma keeps its volume and is displaced.
+    """The same infant with other lateral ventricles (mL). Parenchyma keeps its volume.
 
-    Outer CSF gives way first, down to half of what it was; beyond that the head grows. The pair is scaled down
-    where it would exceed 20 % of the intracranial volume.
+    Larger ventricles first displace outer CSF, down to half of its volume; beyond that the head grows. Both ventricles
+    are scaled down if together they would exceed 20 % of the intracranial volume.
     """
     scale = 1.0
-    for _ in range(50):  # the intracranial volume depends on the ventricles: a contraction, settled in a few rounds
+    for _ in range(50):  # the intracranial volume depends on the ventricles; the iteration is a contraction
         total = (left + right) * scale
         growth = total - volumes.ventricles
         outer = max(volumes.extra_axial_csf - growth, MIN_EXTRA_AXIAL_FRACTION * volumes.extra_axial_csf)
@@ -142,11 +143,11 @@ def with_ventricles(volumes: TissueVolumes, left: float, right: float) -> Tissue
 
 
 def with_atrophy(volumes: TissueVolumes, white_loss: float, deep_loss: float, csf_gain: float = 0.0) -> TissueVolumes:
-    """Lose a fraction of white matter and of deep grey matter; CSF takes the room.
+    """Remove a fraction of white matter and of deep grey matter, and add extra-axial CSF.
 
     Args:
         white_loss, deep_loss: fractions lost, 0.10-0.25 and 0.10-0.20.
-        csf_gain: wanted relative gain of extra-axial CSF; 0 = exactly the lost tissue. Kept within 0.3-1.0 either way.
+        csf_gain: relative gain of extra-axial CSF; 0 means exactly the lost volume. Clipped to 0.3-1.0 in both cases.
     """
     lost = white_loss * volumes.white_matter + deep_loss * volumes.deep_grey
     gain = min(max(csf_gain or lost / volumes.extra_axial_csf, 0.3), 1.0)
@@ -159,7 +160,7 @@ def with_atrophy(volumes: TissueVolumes, white_loss: float, deep_loss: float, cs
 
 
 def intracranial_half_axes(intracranial_ml: float) -> tuple[float, float, float]:
-    """Half axes (R, A, S) in mm of the ellipsoid 0.78 : 1 : 0.72 that holds this volume (40 weeks: 45 x 58 x 42)."""
+    """Half axes (R, A, S) in mm of the ellipsoid 0.78 : 1 : 0.72 of this volume (45 x 58 x 42 at 40 weeks)."""
     width, length, height = HEAD_LENGTH_RATIOS
     full_length = (6.0 * intracranial_ml * 1000.0 / (math.pi * width * length * height)) ** (1.0 / 3.0)
     return width * full_length / 2.0, full_length / 2.0, height * full_length / 2.0

@@ -1,11 +1,11 @@
-"""Injuries of the phantom: what they do to the volumes, and the focal lesions laid into a labelled head.
+"""Injuries of the phantom: how they change tissue volumes, and the focal lesions placed in a labelled head.
 
-Names and severities (`INJURIES`) are the vocabulary of the whole package:
+The whole package uses these names and severities (`INJURIES`):
 
-- `ventriculomegaly`: normal ventricles (7 mL) x 1.5-2.5 mild, 2.5-5 moderate, 5-10 severe; one side may lead;
+- `ventriculomegaly`: normal ventricles (7 mL) x 1.5-2.5 mild, 2.5-5 moderate, 5-10 severe; one side may be larger;
 - `atrophy`: white matter -10 / -17.5 / -25 %, deep grey matter -10 / -15 / -20 %, extra-axial CSF +30 to +100 %;
-- `cystic_pvl`: CSF-bright cysts beside the ventricles, small 2-5 mm, large 8-10 mm, confluent chains of 12-20 mm;
-- `ivh`: clot in a lateral ventricle, minor 10-50 %, major 55-90 % of it;
+- `cystic_pvl`: CSF-bright cysts next to the ventricles, small 2-5 mm, large 8-10 mm, confluent chains of 12-20 mm;
+- `ivh`: clot in a lateral ventricle, minor 10-50 %, major 55-90 % of its volume;
 - `punctate`: dark white-matter lesions of 1-3 mm, few 1-5 or many 6-15, in a line or a cluster near the ventricles.
 """
 
@@ -46,15 +46,15 @@ CONFLUENT_LENGTHS_MM = (12.0, 20.0)
 CLOT_FRACTIONS = {"minor": (0.10, 0.50), "major": (0.55, 0.90)}
 PUNCTATE_COUNTS = {"few": (1, 5), "many": (6, 15)}
 PUNCTATE_DIAMETERS_MM = (1.0, 3.0)
-PUNCTATE_CONTRAST = (-0.18, 0.08)  # mean and SD, relative to white matter; kept within two SD
-_OFF_MIDLINE_MM = 10.0  # periventricular lesions lie beside the ventricles, not in the corpus callosum
+PUNCTATE_CONTRAST = (-0.18, 0.08)  # mean and SD, relative to white matter; clipped at two SD
+_OFF_MIDLINE_MM = 10.0  # keeps periventricular lesions out of the corpus callosum
 LESION_NAMES = {1: "cyst", 2: "clot", 3: "punctate"}  # values of desc-lesion_mask
 CYST, CLOT, PUNCTATE = LESION_NAMES
 
 
 @dataclass(frozen=True)
 class Injury:
-    """One injury by name and severity; `side` is where it lies or leads (`both`, `left`, `right`)."""
+    """One injury: name, severity, and the affected or more affected side (`both`, `left`, `right`)."""
 
     name: str
     severity: str
@@ -74,7 +74,7 @@ class Injury:
 
 
 def as_injuries(injuries: Mapping[str, str] | Iterable[Injury]) -> tuple[Injury, ...]:
-    """Injuries given as {"ivh": "major"} or as `Injury` objects."""
+    """Convert injuries such as {"ivh": "major"} to `Injury` objects; `Injury` objects are kept."""
     if isinstance(injuries, Mapping):
         return tuple(Injury(name, severity) for name, severity in injuries.items())
     return tuple(injuries)
@@ -82,7 +82,7 @@ def as_injuries(injuries: Mapping[str, str] | Iterable[Injury]) -> tuple[Injury,
 
 @dataclass(frozen=True)
 class Lesion:
-    """One focal lesion: centre in mm of the head, diameter in mm, relative contrast to white matter (punctate only)."""
+    """One focal lesion: centre in the head (mm), diameter (mm), contrast relative to white matter (punctate only)."""
 
     kind: int
     centre: tuple[float, float, float]
@@ -96,10 +96,10 @@ class LesionMap:
 
     Attributes:
         mask: uint8; 1 cyst, 2 clot, 3 punctate lesion.
-        cyst_fraction: float32, part of each voxel that is cyst, or None.
+        cyst_fraction: float32, fraction of each voxel that is cyst, or None.
         punctate_contrast: float32, relative change of the signal (negative), or None.
-        lesions: the spheres that were laid.
-        truth: flat numbers for the truth table.
+        lesions: the spheres that were placed.
+        truth: numbers for the truth table.
     """
 
     mask: np.ndarray
@@ -110,7 +110,7 @@ class LesionMap:
 
 
 def injured_volumes(volumes: TissueVolumes, injuries: Iterable[Injury], seed: int, infant: str) -> TissueVolumes:
-    """Apply atrophy, then ventriculomegaly, to normal volumes. Draws depend on seed, infant and injury only."""
+    """Apply atrophy, then ventriculomegaly, to normal volumes. Draws depend only on seed, infant and injury."""
     by_name = {injury.name: injury for injury in injuries}
     if "atrophy" in by_name:
         severity = by_name["atrophy"].severity
@@ -128,7 +128,7 @@ def injured_volumes(volumes: TissueVolumes, injuries: Iterable[Injury], seed: in
     return volumes
 
 
-def lay_lesions(
+def place_lesions(
     anatomy: Anatomy,
     injuries: Iterable[Injury],
     grid: Grid,
@@ -136,16 +136,16 @@ def lay_lesions(
     infant: str,
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> LesionMap:
-    """Lay cysts, clot and punctate lesions into a head; cysts become CSF in `anatomy.dseg` (changed in place)."""
+    """Place cysts, clot and punctate lesions in a head. Cysts become CSF in `anatomy.dseg` (changed in place)."""
     result = LesionMap(mask=np.zeros(anatomy.dseg.shape, dtype=np.uint8))
     by_name = {injury.name: injury for injury in injuries}
     axes = grid.axes(shift)
     if "cystic_pvl" in by_name:
-        _lay_cysts(result, anatomy, by_name["cystic_pvl"], axes, named_rng(seed, "cystic_pvl", infant))
+        _place_cysts(result, anatomy, by_name["cystic_pvl"], axes, named_rng(seed, "cystic_pvl", infant))
     if "ivh" in by_name:
-        _lay_clot(result, anatomy, by_name["ivh"], named_rng(seed, "ivh", infant))
+        _place_clot(result, anatomy, by_name["ivh"], named_rng(seed, "ivh", infant))
     if "punctate" in by_name:
-        _lay_punctate(result, anatomy, by_name["punctate"], axes, named_rng(seed, "punctate", infant))
+        _place_punctate(result, anatomy, by_name["punctate"], axes, named_rng(seed, "punctate", infant))
     return result
 
 
@@ -156,7 +156,7 @@ def sphere_fraction(
     shape: tuple[int, ...],
     samples: int = 6,
 ) -> tuple[tuple[slice, ...], np.ndarray]:
-    """The part (0-1) of each voxel inside a sphere, by `samples`^3 points a voxel.
+    """The fraction (0-1) of each voxel inside a sphere, estimated with `samples`^3 points per voxel.
 
     Returns:
         The slices of the box around the sphere, and the fractions in that box (float32).
@@ -176,13 +176,13 @@ def sphere_fraction(
 
 
 def _on_side(anatomy: Anatomy, side: str, beyond: float = 0.0) -> np.ndarray:
-    """Points on one side (or both), farther than `beyond` mm from the midline."""
+    """Mask of the points on one side (or both), more than `beyond` mm from the midline."""
     x = anatomy.points[0]
     return {"both": np.abs(x) > beyond, "left": x < -beyond, "right": x > beyond}[side]
 
 
 def _inside_fraction(anatomy: Anatomy, axes: list[np.ndarray], centre: tuple, diameter: float, labels: tuple) -> float:
-    """The part of a sphere that lies in the given tissues."""
+    """The fraction of a sphere that is in the given tissues."""
     box, fraction = sphere_fraction(axes, centre, diameter, anatomy.dseg.shape, samples=3)
     return float((fraction * np.isin(anatomy.dseg[box], labels)).sum() / max(fraction.sum(), 1e-6))
 
@@ -196,7 +196,7 @@ def _place_sphere(
     avoid: list[Lesion],
     tries: int = 40,
 ) -> tuple[float, float, float] | None:
-    """The first random candidate whose sphere lies in white matter, clear of `avoid`; else the best one seen."""
+    """Draw centres until a sphere fits in white matter, clear of `avoid`; otherwise return the best one drawn."""
     if not candidates.size:
         return None
     best, best_score = None, -1.0
@@ -213,7 +213,7 @@ def _place_sphere(
     return best
 
 
-def _lay_cysts(
+def _place_cysts(
     result: LesionMap, anatomy: Anatomy, injury: Injury, axes: list[np.ndarray], rng: np.random.Generator
 ) -> None:
     white = anatomy.dseg.ravel()[anatomy.inside] == WHITE_MATTER
@@ -228,14 +228,14 @@ def _lay_cysts(
             near = white & _on_side(anatomy, side, _OFF_MIDLINE_MM)
             near &= (gap > diameter / 2 + 0.3) & (depth > diameter / 2)
             candidates = np.flatnonzero(near & (gap < diameter / 2 + 3.0))
-            if not candidates.size:  # thin mantle: anywhere in white matter on that side
+            if not candidates.size:  # thin mantle: use any white matter on that side
                 candidates = np.flatnonzero(white & _on_side(anatomy, side))
             centre = _place_sphere(anatomy, axes, rng, candidates, diameter, cysts)
             if centre is None:
                 continue
             chain = [Lesion(CYST, centre, diameter)]
             extent = diameter
-            if injury.severity == "confluent":  # a row of overlapping cysts running along the ventricle
+            if injury.severity == "confluent":  # a row of overlapping cysts along the ventricle
                 extent = float(rng.uniform(*CONFLUENT_LENGTHS_MM))
                 steps = max(int(np.ceil((extent - diameter) / (0.6 * diameter))), 1)
                 for step in range(1, steps + 1):
@@ -254,8 +254,8 @@ def _lay_cysts(
     result.truth.update(cyst_count=len(extents), cyst_max_extent_mm=max(extents, default=0.0))
 
 
-def _lay_clot(result: LesionMap, anatomy: Anatomy, injury: Injury, rng: np.random.Generator) -> None:
-    """Fill a fraction of the ventricle from behind and below, as blood settles in a child lying on its back."""
+def _place_clot(result: LesionMap, anatomy: Anatomy, injury: Injury, rng: np.random.Generator) -> None:
+    """Fill a fraction of the ventricle from the back and the bottom, as blood settles in a supine infant."""
     ventricle = anatomy.dseg.ravel()[anatomy.inside] == VENTRICLES
     ripple = SmoothField(rng, rng, 9.0).at(*anatomy.points)
     level = anatomy.points[1] + 0.5 * anatomy.points[2] + 4.0 * ripple
@@ -268,7 +268,7 @@ def _lay_clot(result: LesionMap, anatomy: Anatomy, injury: Injury, rng: np.rando
         result.truth[f"clot_fraction_{side}"] = lowest.size / max(voxels.size, 1)
 
 
-def _lay_punctate(
+def _place_punctate(
     result: LesionMap, anatomy: Anatomy, injury: Injury, axes: list[np.ndarray], rng: np.random.Generator
 ) -> None:
     white = anatomy.dseg.ravel()[anatomy.inside] == WHITE_MATTER
@@ -296,7 +296,7 @@ def _lay_punctate(
         diameter = float(rng.uniform(*PUNCTATE_DIAMETERS_MM))
         contrast = mean + sd * float(np.clip(rng.standard_normal(), -2.0, 2.0))
         centre = _place_sphere(anatomy, axes, rng, candidates, diameter, lesions)
-        if centre is None:  # the chosen place is full: anywhere near the ventricles
+        if centre is None:  # no space left there: use any place near the ventricles
             centre = _place_sphere(anatomy, axes, rng, near, diameter, lesions)
         if centre is None:
             continue

@@ -1,8 +1,8 @@
-"""Who gets what: families, ages, scores, injuries, motion and grids of a phantom cohort, before any image is made.
+"""The plan of a phantom cohort: families, ages, scores, injuries, motion and grids, before any image is made.
 
-Ages, birth weight, sex, motion and grid are dealt out before the labels and independently of them (motion unless
-`motion_confounding` asks for it). Their distributions are those of all 128 infants of Table 1 of the paper taken
-together: GA 32.5 +- 3.4 weeks, birth weight 1.84 +- 0.70 kg, PMA 36.4 +- 3.4 weeks, 61 % male.
+Ages, birth weight, sex, motion and grid are independent of the labels (motion depends on them only if
+`motion_confounding` is set). Their distributions are those of all 128 infants of Table 1 of the paper (arXiv
+2606.02498) pooled: GA 32.5 +- 3.4 weeks, birth weight 1.84 +- 0.70 kg, PMA 36.4 +- 3.4 weeks, 61 % male.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from .pathology import Injury
 PRESETS = ("clear", "dhcp", "null")
 DEFAULT_SUBJECTS = {"clear": 48, "dhcp": 128, "null": 48}
 INJURED_SHARE = {"clear": 20 / 48, "dhcp": 54 / 128, "null": 20 / 48}
-SCORE_TWO_SHARE = 32 / 74  # of the normal
-PAIR_SHARE = {"clear": 6 / 48, "dhcp": 20 / 128, "null": 6 / 48}  # twin pairs an infant of the cohort
-EQUAL_PAIR_SHARE = 0.70  # twin pairs of one label
-# `dhcp`, among 128 infants; they come on top of them.
+SCORE_TWO_SHARE = 32 / 74  # of the normal infants
+PAIR_SHARE = {"clear": 6 / 48, "dhcp": 20 / 128, "null": 6 / 48}  # twin pairs per infant of the cohort
+EQUAL_PAIR_SHARE = 0.70  # of the twin pairs: both have the same label
+# `dhcp` only, relative to the 128 infants and in addition to them
 EXTRA_SESSIONS, EXTRA_POOR_INFANTS = 14 / 128, 3 / 128
 MOTION_SHARE = 0.125
 MALE_SHARE = 78 / 128
 POOR_QUALITY = "Q"
 
-_SCORE_FIVE = (  # dealt in turn; score 5 is a major lesion, so each has something macroscopic
+_SCORE_FIVE = (  # assigned in turn; score 5 is a major lesion, so each entry has something macroscopic
     (("ventriculomegaly", "moderate"),),
     (("ivh", "major"),),
     (("cystic_pvl", "large"),),
@@ -42,8 +42,8 @@ _SCORE_FIVE = (  # dealt in turn; score 5 is a major lesion, so each has somethi
     (("ivh", "minor"), ("ventriculomegaly", "moderate")),
     (("atrophy", "severe"), ("ventriculomegaly", "moderate")),
 )
-# `clear`: cysts, clot and atrophy come with the enlarged ventricles they go with in life (blood distends them, lost
-# white matter gives way to them), so every positive is visible from across the room.
+# `clear`: cysts, clot and atrophy come with enlarged ventricles, as in patients (blood distends them, and they replace
+# lost white matter), so every injury is easy to see.
 _CLEAR = (
     (("ventriculomegaly", "severe"),),
     (("ivh", "major"), ("ventriculomegaly", "moderate")),
@@ -61,10 +61,10 @@ class PlannedScan:
 
     Attributes:
         participant_id: as in the release, `CC` + family digits + X / A / B + ...; session_id: digits.
-        family_id: the first seven characters, shared by twins.
+        family_id: the first seven characters of participant_id, shared by twins.
         birth_age, scan_age: weeks; birth_weight: kg; sex: Male or Female; singleton: Single or Multiple.
         radiology_score: text, 1-5 or Q; label: 0, 1, or None for Q.
-        injuries: what the image shows. In `null` it is unrelated to the score.
+        injuries: what the image shows. In `null` they are unrelated to the score.
         motion: strength 0-1.
     """
 
@@ -101,17 +101,17 @@ def plan_cohort(
 
     Args:
         preset: `clear`, `dhcp` or `null`.
-        num_subjects: infants with a labelled first session; 48, 128, 48 by default. Second sessions and infants of
-            poor quality (`dhcp`) come on top: 14 and 3 of 128.
-        motion_confounding: 0 = motion in 12.5 % of the scans whatever the label; 1 = in all scans labelled injured and
-            in no other; in between, linear.
+        num_subjects: infants with a labelled first session; 48, 128, 48 by default. `dhcp` adds second sessions and
+            infants of poor quality: 14 and 3 per 128.
+        motion_confounding: 0 = motion in 12.5 % of the scans, independent of the label; 1 = motion in all scans
+            labelled injured and in no others; linear in between.
     """
     count = DEFAULT_SUBJECTS[preset] if num_subjects is None else num_subjects
-    # `null` is the cohort of `clear` with its labels dealt out anew
+    # `null` is the cohort of `clear` with permuted labels
     name = "dhcp" if preset == "dhcp" else "clear"
-    labels, families = _deal_labels(named_rng(seed, name, "labels"), count, name)
-    scans = _deal_infants(named_rng(seed, name, "infants"), families)
-    scores, injuries = _deal_scores(named_rng(seed, name, "scores"), labels, name)
+    labels, families = _assign_labels(named_rng(seed, name, "labels"), count, name)
+    scans = _draw_infants(named_rng(seed, name, "infants"), families)
+    scores, injuries = _assign_scores(named_rng(seed, name, "scores"), labels, name)
     scans = [replace(scan, radiology_score=s, injuries=i) for scan, s, i in zip(scans, scores, injuries, strict=True)]
     if preset == "null":
         order = _permuted_over_families(named_rng(seed, "null", "permutation"), families)
@@ -119,7 +119,7 @@ def plan_cohort(
     if preset == "dhcp":
         scans += _second_sessions(named_rng(seed, name, "second"), scans, round(EXTRA_SESSIONS * count))
         scans += _poor_infants(named_rng(seed, name, "poor"), scans, round(EXTRA_POOR_INFANTS * count))
-    scans = _deal_motion(named_rng(seed, name, "motion"), scans, motion_confounding)
+    scans = _assign_motion(named_rng(seed, name, "motion"), scans, motion_confounding)
     grids = [
         full_grid(named_rng(seed, "grid", s.participant_id, s.session_id)) if use_full_grid else small_grid(voxel_size)
         for s in scans
@@ -128,12 +128,12 @@ def plan_cohort(
     return sorted(scans, key=lambda scan: (scan.participant_id, scan.session_id))
 
 
-def _deal_labels(rng: np.random.Generator, count: int, preset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (count,) and family numbers (count,), twins next to each other, families in random order."""
+def _assign_labels(rng: np.random.Generator, count: int, preset: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (count,) and family numbers (count,). Twins are adjacent, families are in random order."""
     injured = min(max(round(INJURED_SHARE[preset] * count), 1), count - 1)
     pairs = round(PAIR_SHARE[preset] * count)
     equal = round(EQUAL_PAIR_SHARE * pairs)
-    # As many injured among twins as among singletons, rounded at random so that being a twin tells nothing.
+    # The same share of injured among twins and singletons, rounded at random: being a twin must not predict the label.
     both = min(max(int((pairs * injured / count) - (pairs - equal) / 2 + rng.random()), 0), equal)
     groups = [(1, 1)] * both + [(0, 0)] * (equal - both)
     groups += [(0, 1) if rng.random() < 0.5 else (1, 0) for _ in range(pairs - equal)]
@@ -146,14 +146,14 @@ def _deal_labels(rng: np.random.Generator, count: int, preset: str) -> tuple[np.
     return labels, families
 
 
-def _deal_infants(rng: np.random.Generator, families: np.ndarray, taken: tuple[str, ...] = ()) -> list[PlannedScan]:
-    """Identity and birth data of every infant, one planned scan each, blind to the labels."""
+def _draw_infants(rng: np.random.Generator, families: np.ndarray, taken: tuple[str, ...] = ()) -> list[PlannedScan]:
+    """Draw identity and birth data, one planned scan per infant, independent of the labels."""
     number = int(families.max()) + 1
-    birth_ages, scan_ages = _deal_ages(rng, number)
+    birth_ages, scan_ages = _draw_ages(rng, number)
     count = families.size
     sexes = np.array(["Male"] * round(MALE_SHARE * count) + ["Female"] * (count - round(MALE_SHARE * count)))
     sexes = sexes[rng.permutation(count)]
-    # Families above 50000 keep clear of the ids of the real release.
+    # family numbers start at 50000 to avoid the ids of the real release
     codes = [c for c in rng.permutation(np.arange(50000, 100000)) if f"CC{c}" not in taken][:number]
     sessions = rng.permutation(np.arange(10000, 80000))
     sizes = np.bincount(families)
@@ -185,14 +185,17 @@ def _deal_infants(rng: np.random.Generator, families: np.ndarray, taken: tuple[s
     return scans
 
 
-def _deal_ages(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gestational and post-menstrual age of every family, weeks: Beta-shaped on 23-36.9 and 29-45 with the moments of
-    Table 1 (stratified, so that small cohorts meet them too); every scan is at least two days after birth."""
+def _draw_ages(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw gestational and post-menstrual age of each family in weeks.
+
+    They follow Beta distributions on 23-36.9 and 29-45 with the moments of Table 1, stratified so that small cohorts
+    have these moments too. Every scan is at least two days after birth.
+    """
     birth = np.sort(23.0 + 13.9 * rng.beta(1.96, 0.90, size=(400, number)), axis=1).mean(axis=0)
     scan = np.sort(29.0 + 16.0 * rng.beta(2.01, 2.36, size=(400, number)), axis=1).mean(axis=0)
     ages = np.empty(number)
     free = list(scan)
-    for k in range(number - 1, -1, -1):  # oldest first: it has the fewest scan ages to choose from
+    for k in range(number - 1, -1, -1):  # oldest first: it has the fewest possible scan ages
         later = [i for i, age in enumerate(free) if age >= birth[k] + 0.3]
         ages[k] = free.pop(int(rng.choice(later))) if later else max(free.pop(), birth[k] + 0.3)
     order = rng.permutation(number)
@@ -200,17 +203,17 @@ def _deal_ages(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.nd
 
 
 def _birth_weight(birth_age: float, z: float, twin: bool) -> float:
-    """Birth weight in kg for a gestational age: exponential growth of 11.5 % a week, SD 14 %, twins 4 % lighter."""
+    """Birth weight in kg for a gestational age: exponential growth of 11.5 % per week, SD 14 %, twins 4 % lighter."""
     return float(
         np.clip(1.59 * np.exp(0.115 * (birth_age - 32.0) + 0.14 * np.clip(z, -2.2, 2.2)), 0.45, 4.0)
         * (0.97 if twin else 1.01)
     )
 
 
-def _deal_scores(
+def _assign_scores(
     rng: np.random.Generator, labels: np.ndarray, preset: str
 ) -> tuple[list[str], list[tuple[Injury, ...]]]:
-    """Radiology score and injuries that fit each label."""
+    """Assign each infant a radiology score and injuries that match its label."""
     scores, injuries = [""] * labels.size, [()] * labels.size
     normal = rng.permutation(np.flatnonzero(labels == 0))
     for rank, k in enumerate(normal):
@@ -224,7 +227,7 @@ def _deal_scores(
             scores[k] = "3"
             injuries[k] = (Injury("punctate", "many" if rank % 2 else "few", _side(rng)),)
         elif rank < punctate + outside:
-            scores[k] = "4"  # a finding outside the brain: nothing in the brain to see
+            scores[k] = "4"  # a finding outside the brain: the brain looks normal
         else:
             scores[k] = "5"
             chosen = table[(rank - punctate - outside) % len(table)]
@@ -238,11 +241,12 @@ def _side(rng: np.random.Generator) -> str:
 
 
 def _permuted_over_families(rng: np.random.Generator, families: np.ndarray) -> np.ndarray:
-    """For every infant, whose score it gets: whole families of one size swap their scores.
+    """For each infant, the index of the infant whose score it gets: families of equal size exchange their scores.
 
-    The draw is not chosen. With 48 scans it may leave labels and injury correlated by 0.3, which can be learnt; but a
-    draw chosen for its balance is worse: what is balanced over all folds is unbalanced the other way outside each of
-    them, and every classifier does far worse than chance. Judge a null cohort by its permutation distribution.
+    The permutation is not selected for balance. With 48 scans, labels and injury may stay correlated by 0.3, which can
+    be learnt. Selecting a balanced permutation is worse: if labels are balanced over all folds, then the training scans
+    of each fold are unbalanced in the opposite direction of its held-out scans, and every classifier does far worse
+    than chance. Judge a null cohort by its permutation distribution.
     """
     order = np.arange(families.size)
     sizes = np.bincount(families)
@@ -253,10 +257,13 @@ def _permuted_over_families(rng: np.random.Generator, families: np.ndarray) -> n
 
 
 def _second_sessions(rng: np.random.Generator, scans: list[PlannedScan], count: int) -> list[PlannedScan]:
-    """Later sessions of infants first scanned early, each with a score of its own: injuries stay, punctate lesions
-    fade in half, a normal infant seldom worsens; about one in ten is of poor quality."""
+    """Draw second sessions of infants whose first scan was early; each has its own score.
+
+    Injuries stay, punctate lesions disappear in half of the infants, and a normal infant rarely gets an injury. About
+    one in ten sessions is of poor quality.
+    """
     early = [scan for scan in scans if scan.scan_age < 38.0]
-    later_ids = rng.permutation(np.arange(80000, 100000))  # session numbers grow with time
+    later_ids = rng.permutation(np.arange(80000, 100000))  # session numbers increase with time
     sessions = []
     for rank, k in enumerate(rng.permutation(len(early))[:count]):
         first = early[k]
@@ -283,16 +290,16 @@ def _second_sessions(rng: np.random.Generator, scans: list[PlannedScan], count: 
 
 
 def _poor_infants(rng: np.random.Generator, scans: list[PlannedScan], count: int) -> list[PlannedScan]:
-    """Infants whose only session is of poor quality."""
+    """Draw infants whose only session is of poor quality."""
     if not count:
         return []
     taken = tuple(scan.family_id for scan in scans)
-    infants = _deal_infants(rng, np.arange(count), taken)
+    infants = _draw_infants(rng, np.arange(count), taken)
     return [replace(scan, radiology_score=POOR_QUALITY) for scan in infants]
 
 
-def _deal_motion(rng: np.random.Generator, scans: list[PlannedScan], confounding: float) -> list[PlannedScan]:
-    """Give motion to 12.5 % of the scans, or, with `confounding`, to more of the injured and fewer of the normal."""
+def _assign_motion(rng: np.random.Generator, scans: list[PlannedScan], confounding: float) -> list[PlannedScan]:
+    """Assign motion to 12.5 % of the scans; with `confounding`, to more of the injured and fewer of the normal."""
     labels = np.array([-1 if scan.label is None else scan.label for scan in scans])
     strengths = rng.uniform(0.4, 1.0, labels.size)
     moved = np.zeros(labels.size, dtype=bool)
@@ -306,5 +313,5 @@ def _deal_motion(rng: np.random.Generator, scans: list[PlannedScan], confounding
         for label, share in shares.items():
             group = order[labels[order] == label]
             moved[group[: round(share * group.size)]] = True
-    strengths = np.where(labels < 0, 1.0, np.where(moved, strengths, 0.0))  # poor quality is motion at its worst
+    strengths = np.where(labels < 0, 1.0, np.where(moved, strengths, 0.0))  # poor quality means full motion
     return [replace(scan, motion=round(float(s), 3)) for scan, s in zip(scans, strengths, strict=True)]

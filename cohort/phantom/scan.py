@@ -1,4 +1,4 @@
-"""One phantom scan in memory: growth, anatomy, pathology and acquisition put together."""
+"""One phantom scan in memory: combines growth, anatomy, pathology and acquisition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .growth import (
     TissueVolumes,
     normal_volumes,
 )
-from .pathology import LESION_NAMES, Injury, Lesion, as_injuries, injured_volumes, lay_lesions
+from .pathology import LESION_NAMES, Injury, Lesion, as_injuries, injured_volumes, place_lesions
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class PhantomScan:
         brain_mask: uint8, the intracranial space.
         dseg: uint8, DrawEM-9 labels.
         lesion_mask: uint8; 0 none, 1 cyst, 2 clot, 3 punctate lesion.
-        target_volumes: what the anatomy was asked to fill, mL.
-        volumes_ml: what `dseg`, `brain_mask` and `lesion_mask` hold, mL, by name.
-        injuries: by name, severity and side.
+        target_volumes: the volumes that the anatomy was built for, mL.
+        volumes_ml: the volumes measured in `dseg`, `brain_mask` and `lesion_mask`, mL, by name.
+        injuries: name, severity and side of each.
         lesions: the spheres of cysts and punctate lesions.
         acquisition: imaging conditions.
-        truth: one flat row of numbers and words, as in truth.tsv.
+        truth: the scan's row of truth.tsv.
     """
 
     volume: np.ndarray
@@ -60,7 +60,7 @@ class PhantomScan:
 
 
 def nifti(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
-    """A NIfTI image in mm with sform and qform set, that says in its header that it is synthetic."""
+    """A NIfTI image in mm with sform and qform set; its header says that it is synthetic."""
     image = nib.Nifti1Image(array, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
@@ -86,17 +86,17 @@ def make_phantom_scan(
 
     Args:
         scan_age: post-menstrual age in weeks, 28-45.
-        injuries: `{"ventriculomegaly": "severe"}` or `Injury` objects; `INJURIES` lists names and severities.
-        seed: everything random follows from it and from the three names below.
-        voxel_size: mm, isotropic; used when no `grid` is given.
+        injuries: such as `{"ventriculomegaly": "severe"}`, or `Injury` objects. `INJURIES` lists names and severities.
+        seed: determines everything random, together with `family`, `infant` and `session`.
+        voxel_size: mm, isotropic; used if no `grid` is given.
         grid: shape, axis order and affine of the image.
         motion: strength of motion artefacts, 0-1.
-        family, infant, session: twins share a family and most of their anatomy; an infant keeps its anatomy and its
-            lesions across sessions; a session has imaging conditions of its own.
-        acquisition: fixed imaging conditions instead of drawn ones (its `motion` is used then).
+        family, infant, session: names. Twins share a family and most of their anatomy. An infant keeps its anatomy and
+            lesions across sessions. Each session has its own imaging conditions.
+        acquisition: fixed imaging conditions instead of random ones; its `motion` replaces the argument.
 
     Raises:
-        ValueError: a value out of range, or an unknown injury.
+        ValueError: a value is out of range, or an injury is unknown.
     """
     if not MIN_WEEKS <= scan_age <= MAX_WEEKS:
         raise ValueError(f"the scan age is {scan_age:g} weeks; choose one between {MIN_WEEKS:g} and {MAX_WEEKS:g}")
@@ -109,7 +109,7 @@ def make_phantom_scan(
 
     target = injured_volumes(infant_volumes(scan_age, seed, family, infant), injuries, seed, family + infant)
     anatomy = build_anatomy(target, scan_age, grid, seed, family, infant, conditions.shift)
-    lesions = lay_lesions(anatomy, injuries, grid, seed, family + infant, conditions.shift)
+    lesions = place_lesions(anatomy, injuries, grid, seed, family + infant, conditions.shift)
     still = paint(anatomy, lesions, scan_age, conditions, grid, seed, family + infant)
     volume = acquire(still, scan_age, conditions, grid, rng)
 
@@ -155,7 +155,7 @@ def make_phantom_scan(
 
 
 def infant_volumes(scan_age: float, seed: int, family: str, infant: str) -> TissueVolumes:
-    """Normal tissue volumes of a named infant at an age; the standing in its age group stays across sessions."""
+    """Normal tissue volumes of an infant at an age. Its standard scores are the same in all sessions."""
     shared, own = named_rng(seed, "size", family), named_rng(seed, "size", family, infant)
     brain_z = math.sqrt(0.7) * shared.standard_normal() + math.sqrt(0.3) * own.standard_normal()
     ventricle_z = math.sqrt(0.5) * shared.standard_normal() + math.sqrt(0.5) * own.standard_normal()
@@ -169,7 +169,7 @@ def infant_volumes(scan_age: float, seed: int, family: str, infant: str) -> Tiss
 
 
 def measure_volumes(dseg: np.ndarray, lesion_mask: np.ndarray, voxel_size: float) -> dict[str, float]:
-    """Volumes in mL of every tissue, of the brain (parenchyma), the intracranial space and every kind of lesion."""
+    """Volumes in mL of each tissue, the brain (parenchyma), the intracranial space and each kind of lesion."""
     voxel_ml = voxel_size**3 / 1000.0
     counts = np.bincount(dseg.ravel(), minlength=10)
     volumes = {name: float(counts[label] * voxel_ml) for label, name in TISSUE_NAMES.items() if name != "background"}
@@ -188,5 +188,5 @@ def head_circumference(half_axes: tuple[float, float, float], scalp_mm: float) -
 
 
 def without_artefacts(conditions: Acquisition) -> Acquisition:
-    """The same conditions with no noise, bias or motion: for measuring contrast."""
+    """The same conditions without noise, bias field and motion, for measuring contrast."""
     return replace(conditions, snr=math.inf, bias=0.0, motion=0.0)

@@ -31,7 +31,7 @@ def is_written(output: Path, scan: PlannedScan) -> bool:
 
 
 def write_session(output: Path, scan: PlannedScan, seed: int) -> None:
-    """Generate one session and write its folder, replacing an incomplete one."""
+    """Generate one session and write its folder. An incomplete folder is replaced."""
     generated = make_phantom_scan(
         scan.scan_age,
         scan.injuries,

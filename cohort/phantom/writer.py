@@ -1,8 +1,8 @@
-"""Write a phantom cohort as a BIDS-like folder, in parallel, so that it can be killed at any moment and continued.
+"""Write a phantom cohort as a BIDS-like folder, in parallel. It can be killed at any time and continued.
 
-Order of writing: `dataset_description.json` with the settings and `Complete: false`; tables; every session in a hidden
-folder that is renamed when whole; `truth.tsv`; last, `Complete: true`. Nothing holds a date or a host name, so the
-same settings give the same bytes, whatever the number of workers and wherever it was interrupted.
+Order of writing: `dataset_description.json` with the settings and `Complete: false`; every session, in a temporary
+folder that is renamed when complete; the tables; last, `Complete: true`. No file contains a date or a host name, so the
+same settings give the same bytes, independent of the number of workers and of interruptions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .plan import DEFAULT_SUBJECTS, PRESETS, PlannedScan, plan_cohort
 from .session import is_written, session_files, session_folder, write_session
 
 GENERATOR = "gloresnet-phantom"
-VERSION = "1"  # raised whenever the same settings would give other images
+VERSION = "1"  # increase it when the same settings give different images
 DEFAULT_VOXEL_SIZE = 1.25
 DESCRIPTION = "dataset_description.json"
 
@@ -70,13 +70,13 @@ _NOTES = {
 
 
 class PhantomFolderError(ValueError):
-    """The output folder cannot be used: it holds something else, or a phantom with other settings."""
+    """The output folder cannot be used: it contains something else, or a phantom with other settings."""
 
 
 def phantom_description(folder: str | Path) -> dict[str, Any] | None:
-    """Settings of a generated phantom (`preset`, `seed`, `num_subjects`, `voxel_size`, `full_grid`, ...), or None.
+    """The settings of a generated phantom (`preset`, `seed`, `num_subjects`, `voxel_size`, `full_grid`, ...).
 
-    A folder that is missing, is real data or cannot be read as a dataset gives None.
+    Returns None if the folder is missing, cannot be read as a dataset, or is not a phantom.
     """
     try:
         content = read_json(Path(folder) / DESCRIPTION)
@@ -89,7 +89,7 @@ def phantom_description(folder: str | Path) -> dict[str, Any] | None:
 
 
 def is_phantom(folder: str | Path) -> bool:
-    """Whether a folder says of itself that it is a generated phantom (finished or not)."""
+    """Whether the folder's description says that it is a generated phantom, finished or not."""
     return phantom_description(folder) is not None
 
 
@@ -104,26 +104,27 @@ def generate_phantom_cohort(
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Generate a cohort, or complete what is missing of it; a finished one is recognised at once.
+    """Generate a cohort, or the missing parts of it. A finished cohort is left unchanged.
 
     Args:
-        output: folder; new, empty, or a phantom with these very settings.
+        output: folder; new, empty, or a phantom with the same settings.
         preset: `clear` (28 normal, 20 with macroscopic injury), `dhcp` (74 / 54, the paper's scores) or `null` (labels
             permuted over families).
         num_subjects: infants with a labelled first session; default 48, 128, 48.
-        seed: 0 or more; everything random follows from it.
-        voxel_size: mm, isotropic, of the 145 x 145 x 102.5 mm field of view.
+        seed: 0 or more; determines everything random.
+        voxel_size: mm, isotropic; the field of view is 145 x 145 x 102.5 mm.
         full_grid: use the 0.5 mm grids of the dHCP release in mixed axis orders instead.
         motion_confounding: 0-1; see `plan_cohort`.
-        num_workers: processes; default one a core. The result does not depend on it.
+        num_workers: number of processes, by default one per core. The result does not depend on it.
         progress: show a progress bar on stderr.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: a setting out of range; `PhantomFolderError` when the folder cannot be used.
-        OSError: the disk refuses.
+        ValueError: a setting is out of range.
+        PhantomFolderError: the folder cannot be used (a ValueError).
+        OSError: the files cannot be written, or a worker process was killed.
     """
     settings = _checked_settings(preset, num_subjects, seed, voxel_size, full_grid, motion_confounding)
     if num_workers is not None and num_workers < 1:
@@ -132,7 +133,7 @@ def generate_phantom_cohort(
     _check_folder(output, settings)
     output.mkdir(parents=True, exist_ok=True)
     with _locked(output):
-        # Another process may have started or finished the cohort while this one waited.
+        # another process may have started or finished the cohort while this one waited
         _check_folder(output, settings)
         plan = plan_cohort(
             settings["preset"],
@@ -166,7 +167,9 @@ def _checked_settings(
     if not 0.0 <= motion_confounding <= 1.0:
         raise ValueError(f"the motion confounding is {motion_confounding:g}; choose one between 0 and 1")
     if full_grid and voxel_size not in (DEFAULT_VOXEL_SIZE, FULL_VOXEL_SIZE):
-        raise ValueError(f"full grids have voxels of {FULL_VOXEL_SIZE} mm, not {voxel_size:g}; leave it out")
+        raise ValueError(
+            f"full grids have voxels of {FULL_VOXEL_SIZE} mm, not {voxel_size:g}; leave the voxel size out"
+        )
     small_grid(voxel_size)
     return {
         "preset": preset,
@@ -179,10 +182,10 @@ def _checked_settings(
 
 
 def _check_folder(output: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that holds anything but this cohort."""
+    """Raise PhantomFolderError if the folder contains anything other than this cohort."""
     if output.exists() and not output.is_dir():
         raise PhantomFolderError(f"{output} is a file; choose a folder for the phantom cohort")
-    # A process killed while it wrote its first file leaves only that file's temporary twin.
+    # a process killed while it wrote its first file leaves only a temporary file
     if not output.exists() or all(path.name.endswith(".part") for path in output.iterdir()):
         return
     found = phantom_description(output)
@@ -192,8 +195,8 @@ def _check_folder(output: Path, settings: dict[str, Any]) -> None:
     for name in wanted:
         if found.get(name) != wanted[name]:
             raise PhantomFolderError(
-                f"{output} holds a phantom generated with {name} {found.get(name)}, but {wanted[name]} was asked for; "
-                "choose another folder or delete that one"
+                f"{output} is a phantom generated with {name} {found.get(name)}, but {wanted[name]} was requested; "
+                "choose another folder, or delete this one"
             )
 
 
@@ -218,10 +221,10 @@ def _root_files() -> list[str]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time write the folder; the system drops the lock when a process dies."""
+    """Let one process at a time write the folder. The system releases the lock when the process ends."""
     try:
         import fcntl
-    except ImportError:  # Windows: no lock, one process at a time is up to the user
+    except ImportError:  # Windows: no lock; the user must not start two processes
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -259,8 +262,7 @@ def _write_sessions(
 
 
 def _end_with_parent(parent: int) -> None:
-    """Let a worker end when the process that started it was killed, instead of waiting for work for ever; Ctrl-C is
-    the parent's to handle."""
+    """End a worker when its parent was killed, instead of waiting for work forever. The parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

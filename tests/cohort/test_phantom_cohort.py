@@ -1,4 +1,4 @@
-"""The phantom cohort on disk: who gets what, layout, determinism, interruption, refusals, and the command."""
+"""The phantom cohort on disk: plan, layout, determinism, interruption, refusals, and the command."""
 
 import collections
 import csv
@@ -52,7 +52,7 @@ def first_sessions(plan):
     return [scan for scan in plan if scan.scan_number == 1 and scan.label is not None]
 
 
-def test_dhcp_counts_are_those_of_the_paper():
+def test_dhcp_counts_match_the_paper():
     plan = plan_cohort("dhcp")
     first = first_sessions(plan)
     assert len(first) == 128
@@ -99,7 +99,7 @@ def test_ids_and_covariates(preset):
     assert 0.10 <= moved / len(first) <= 0.15
 
 
-def test_covariates_follow_table_one():
+def test_covariates_match_table_one():
     first = first_sessions(plan_cohort("dhcp"))
     names = ("birth_age", "birth_weight", "scan_age")
     birth, weight, scan_age = (np.array([getattr(scan, name) for scan in first]) for name in names)
@@ -111,7 +111,7 @@ def test_covariates_follow_table_one():
 
 
 def test_covariates_are_independent_of_the_label():
-    """Over many seeds the correlation with the label averages to nothing, for every covariate."""
+    """Over many seeds, the mean correlation with the label is zero for every covariate."""
     correlations = collections.defaultdict(list)
     for seed in range(40):
         first = first_sessions(plan_cohort("clear", seed=seed, use_full_grid=True))
@@ -131,12 +131,14 @@ def test_covariates_are_independent_of_the_label():
         for name, value in values.items():
             correlations[name].append(np.corrcoef(label, np.array(value, float))[0, 1])
     for name, found in correlations.items():
-        assert abs(np.mean(found)) < 3.5 * 0.146 / np.sqrt(40), name  # 0.146 = 1 / sqrt(47), one seed's standard error
+        assert abs(np.mean(found)) < 3.5 * 0.146 / np.sqrt(40), (
+            name
+        )  # 0.146 = 1 / sqrt(47), the standard error of one seed
 
 
 def test_null_labels_are_permuted_over_families():
     clear, null = plan_cohort("clear"), plan_cohort("null")
-    # the same infants with the same images: only the scores differ
+    # the same infants and images: only the scores differ
     assert [(s.participant_id, s.injuries, s.scan_age) for s in clear] == [
         (s.participant_id, s.injuries, s.scan_age) for s in null
     ]
@@ -152,7 +154,7 @@ def test_null_labels_are_permuted_over_families():
 
 
 def test_null_labels_are_related_to_injury_by_chance_only():
-    """Over seeds the correlation has the mean and spread of a free permutation: 0 and 1 / sqrt(n - 1)."""
+    """Over seeds, the correlation has the mean and SD of a free permutation: 0 and 1 / sqrt(n - 1)."""
     correlations = []
     for seed in range(150):
         plan = plan_cohort("null", seed=seed)
@@ -191,7 +193,7 @@ def test_clear_injuries_are_macroscopic():
             assert scan.radiology_score in "12" and not scan.injuries
 
 
-def test_layout_is_that_of_the_release(cohort):
+def test_layout_matches_the_release(cohort):
     description = json.loads((cohort / "dataset_description.json").read_text())
     assert description["GeneratedBy"][0]["Name"] == "gloresnet-phantom" and description["Complete"] is True
     assert is_phantom(cohort) and phantom_description(cohort)["preset"] == "clear"
@@ -228,7 +230,7 @@ def test_layout_is_that_of_the_release(cohort):
         assert 20 < float(sessions[0]["scan_head_circumference"]) < 45
 
 
-def test_same_bytes_whatever_the_workers(cohort, tmp_path):
+def test_same_bytes_for_any_number_of_workers(cohort, tmp_path):
     again = generate_phantom_cohort(tmp_path / "two", num_workers=2, **TINY)
     assert digest(again) == digest(cohort)
     packed = next(cohort.rglob("*_T2w.nii.gz")).read_bytes()
@@ -237,7 +239,7 @@ def test_same_bytes_whatever_the_workers(cohort, tmp_path):
     assert digest(other) != digest(cohort)
 
 
-def test_rerun_completes_only_what_is_missing(cohort, tmp_path):
+def test_rerun_generates_only_what_is_missing(cohort, tmp_path):
     output = generate_phantom_cohort(tmp_path / "cohort", num_workers=1, **TINY)
     before = digest(output)
     images = sorted(output.rglob("*_T2w.nii.gz"))
@@ -247,7 +249,7 @@ def test_rerun_completes_only_what_is_missing(cohort, tmp_path):
     assert digest(output) == before
     assert [image for image in images if image.stat().st_mtime_ns != times[image]] == images[:1]
     description = (output / "dataset_description.json").stat().st_mtime_ns
-    generate_phantom_cohort(output, num_workers=1, **TINY)  # finished: nothing is touched
+    generate_phantom_cohort(output, num_workers=1, **TINY)  # finished: nothing is written
     assert (output / "dataset_description.json").stat().st_mtime_ns == description
 
 
@@ -290,7 +292,7 @@ def test_refused_folders(cohort, tmp_path):
     with pytest.raises(PhantomFolderError, match="not empty and is not a generated phantom"):
         generate_phantom_cohort(foreign, **TINY)
     assert os.listdir(foreign) == ["scan.nii.gz"]
-    with pytest.raises(PhantomFolderError, match="seed 42, but 7 was asked for"):
+    with pytest.raises(PhantomFolderError, match="seed 42, but 7 was requested"):
         generate_phantom_cohort(cohort, seed=7, **TINY)
     with pytest.raises(PhantomFolderError, match="preset clear, but null"):
         generate_phantom_cohort(cohort, preset="null", **TINY)

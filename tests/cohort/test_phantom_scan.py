@@ -1,4 +1,4 @@
-"""One phantom scan: volumes, contrast, symmetry and injuries against the formulae, written out by hand here."""
+"""One phantom scan: volumes, contrast, symmetry and injuries, compared with formulae written out by hand."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_growth_formulae():
     assert normal_volumes(40, ventricle_z=-9.0).ventricles == 3.0
 
 
-def test_injured_volumes_keep_their_books():
+def test_injured_volumes_are_consistent():
     normal = normal_volumes(36)
     large = with_ventricles(normal, 35.0, 35.0)
     assert large.brain == pytest.approx(normal.brain)  # displaced, not lost
@@ -65,13 +65,13 @@ def test_dseg_holds_the_target_volumes(weeks):
     assert got["cerebellum"] == pytest.approx(target.cerebellum, rel=0.02)
     assert got["brainstem"] == pytest.approx(target.brainstem, rel=0.05)
     assert got["lateral_ventricles"] == pytest.approx(target.ventricles, rel=0.03)
-    # the truth is what can be counted in the files
+    # the truth table agrees with the voxels counted in the masks
     voxel_ml = 1.5**3 / 1000
     assert np.count_nonzero(scan.brain_mask) * voxel_ml == pytest.approx(got["intracranial"])
     assert np.count_nonzero(scan.dseg == VENTRICLES) * voxel_ml == pytest.approx(scan.truth["lateral_ventricles_ml"])
     assert set(np.unique(scan.dseg)) == {0, 1, 2, 3, 5, 6, 7, 8, 9}
     assert np.array_equal(scan.brain_mask > 0, scan.dseg > 0)
-    # the whole intracranial space is inside the picture
+    # the whole intracranial space is inside the field of view
     for axis in range(3):
         ends = np.take(scan.brain_mask, [0, -1], axis=axis)
         assert not ends.any()
@@ -94,13 +94,13 @@ def test_contrast_in_the_image(weeks, cortex, fluid):
     scan = make_phantom_scan(weeks, seed=7, voxel_size=1.0, acquisition=STILL)
     white = labelled_median(scan, WHITE)
     assert labelled_median(scan, VENTRICLES) / white == pytest.approx(fluid, rel=0.05)
-    # the cortex is thin: away from CSF and white matter only, whose signal spreads into its border
+    # the cortex is thin, and signal of CSF and white matter spreads into its border: measure the interior only
     inner_cortex = ndimage.binary_erosion(scan.dseg == CORTEX)
     assert np.median(scan.volume[inner_cortex]) / white == pytest.approx(cortex, rel=0.06)
     assert labelled_median(scan, DEEP) / white == pytest.approx(0.65, abs=0.05)
     assert labelled_median(scan, CEREBELLUM) / white == pytest.approx(0.70, abs=0.06)
     assert labelled_median(scan, STEM) / white == pytest.approx(0.55, abs=0.05)
-    # sub-clusters: not one flat value even without noise
+    # sub-clusters: more than one value, even without noise
     inner = scan.volume[scan.dseg == WHITE]
     assert 0.02 < np.std(inner[np.abs(inner / white - 1) < 0.15]) / white < 0.1
 
@@ -137,12 +137,12 @@ def test_ventriculomegaly_factor(severity, low, high):
 def test_one_sided_ventriculomegaly():
     scan = make_phantom_scan(38.0, [Injury("ventriculomegaly", "severe", "left")], voxel_size=2.0)
     assert scan.truth["left_ventricle_ml"] > 1.8 * scan.truth["right_ventricle_ml"]
-    # the left of the child is the low end of the first axis
+    # the infant's left is the low end of the first axis
     half = scan.dseg.shape[0] // 2
     assert (scan.dseg[:half] == VENTRICLES).sum() > 1.5 * (scan.dseg[half:] == VENTRICLES).sum()
 
 
-def test_cysts_are_bright_and_as_large_as_they_say():
+def test_cysts_are_bright_and_have_the_stated_size():
     scan = make_phantom_scan(37.0, {"cystic_pvl": "large"}, seed=2, voxel_size=1.0, acquisition=STILL)
     cysts = scan.lesion_mask == 1
     assert np.median(scan.volume[cysts]) == pytest.approx(labelled_median(scan, VENTRICLES), rel=0.05)
@@ -156,7 +156,7 @@ def test_cysts_are_bright_and_as_large_as_they_say():
     assert 12.0 <= chain.truth["cyst_max_extent_mm"] <= 20.0
 
 
-def test_clot_is_dark_and_fills_the_stated_part():
+def test_clot_is_dark_and_fills_the_stated_fraction():
     for severity, low, high in (("minor", 0.10, 0.50), ("major", 0.50, 0.90)):
         scan = make_phantom_scan(
             36.0,
@@ -181,7 +181,7 @@ def test_punctate_lesions_contrast_and_size():
     assert all(1.0 <= lesion.diameter <= 3.0 for lesion in scan.lesions)
     contrasts = np.array([lesion.contrast for lesion in scan.lesions])
     assert np.all((contrasts >= -0.35) & (contrasts <= -0.01)) and -0.27 < contrasts.mean() < -0.09
-    # the same infant without lesions differs there, by the stated contrast spread over the point spread, and only there
+    # compared with the same infant without lesions, only the lesions differ, by the stated contrast after blurring
     healthy = make_phantom_scan(**arguments)
     change = (scan.volume.astype(float) - healthy.volume) / labelled_median(healthy, WHITE)
     far = np.abs(change) > 0.01
@@ -206,7 +206,7 @@ def test_noise_is_rician():
     assert bright.std() == pytest.approx(10.0, rel=0.02)
 
 
-def test_motion_changes_the_image_and_scales(normal):
+def test_motion_grows_with_its_strength(normal):
     image = normal.volume.astype(np.float32)
     grid = Grid(image.shape, 1.25)
     weak, strong = (np.abs(add_motion(image, s, grid, np.random.default_rng(1)) - image).mean() for s in (0.2, 1.0))
@@ -221,7 +221,7 @@ def test_bias_field_stays_within_its_strength():
     assert 0.94 <= ratio.min() < 0.99 < ratio.max() <= 1.06
 
 
-def test_same_names_same_scan_and_family_likeness():
+def test_same_names_give_the_same_scan_and_twins_are_similar():
     first, again = (make_phantom_scan(36.0, voxel_size=3.0, infant="A") for _ in range(2))
     assert np.array_equal(first.volume, again.volume)
     twin = make_phantom_scan(36.0, voxel_size=3.0, infant="B")
@@ -232,7 +232,7 @@ def test_same_names_same_scan_and_family_likeness():
     assert np.corrcoef(shared, sibling)[0, 1] == pytest.approx(0.8, abs=0.02)
 
 
-def test_field_on_axes_equals_field_at_points():
+def test_field_is_the_same_on_axes_and_at_points():
     field = SmoothField(named_rng(0, "f"), named_rng(0, "o"), 12.0)
     x, y, z = np.linspace(-50, 40, 7), np.linspace(-60, 60, 5), np.linspace(-30, 35, 6)
     points = np.meshgrid(x, y, z, indexing="ij")
@@ -246,7 +246,7 @@ def test_sphere_fraction_has_the_volume_of_a_sphere():
 
 
 @pytest.mark.parametrize("axcodes", [("L", "P", "S"), ("S", "R", "A")])
-def test_axis_orders_show_the_same_head(axcodes):
+def test_every_axis_order_shows_the_same_head(axcodes):
     plain = make_phantom_scan(36.0, grid=Grid((30, 34, 26), 5.0))
     turned = make_phantom_scan(36.0, grid=Grid((30, 34, 26), 5.0, axcodes, (3.0, -4.0, 5.0)))
     assert nib.aff2axcodes(turned.affine) == axcodes
@@ -256,7 +256,7 @@ def test_axis_orders_show_the_same_head(axcodes):
     assert turned.image().header["qform_code"] == 1 and turned.image().header["sform_code"] == 1
 
 
-def test_full_grids_are_those_of_the_release():
+def test_full_grids_match_the_release():
     grids = [full_grid(np.random.default_rng(k)) for k in range(25)]
     shapes = {g.stored(np.empty(g.ras_shape, bool)).shape for g in grids}
     assert shapes == {(290, 290, 203), (217, 290, 290)}
@@ -275,12 +275,12 @@ def test_full_grids_are_those_of_the_release():
         ({"injuries": {"ivh": "mild"}}, "choose one of minor, major"),
     ],
 )
-def test_wrong_calls_are_named(call, message):
+def test_wrong_calls_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         make_phantom_scan(**call)
 
 
-def test_every_injury_can_be_made_at_a_coarse_grid():
+def test_every_injury_can_be_generated_on_a_coarse_grid():
     for name, severities in INJURIES.items():
         scan = make_phantom_scan(31.0, {name: severities[-1]}, voxel_size=4.0)
         assert scan.truth["injuries"] == f"{name}:{severities[-1]}"
