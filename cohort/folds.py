@@ -147,7 +147,7 @@ def check_splits(splits: dict[str, Any], scans: Sequence[Scan], file_hashes: dic
         for session, record in entry["sessions"].items()
     }
     present = {(scan.participant_id, scan.session_id): scan for scan in scans}
-    for keys, complaint in ((present.keys() - recorded, "not in the splits"), (recorded.keys() - present, "gone")):
+    for keys, complaint in ((present.keys() - recorded, "not in the splits"), (recorded.keys() - present, "missing")):
         if keys:
             raise CohortError(f"The cohort has changed since it was split ({complaint}: {_some(keys)}): {advice}")
     changed = [key for key, scan in present.items() if recorded[key]["label"] != scan.label]
@@ -223,8 +223,8 @@ def inner_split(train_scans: Sequence[Scan], *, seed: int) -> tuple[list[Scan], 
     if choices:
         return min(choices, key=lambda parts: abs(len(parts[1]) - len(scans) / 5))
     raise CohortError(
-        f"The {len(scans)} training scans of {len(set(groups))} families cannot be split in two parts that both "
-        "have both classes: use --selection last, or a larger cohort."
+        f"The {len(scans)} training scans of {len(set(groups))} families cannot be split into two parts that "
+        "each have both classes: use --selection last, or a larger cohort."
     )
 
 
@@ -240,7 +240,7 @@ def _used(scans: Sequence[Scan]) -> list[Scan]:
             raise CohortError(f"{name(scan.participant_id, scan.session_id)} has no label: label or exclude it.")
     twice = [key for key, n in Counter((scan.participant_id, scan.session_id) for scan in scans).items() if n > 1]
     if twice:
-        raise CohortError(f"The cohort has scans more than once ({_some(twice)}): keep one of each.")
+        raise CohortError(f"Scans are in the cohort more than once ({_some(twice)}): keep one of each.")
     return scans
 
 
@@ -263,8 +263,8 @@ def _require_enough(units: list[tuple[str, int]], num_folds: int, what: str) -> 
     for which, number in counts.items():
         if number < num_folds:
             raise CohortError(
-                f"There are {number} {what}{which}, fewer than the {num_folds} folds: choose fewer --num_folds, or a "
-                "larger cohort."
+                f"There are {number} {what}{which}, fewer than the {num_folds} folds: choose a smaller "
+                "--num_folds, or use a larger cohort."
             )
 
 
@@ -279,8 +279,8 @@ def _both_classes(folds: list[dict[str, int]]) -> None:
             if number in (0, sum(other[word] for other in folds)):
                 where = "held-out" if number == 0 else "training"
                 raise CohortError(
-                    f"The {where} part of fold {fold} has no scan of the class {word}: choose fewer --num_folds, or "
-                    "another --seed."
+                    f"The {where} part of fold {fold} has no scan of the class {word}: choose a smaller "
+                    "--num_folds, or another --seed."
                 )
 
 

@@ -26,7 +26,7 @@ class LabelRow:
     """One row of a table. Cells are text, "" if empty; column names are lower case."""
 
     participant_id: str
-    session_id: str  # "" if the table does not name sessions
+    session_id: str  # "" if the row names no session
     cells: dict[str, str]
     where: str  # file and row, for messages
 

@@ -13,7 +13,7 @@ from scipy import fft, ndimage
 
 _EXTENT_MM = 110.0  # control points reach from -110 to 110 mm: beyond the field of view
 _BAND_EXTENT_MM = 80.0  # fields of one wavelength are evaluated in the brain only
-_SPLINE_SD = (151.0 / 315.0) ** 1.5  # of a 3D cubic B-spline series with unit white-noise coefficients, mean position
+_SPLINE_SD = (151.0 / 315.0) ** 1.5  # of a 3D cubic B-spline with unit white-noise coefficients, mean over positions
 
 
 def named_rng(seed: int, *names: str | int) -> np.random.Generator:

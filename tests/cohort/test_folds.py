@@ -168,7 +168,7 @@ def test_a_changed_cohort_is_refused():
     splits = make_splits(scans, file_hashes=hashes)
     with pytest.raises(CohortError, match="not in the splits: sub-new ses-1"):
         check_splits(splits, [*scans, scan("new", 1)])
-    with pytest.raises(CohortError, match=f"gone: sub-{scans[0].participant_id} ses-1"):
+    with pytest.raises(CohortError, match=f"missing: sub-{scans[0].participant_id} ses-1"):
         check_splits(splits, scans[1:])
     with pytest.raises(CohortError, match=f"Labels have changed.*{scans[0].participant_id}"):
         check_splits(splits, [replace(scans[0], label=1 - scans[0].label), *scans[1:]])
