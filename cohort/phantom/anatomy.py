@@ -131,9 +131,8 @@ def build_anatomy(
     temporal, temporal_radius = _tube(ax, py, pz, _VENTRICLE_TEMPORAL, with_radius=True)
     horn = np.minimum(body, temporal)
     horn_radius = np.where(body < temporal, body_radius, temporal_radius) / mean_scale
-    horn_cost = horn * (
-        1.0 + (5.0 / np.maximum(depth, 0.5)) ** 2
-    )  # keeps a mantle of brain around ventricles of any size
+    # the cost near the skull keeps a mantle of brain around ventricles of any size
+    horn_cost = horn * (1.0 + (5.0 / np.maximum(depth, 0.5)) ** 2)
     horn_cost += np.where(ax < 0.9, 50.0, 0.0)  # septum pellucidum
     gap = np.full(inside.size, np.inf, dtype=np.float32)
     dilation = 1.0

@@ -1,8 +1,8 @@
 """Tissue volumes of a phantom, in mL, as formulae of post-menstrual age.
 
 The numbers follow published neonatal volumetry (Makropoulos et al. 2016, doi:10.1016/j.neuroimage.2015.10.047; Huppi et
-al. 1998, doi:10.1002/ana.410430213) in rounded form. They define the phantom's truth; they are not a
-clinical reference.
+al. 1998, doi:10.1002/ana.410430213) in rounded form. They define the truth of the phantom and are
+not a clinical reference.
 """
 
 from __future__ import annotations
