@@ -145,8 +145,8 @@ def assign(
 ) -> dict[tuple[str, str], LabelRow]:
     """Assign each informative row to the scan it labels.
 
-    If any row of an infant names its session, the infant's rows without session are ignored. Otherwise a row without
-    session labels the infant's only session, or the one with the nearest scan_age.
+    If an informative row of an infant names its session, the infant's rows without session are ignored. Otherwise a
+    row without session labels the infant's only session, or the one with the nearest scan_age.
 
     Args:
         tables: the rows of each table; earlier tables take precedence.
