@@ -21,8 +21,8 @@ from statsmodels.nonparametric.smoothers_lowess import lowess
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.tools import add_constant
 
-from evaluation.metrics import checked_pair
-from evaluation.uncertainty import DRAWS, Interval, family_weights, percentile_interval
+from .metrics import checked_pair
+from .uncertainty import DRAWS, Interval, family_weights, percentile_interval
 
 CLIP = 1e-6  # probabilities nearer to 0 or 1 than this are moved to it before a logit is taken
 DECISION_THRESHOLDS = np.round(np.arange(0.10, 0.6001, 0.01), 2)

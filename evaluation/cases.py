@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from evaluation.measures import read_ras
 from run_folder.files import InputError
 from run_folder.tables import read_table
+
+from .measures import read_ras
 
 THUMBNAIL = 112  # pixels of the longer edge
 COLUMNS = ["participant_id", "session_id", "fold", "radiology_score", "p_injury", "scan_age", "birth_age", "sex"]

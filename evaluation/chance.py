@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluation.findings import NULL_STATISTICS, null_statistics
-from evaluation.optimism import audit_optimism
-from evaluation.study import KEYS, Study, read_run
-from evaluation.uncertainty import PERMUTATIONS, fixed_prediction_null, permutation_p_value
 from run_folder.files import InputError
+
+from .findings import NULL_STATISTICS, null_statistics
+from .optimism import audit_optimism
+from .study import KEYS, Study, read_run
+from .uncertainty import PERMUTATIONS, fixed_prediction_null, permutation_p_value
 
 BEST_EPOCH = "best_epoch_mean_accuracy"
 

@@ -9,10 +9,11 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from evaluation.study import KEYS, Study
-from evaluation.uncertainty import DRAWS, Interval, PairedDifference, bootstrap_metrics, paired_auc_difference
 from run_folder.files import InputError
 from run_folder.predictions import scan_name
+
+from .study import KEYS, Study
+from .uncertainty import DRAWS, Interval, PairedDifference, bootstrap_metrics, paired_auc_difference
 
 
 @dataclass(frozen=True)

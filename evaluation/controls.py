@@ -23,10 +23,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from evaluation.logistic import fit_many
-from evaluation.measures import QUALITY, TISSUES
-from evaluation.metrics import checked_pair
-from evaluation.uncertainty import (
+from .logistic import fit_many
+from .measures import QUALITY, TISSUES
+from .metrics import checked_pair
+from .uncertainty import (
     DRAWS,
     PERMUTATIONS,
     Interval,

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from evaluation.metrics import checked_pair
-from evaluation.uncertainty import DRAWS, family_weights
+from .metrics import checked_pair
+from .uncertainty import DRAWS, family_weights
 
 GRID = np.linspace(0, 1, 101)
 

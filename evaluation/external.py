@@ -16,10 +16,11 @@ import pandas as pd
 
 from cohort.labels import MISSING, SEXES, SINGLETONS, Row, assign, has_labels, read_rows
 from cohort.scans import DHCP_ID, CohortError
-from evaluation.study import KEYS, Study, phantom_preset
 from run_folder.files import InputError, read_json
 from run_folder.predictions import check_predictions
 from run_folder.tables import read_table
+
+from .study import KEYS, Study, phantom_preset
 
 COLUMNS = ("scan", "p_injury", "p_injury_no_tta", "status", "message")
 ENTITIES = re.compile(r"(?:^|[/\\_])(sub|ses)-([A-Za-z0-9]+)(?=[/\\_.])")

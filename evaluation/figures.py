@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from evaluation.calibration import DECISION_THRESHOLDS, decision_curve, reliability_table, smooth_calibration
-from evaluation.comparison import Comparison
-from evaluation.curves import precision_recall_band, precision_recall_points, roc_band, roc_points
-from evaluation.drawing import BLACK, BLUE, GREY, STYLES, VERMILLION, Drawing, new_figure, styled
-from evaluation.metrics import METRIC_NAMES
-from evaluation.optimism import OptimismAudit
-from evaluation.uncertainty import Interval, weighted_screening_metrics
+from .calibration import DECISION_THRESHOLDS, decision_curve, reliability_table, smooth_calibration
+from .comparison import Comparison
+from .curves import precision_recall_band, precision_recall_points, roc_band, roc_points
+from .drawing import BLACK, BLUE, GREY, STYLES, VERMILLION, Drawing, new_figure, styled
+from .metrics import METRIC_NAMES
+from .optimism import OptimismAudit
+from .uncertainty import Interval, weighted_screening_metrics
 
 TITLES = {
     "accuracy": "Accuracy",

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation.calibration import Calibration, calibration
-from evaluation.controls import Control, evaluate_controls
-from evaluation.metrics import confusion_counts, cross_validation_metrics
-from evaluation.optimism import OptimismAudit, audit_optimism
-from evaluation.study import Study
-from evaluation.subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts
-from evaluation.uncertainty import (
+from .calibration import Calibration, calibration
+from .controls import Control, evaluate_controls
+from .metrics import confusion_counts, cross_validation_metrics
+from .optimism import OptimismAudit, audit_optimism
+from .study import Study
+from .subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts
+from .uncertainty import (
     DRAWS,
     PERMUTATIONS,
     Interval,

@@ -10,11 +10,13 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from evaluation import wording
-from evaluation.cases import phantom_truth, thumbnails, wrong_by_score, wrong_calls
-from evaluation.comparison import Comparison
-from evaluation.drawing import Drawing, save_drawing
-from evaluation.figures import (
+from run_folder.predictions import scan_name
+
+from . import wording
+from .cases import phantom_truth, thumbnails, wrong_by_score, wrong_calls
+from .comparison import Comparison
+from .drawing import Drawing, save_drawing
+from .figures import (
     TITLES,
     comparison_figure,
     counted,
@@ -28,12 +30,11 @@ from evaluation.figures import (
     reliability_figure,
     roc_figure,
 )
-from evaluation.findings import NULL_STATISTICS, Findings
-from evaluation.metrics import METRIC_NAMES
-from evaluation.published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
-from evaluation.study import Study
-from evaluation.table_one import fold_counts, score_counts, table_one
-from run_folder.predictions import scan_name
+from .findings import NULL_STATISTICS, Findings
+from .metrics import METRIC_NAMES
+from .published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
+from .study import Study
+from .table_one import fold_counts, score_counts, table_one
 
 NULL_TITLES = {
     "pooled_auc": "AUC, pooled",

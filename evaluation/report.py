@@ -20,18 +20,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation.comparison import compare_studies
-from evaluation.controls import QUALITY_COLUMNS, VOLUME_COLUMNS, measured_features
-from evaluation.external import read_external
-from evaluation.findings import evaluate_study, summary_for_json
-from evaluation.measures import measure_quality, measure_volumes
-from evaluation.metrics import write_cv_metrics
-from evaluation.page import render_comparison, render_study
-from evaluation.study import KEYS, Study, read_run
-from evaluation.uncertainty import DRAWS, PERMUTATIONS
 from run_folder.files import InputError, write_json, write_text
 from run_folder.predictions import read_predictions
 from run_folder.tables import read_table
+
+from .comparison import compare_studies
+from .controls import QUALITY_COLUMNS, VOLUME_COLUMNS, measured_features
+from .external import read_external
+from .findings import evaluate_study, summary_for_json
+from .measures import measure_quality, measure_volumes
+from .metrics import write_cv_metrics
+from .page import render_comparison, render_study
+from .study import KEYS, Study, read_run
+from .uncertainty import DRAWS, PERMUTATIONS
 
 FEW_BYTES = 500e6  # up to this much of images is measured without being asked
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from evaluation.uncertainty import DRAWS, Interval, bootstrap_metrics
+from .uncertainty import DRAWS, Interval, bootstrap_metrics
 
 SHOWN = ("auc", "sensitivity", "specificity", "accuracy")
 

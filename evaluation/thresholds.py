@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
-from evaluation.metrics import checked_pair
+from .metrics import checked_pair
 
 FIXED_THRESHOLD = 0.5
 TARGET_SENSITIVITY = 0.90

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
-from evaluation.metrics import checked_pair
+from .metrics import checked_pair
 
 DRAWS = 2000
 PERMUTATIONS = 1000

@@ -8,9 +8,9 @@ from typing import Any
 
 from statsmodels.stats.proportion import proportion_confint
 
-from evaluation.figures import TITLES
-from evaluation.findings import Findings
-from evaluation.uncertainty import Interval
+from .figures import TITLES
+from .findings import Findings
+from .uncertainty import Interval
 
 REFERENCES = [
     ("Metrics Reloaded", "10.1038/s41592-023-02151-z"),
