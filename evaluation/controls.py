@@ -126,16 +126,6 @@ def _fit(features: np.ndarray, labels: np.ndarray, families: np.ndarray) -> Logi
         return search.fit(features, labels)
 
 
-def out_of_fold_probabilities(
-    labels: ArrayLike, features: ArrayLike, folds: ArrayLike, families: ArrayLike
-) -> np.ndarray:
-    """Probability of injury (n,) of each scan from the regression that was fitted on the other folds.
-
-    A training part of one class gives that class's share (0 or 1) to all.
-    """
-    return _Folds(np.asarray(features, dtype=np.float64), folds, families).predict(np.asarray(labels))
-
-
 def majority_probabilities(labels: ArrayLike, folds: ArrayLike) -> np.ndarray:
     """Share of injured scans in the training part of each scan's fold (n,): the class that is more frequent, always."""
     label, fold = np.asarray(labels), np.asarray(folds)
@@ -158,7 +148,10 @@ class _Folds:
 
     @threadpool_limits.wrap(limits=1)  # threads cost such small problems more than they bring
     def predict(self, labels: np.ndarray) -> np.ndarray:
-        """Out-of-fold probabilities (n,) for these labels."""
+        """Out-of-fold probabilities (n,) for these labels: each scan is scored by the model fitted on the other folds.
+
+        A training part of one class gives its share (0 or 1) to every held-out scan.
+        """
         probabilities = np.empty(self.n)
         for train, held_out, train_features, held_out_features in self.parts:
             if len(np.unique(labels[train])) < 2:

@@ -201,7 +201,3 @@ def _frozen_thresholds(
             thresholds[title] = np.full(n, float(inner[key]))
             notes[title] = f"{inner[key]:.3f}, chosen on the inner scans of the model's training fold"
     return thresholds, notes, str(metrics.get("selection", "unknown"))
-
-
-def _count(states: list[tuple[str, str]]) -> str:
-    return ", ".join(f"{number} {state}" for state, number in Counter(state for state, _ in states).items())

@@ -8,7 +8,6 @@ from sklearn.metrics import roc_curve
 
 from .metrics import checked_pair
 
-FIXED_THRESHOLD = 0.5
 TARGET_SENSITIVITY = 0.90
 
 

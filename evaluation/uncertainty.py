@@ -8,7 +8,6 @@ carry a second source of variation, the training sets, that no resampling of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -247,17 +246,6 @@ def permutation_p_value(observed: float, null: ArrayLike) -> float:
     return float((1 + np.sum(values >= observed - 1e-12)) / (1 + len(values)))
 
 
-def permutation_null(
-    labels: ArrayLike,
-    families: ArrayLike,
-    statistic: Callable[[np.ndarray], float],
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
-) -> np.ndarray:
-    """The statistic recomputed from the start (refitting included) for each permutation over families."""
-    return np.array([statistic(row) for row in permute_labels(labels, families, permutations, seed)], dtype=np.float64)
-
-
 def fixed_prediction_null(
     labels: ArrayLike,
     probabilities: ArrayLike,
@@ -270,7 +258,7 @@ def fixed_prediction_null(
     """Null of predictions that are kept as they are while labels are permuted over families (nothing is refitted).
 
     Says what chance gives to *these* probabilities. It cannot show the pull below 0.5 that cross-validation itself has
-    under the null, because the training labels stay; a null with refitting (`permutation_null`) can.
+    under the null, because the training labels stay; runs trained on permuted labels can.
 
     Returns:
         ``pooled_accuracy, mean_accuracy`` (over folds), ``pooled_auc, mean_auc``: each (permutations,); a fold of one

@@ -13,7 +13,6 @@ from evaluation.controls import (
     evaluate_controls,
     majority_probabilities,
     measured_features,
-    out_of_fold_probabilities,
 )
 from evaluation.logistic import fit_many
 from evaluation.uncertainty import permute_labels
@@ -53,10 +52,11 @@ def test_held_out_labels_are_never_seen(cohort_table):
     table = cohort_table(n=60, twin_pairs=5)
     random = np.random.default_rng(0)
     features = random.normal(size=(60, 3))
-    before = out_of_fold_probabilities(table["label"], features, table["fold"], table["family"])
+    fitted = _Folds(features, table["fold"], table["family"])
+    before = fitted.predict(table["label"].to_numpy())
     held_out = table["fold"] == 2
     turned = np.where(held_out, 1 - table["label"], table["label"])
-    after = out_of_fold_probabilities(turned, features, table["fold"], table["family"])
+    after = fitted.predict(turned)
     assert after[held_out] == pytest.approx(before[held_out])
     assert not np.allclose(after[~held_out], before[~held_out])
 
@@ -67,8 +67,8 @@ def test_scale_and_imputation_come_from_the_training_part(cohort_table):
     held_out = (table["fold"] == 0).to_numpy()
     far = features.copy()
     far[np.flatnonzero(held_out)[0]] = 1e6  # an outlier in the held-out fold must not move its neighbours
-    a = out_of_fold_probabilities(table["label"], features, table["fold"], table["family"])
-    b = out_of_fold_probabilities(table["label"], far, table["fold"], table["family"])
+    label = table["label"].to_numpy()
+    a, b = (_Folds(each, table["fold"], table["family"]).predict(label) for each in (features, far))
     assert b[np.flatnonzero(held_out)[1:]] == pytest.approx(a[np.flatnonzero(held_out)[1:]])
 
 
