@@ -22,7 +22,14 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.tools import add_constant
 
 from .metrics import checked_pair
-from .uncertainty import DRAWS, Interval, family_weights, percentile_interval
+from .uncertainty import (
+    DEFAULT_RESAMPLING,
+    Interval,
+    Resampling,
+    bootstrap_weights,
+    family_weights,
+    percentile_interval,
+)
 
 CLIP = 1e-6  # probabilities nearer to 0 or 1 than this are moved to it before a logit is taken
 DECISION_THRESHOLDS = np.round(np.arange(0.10, 0.6001, 0.01), 2)
@@ -46,9 +53,7 @@ def calibration(
     labels: ArrayLike,
     probabilities: ArrayLike,
     families: ArrayLike,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Calibration:
     """Calibration of the probabilities as they are.
 
@@ -57,28 +62,27 @@ def calibration(
     on families. A slope below 1 means probabilities too extreme, as of an overfitted model.
     """
     label, probability = checked_pair(labels, probabilities)
-    weights = np.vstack([np.ones((1, len(label))), family_weights(families, draws, seed)])
+    weights = bootstrap_weights(families, resampling)
     brier = weights @ (probability - label) ** 2 / weights.sum(axis=1)
     assert np.isclose(brier[0], brier_score_loss(label, probability))
     prevalence = float(label.mean())
     undefined: dict[str, str] = {}
-    missing = Interval(None, None, None, 0, level)
+    missing = Interval(None, None, None, 0, resampling.level)
     intercept = slope = missing
     log_odds = logit(np.clip(probability, CLIP, 1 - CLIP))
     if label.min() == label.max():
         undefined["intercept"] = undefined["slope"] = "all scans are of one class"
     else:
-        intercept = _clustered_fit(label, np.ones((len(label), 1)), families, level, offset=log_odds)
+        intercept = _clustered_fit(label, np.ones((len(label), 1)), families, resampling.level, offset=log_odds)
         auc = roc_auc_score(label, probability)
         if np.ptp(log_odds) == 0:
             undefined["slope"] = "all scans have the same probability"
         elif auc in (0.0, 1.0):
             undefined["slope"] = "the probabilities separate the classes without error, so the slope is unbounded"
         else:
-            slope = _clustered_fit(label, add_constant(log_odds), families, level)
-    return Calibration(
-        percentile_interval(brier[0], brier[1:], level), prevalence * (1 - prevalence), intercept, slope, undefined
-    )
+            slope = _clustered_fit(label, add_constant(log_odds), families, resampling.level)
+    brier_interval = percentile_interval(brier[0], brier[1:], resampling)
+    return Calibration(brier_interval, prevalence * (1 - prevalence), intercept, slope, undefined)
 
 
 def _clustered_fit(
@@ -160,8 +164,7 @@ def decision_curve(
     probabilities: ArrayLike,
     families: ArrayLike | None = None,
     thresholds: ArrayLike = DECISION_THRESHOLDS,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> pd.DataFrame:
     """Net benefit of acting on p >= t, per scan screened, beside acting on everyone and on no one.
 
@@ -188,7 +191,8 @@ def decision_curve(
         }
     )
     if families is not None:
-        weights = family_weights(families, draws, seed)
+        weights = family_weights(families, resampling)
         drawn = weights @ gain / weights.sum(axis=1, keepdims=True)
-        table["model_low"], table["model_high"] = np.quantile(drawn, [0.025, 0.975], axis=0)
+        quantiles = np.round(resampling.quantiles, 12)  # exactly 0.025 and 0.975 at 95 %
+        table["model_low"], table["model_high"] = np.quantile(drawn, quantiles, axis=0)
     return table

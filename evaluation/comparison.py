@@ -13,7 +13,14 @@ from run_folder.files import InputError
 from run_folder.predictions import scan_name
 
 from .study import KEYS, Study
-from .uncertainty import DRAWS, Interval, PairedDifference, bootstrap_metrics, paired_auc_difference
+from .uncertainty import (
+    DEFAULT_RESAMPLING,
+    Interval,
+    PairedDifference,
+    Resampling,
+    bootstrap_metrics,
+    paired_auc_difference,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Comparison:
     same_folds: bool
 
 
-def compare_studies(studies: Sequence[Study], draws: int = DRAWS, seed: int = 0) -> Comparison:
+def compare_studies(studies: Sequence[Study], resampling: Resampling = DEFAULT_RESAMPLING) -> Comparison:
     """Compare the probabilities of two or more runs on the scans that all of them predicted.
 
     Differences are bootstrapped over families, the same draw for both models (DeLong's test, which takes scans as
@@ -69,14 +76,14 @@ def compare_studies(studies: Sequence[Study], draws: int = DRAWS, seed: int = 0)
     probabilities = {name: table["p_injury"].to_numpy() for name, table in zip(names, tables, strict=True)}
     folds = {name: table["fold"].to_numpy() for name, table in zip(names, tables, strict=True)}
     metrics = {
-        name: bootstrap_metrics(label, probabilities[name], family, folds=folds[name], draws=draws, seed=seed)
+        name: bootstrap_metrics(label, probabilities[name], family, folds=folds[name], resampling=resampling)
         for name in names
     }
     differences = {}
     if len(set(label)) == 2:
         for a, b in combinations(names, 2):
             both = (probabilities[a], probabilities[b])
-            differences[a, b] = paired_auc_difference(label, *both, family, draws=draws, seed=seed)
+            differences[a, b] = paired_auc_difference(label, *both, family, resampling=resampling)
     return Comparison(
         names=tuple(names),
         table=first.reset_index()[[*KEYS, "family", "label"]],

@@ -27,10 +27,11 @@ from .logistic import fit_many
 from .measures import QUALITY, TISSUES
 from .metrics import checked_pair
 from .uncertainty import (
-    DRAWS,
+    DEFAULT_RESAMPLING,
     PERMUTATIONS,
     Interval,
     PairedDifference,
+    Resampling,
     bootstrap_metrics,
     paired_auc_difference,
     permutation_p_value,
@@ -185,8 +186,7 @@ def evaluate_control(
     table: pd.DataFrame,
     features: ArrayLike | None,
     permutations: int = 0,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Control:
     """Fit and score one control on the predictions' folds.
 
@@ -207,13 +207,13 @@ def evaluate_control(
         count, fitted = features.shape[1], _Folds(features, fold, family)
         probabilities = fitted.predict(label)
         if permutations:
-            null = fitted.permuted_auc(permute_labels(label, family, permutations, seed))
-    metrics = bootstrap_metrics(label, probabilities, family, folds=fold, draws=draws, seed=seed)
+            null = fitted.permuted_auc(permute_labels(label, family, permutations, resampling.seed))
+    metrics = bootstrap_metrics(label, probabilities, family, folds=fold, resampling=resampling)
     if null is not None and metrics["auc"].estimate is not None:
         p_value = permutation_p_value(metrics["auc"].estimate, null)
     difference = None
     if 0 < label.sum() < len(label):
-        difference = paired_auc_difference(label, network, probabilities, family, draws=draws, seed=seed)
+        difference = paired_auc_difference(label, network, probabilities, family, resampling=resampling)
     return Control(name, count, probabilities, metrics, difference, null, p_value)
 
 
@@ -221,16 +221,15 @@ def evaluate_controls(
     table: pd.DataFrame,
     extra: Mapping[str, np.ndarray] | None = None,
     permutations: int = PERMUTATIONS,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> list[Control]:
     """The majority class, the cheap controls of the table's covariates, and any extra feature sets, in this order.
 
     The null is refitted ``permutations`` times for sets of fewer than `MANY_FEATURES` columns; larger ones are scored
     without it.
     """
-    controls = [evaluate_control("Majority class", table, None, draws=draws, seed=seed)]
+    controls = [evaluate_control("Majority class", table, None, resampling=resampling)]
     for name, features in {**covariate_features(table), **(extra or {})}.items():
         repeats = permutations if features.shape[1] < MANY_FEATURES else 0
-        controls.append(evaluate_control(name, table, features, repeats, draws, seed))
+        controls.append(evaluate_control(name, table, features, repeats, resampling))
     return controls

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from .metrics import checked_pair
-from .uncertainty import DRAWS, family_weights
+from .uncertainty import DEFAULT_RESAMPLING, Resampling, bootstrap_weights, family_weights
 
 GRID = np.linspace(0, 1, 101)
 
@@ -26,9 +26,7 @@ def roc_band(
     labels: ArrayLike,
     probabilities: ArrayLike,
     families: ArrayLike,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> pd.DataFrame:
     """Sensitivity on a grid of false-positive rates: ``false_positive_rate, sensitivity, low, high``.
 
@@ -37,7 +35,7 @@ def roc_band(
     """
     label, probability = checked_pair(labels, probabilities)
     rate, sensitivity, _ = roc_curve(label, probability)
-    tp, fp = _cumulative(label, probability, family_weights(families, draws, seed))
+    tp, fp = _cumulative(label, probability, family_weights(families, resampling))
     both = (tp[:, -1] > 0) & (fp[:, -1] > 0)
     drawn = np.array(
         [
@@ -45,7 +43,7 @@ def roc_band(
             for t, f in zip(tp[both], fp[both], strict=True)
         ]
     )
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(drawn, resampling.quantiles, axis=0)
     middle = np.interp(GRID, rate, sensitivity)
     return pd.DataFrame({"false_positive_rate": GRID, "sensitivity": middle, "low": low, "high": high})
 
@@ -54,13 +52,11 @@ def precision_recall_band(
     labels: ArrayLike,
     probabilities: ArrayLike,
     families: ArrayLike,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> pd.DataFrame:
     """Precision on a grid of recalls, that of the highest threshold to reach it: ``recall, precision, low, high``."""
     label, probability = checked_pair(labels, probabilities)
-    weights = np.vstack([np.ones((1, len(label))), family_weights(families, draws, seed)])
+    weights = bootstrap_weights(families, resampling)
     tp, fp = _cumulative(label, probability, weights)
     some = tp[:, -1] > 0
     grid = GRID[1:]  # no precision without a single call
@@ -69,7 +65,7 @@ def precision_recall_band(
         reached = np.searchsorted(t / t[-1], grid - 1e-12)
         called = t[reached] + f[reached]
         curves.append(t[reached] / called)
-    low, high = np.quantile(np.array(curves[1:]), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(np.array(curves[1:]), resampling.quantiles, axis=0)
     return pd.DataFrame({"recall": grid, "precision": curves[0], "low": low, "high": high})
 
 

@@ -15,7 +15,7 @@ from .curves import precision_recall_band, precision_recall_points, roc_band, ro
 from .drawing import BLACK, BLUE, GREY, STYLES, VERMILLION, Drawing, new_figure, styled
 from .metrics import METRIC_NAMES
 from .optimism import OptimismAudit
-from .uncertainty import Interval, weighted_screening_metrics
+from .uncertainty import Interval, Resampling, weighted_screening_metrics
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -39,7 +39,7 @@ def counted(label: Sequence[int]) -> str:
 
 @styled
 def roc_figure(
-    table: pd.DataFrame, auc: Interval, thresholds: Mapping[str, np.ndarray], draws: int, seed: int = 0
+    table: pd.DataFrame, auc: Interval, thresholds: Mapping[str, np.ndarray], resampling: Resampling
 ) -> Drawing:
     """Pooled ROC with its band, each fold's own curve, and the operating points of the fixed thresholds."""
     figure, (axes,) = new_figure()
@@ -54,7 +54,7 @@ def roc_figure(
                 first = "single folds" if not rows else None
                 axes.plot(*points.iloc[:, :2].to_numpy().T, color=GREY, linewidth=0.7, alpha=0.6, label=first)
                 rows.append(points.assign(curve=f"fold {fold}"))
-    band = roc_band(label, p, table["family"], draws, seed)
+    band = roc_band(label, p, table["family"], resampling)
     axes.fill_between(band["false_positive_rate"], band["low"], band["high"], color=BLUE, alpha=0.18, linewidth=0)
     points = roc_points(label, p)
     name = f"{'pooled, ' if len(folds) > 1 else ''}AUC {_brief(auc)}"
@@ -76,11 +76,11 @@ def roc_figure(
 
 
 @styled
-def precision_recall_figure(table: pd.DataFrame, average_precision: Interval, draws: int, seed: int = 0) -> Drawing:
+def precision_recall_figure(table: pd.DataFrame, average_precision: Interval, resampling: Resampling) -> Drawing:
     """Precision against recall, pooled, with its band and the line of a test that knows nothing."""
     figure, (axes,) = new_figure()
     label, p = table["label"].to_numpy(), table["p_injury"].to_numpy()
-    band = precision_recall_band(label, p, table["family"], draws, seed)
+    band = precision_recall_band(label, p, table["family"], resampling)
     points = precision_recall_points(label, p)
     axes.fill_between(band["recall"], band["low"], band["high"], color=BLUE, alpha=0.18, linewidth=0)
     name = f"average precision {_brief(average_precision)}"
@@ -128,11 +128,11 @@ def reliability_figure(table: pd.DataFrame) -> Drawing:
 
 
 @styled
-def decision_figure(table: pd.DataFrame, draws: int, seed: int = 0) -> Drawing:
+def decision_figure(table: pd.DataFrame, resampling: Resampling) -> Drawing:
     """Net benefit of acting on the model between 0.1 and 0.6, beside acting on everyone and on no one."""
     figure, (axes,) = new_figure(4.6, 4.0)
     label = table["label"].to_numpy()
-    curve = decision_curve(label, table["p_injury"], table["family"], DECISION_THRESHOLDS, draws, seed)
+    curve = decision_curve(label, table["p_injury"], table["family"], DECISION_THRESHOLDS, resampling)
     x = curve["threshold"]
     axes.fill_between(x, curve["model_low"], curve["model_high"], color=BLUE, alpha=0.18, linewidth=0)
     axes.plot(x, curve["model"], color=BLUE, linewidth=2, label="model, 95 % CI")

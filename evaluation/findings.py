@@ -16,10 +16,11 @@ from .optimism import OptimismAudit, audit_optimism
 from .study import Study
 from .subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts
 from .uncertainty import (
-    DRAWS,
+    DEFAULT_RESAMPLING,
     PERMUTATIONS,
     Interval,
     PairedDifference,
+    Resampling,
     bootstrap_metrics,
     fixed_prediction_null,
     paired_auc_difference,
@@ -58,9 +59,8 @@ class Findings:
     audit: OptimismAudit | None
     sensitivity: list[Part]
     subgroups: list[Part]
-    draws: int
+    resampling: Resampling
     permutations: int
-    seed: int
 
     @property
     def both_classes(self) -> bool:
@@ -73,9 +73,8 @@ def evaluate_study(
     *,
     features: Mapping[str, np.ndarray] | None = None,
     null_runs: Sequence[pd.DataFrame] = (),
-    draws: int = DRAWS,
+    resampling: Resampling = DEFAULT_RESAMPLING,
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Findings:
     """Compute everything.
 
@@ -83,40 +82,38 @@ def evaluate_study(
         study: from `read_run` or `read_external`.
         features: extra controls, name -> (n, d) aligned with the study's table.
         null_runs: predictions of networks trained on permuted labels, for a null with refitting.
-        draws: of the family bootstrap.
+        resampling: of the family bootstrap; its seed also seeds the permutations.
         permutations: of each null; 0 leaves nulls out.
-        seed: of all resampling.
     """
     table = study.table
     label, p, family = (table[column].to_numpy() for column in ("label", "p_injury", "family"))
     at_threshold, confusion = {}, {}
     for name, threshold in study.thresholds.items():
         args = (label, p, family, threshold, table["fold"].to_numpy() if len(study.folds) > 1 else None)
-        at_threshold[name] = bootstrap_metrics(*args, draws=draws, seed=seed)
+        at_threshold[name] = bootstrap_metrics(*args, resampling=resampling)
         confusion[name] = _pooled_confusion(label, p, threshold)
     both = len(set(label.tolist())) == 2
     several = len(study.folds) > 1
     augmentation = None
     if both and not np.allclose(p, table["p_injury_no_tta"]):
-        augmentation = paired_auc_difference(label, p, table["p_injury_no_tta"], family, draws, seed)
+        augmentation = paired_auc_difference(label, p, table["p_injury_no_tta"], family, resampling)
     controls = []
     if several and both:
-        controls = evaluate_controls(table, features, permutations, draws, seed)
+        controls = evaluate_controls(table, features, permutations, resampling)
     return Findings(
         study=study,
         cross_validation=cross_validation_metrics(table),
         at_threshold=at_threshold,
         confusion=confusion,
-        calibration=calibration(label, p, family, draws, seed),
+        calibration=calibration(label, p, family, resampling),
         augmentation=augmentation,
         controls=controls,
-        null=network_null(table, null_runs, permutations, seed) if both and permutations else None,
+        null=network_null(table, null_runs, permutations, resampling.seed) if both and permutations else None,
         audit=audit_optimism(study.histories, study.fold_metrics) if study.histories else None,
-        sensitivity=evaluate_parts(table, SENSITIVITY_ANALYSES, draws=draws, seed=seed),
-        subgroups=evaluate_parts(table, SUBGROUPS, draws=draws, seed=seed),
-        draws=draws,
+        sensitivity=evaluate_parts(table, SENSITIVITY_ANALYSES, resampling=resampling),
+        subgroups=evaluate_parts(table, SUBGROUPS, resampling=resampling),
+        resampling=resampling,
         permutations=permutations,
-        seed=seed,
     )
 
 
@@ -164,9 +161,14 @@ def network_null(
 
 def summary_for_json(findings: Findings) -> dict[str, Any]:
     """The findings beyond `cross_validation_metrics` as plain values, for ``cv_metrics.json``; undefined is null."""
-    null, audit = findings.null, findings.audit
+    null, audit, resampling = findings.null, findings.audit, findings.resampling
     content = {
-        "bootstrap": {"draws": findings.draws, "unit": "family", "interval": "percentile, 95 %", "seed": findings.seed},
+        "bootstrap": {
+            "draws": resampling.draws,
+            "unit": "family",
+            "interval": f"percentile, {100 * resampling.level:g} %",
+            "seed": resampling.seed,
+        },
         "thresholds": {
             name: {
                 "note": findings.study.threshold_notes[name],

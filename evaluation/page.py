@@ -35,6 +35,7 @@ from .metrics import METRIC_NAMES
 from .published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
 from .study import Study
 from .table_one import fold_counts, score_counts, table_one
+from .uncertainty import Resampling
 
 NULL_TITLES = {
     "pooled_auc": "AUC, pooled",
@@ -132,7 +133,7 @@ def render_study(
     return _environment().get_template("report.html.jinja").render(context)
 
 
-def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: Path, draws: int) -> str:
+def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: Path, resampling: Resampling) -> str:
     """The page of several runs beside each other; its figure is saved into ``folder`` too."""
     drawings = [comparison_figure(comparison)] if comparison.table["label"].nunique() == 2 else []
     phantoms = sorted({study.phantom for study in studies if study.phantom})
@@ -146,7 +147,7 @@ def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: 
         "over_runs": {
             metric: _mean_sd([comparison.metrics[n][metric].estimate for n in comparison.names]) for metric in metrics
         },
-        "draws": draws,
+        "draws": resampling.draws,
         "figures": _save(drawings, folder),
         "families": comparison.table["family"].nunique(),
         "injured": int(comparison.table["label"].sum()),
@@ -159,13 +160,13 @@ def study_drawings(findings: Findings) -> list[Drawing]:
     study, metrics = findings.study, findings.at_threshold["0.5"]
     table, drawings = study.table, []
     if findings.both_classes:
-        drawings.append(roc_figure(table, metrics["auc"], study.thresholds, findings.draws, findings.seed))
+        drawings.append(roc_figure(table, metrics["auc"], study.thresholds, findings.resampling))
         average = metrics["average_precision"]
-        drawings.append(precision_recall_figure(table, average, findings.draws, findings.seed))
+        drawings.append(precision_recall_figure(table, average, findings.resampling))
     if not study.external:
         drawings.append(folds_figure(findings.cross_validation["folds"], metrics))
     if findings.both_classes:
-        drawings += [reliability_figure(table), decision_figure(table, findings.draws, findings.seed)]
+        drawings += [reliability_figure(table), decision_figure(table, findings.resampling)]
     if findings.controls:
         rows = [("Network", metrics["auc"]), *((c.name, c.metrics["auc"]) for c in findings.controls)]
         caption = "Pooled AUC of the network (shaded: its interval) and of the controls on the same folds."

@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,7 @@ from .measures import measure_quality, measure_volumes
 from .metrics import write_cv_metrics
 from .page import render_comparison, render_study
 from .study import KEYS, Study, read_run
-from .uncertainty import DRAWS, PERMUTATIONS
+from .uncertainty import DEFAULT_RESAMPLING, PERMUTATIONS, Resampling
 
 FEW_BYTES = 500e6  # up to this much of images is measured without being asked
 
@@ -44,9 +43,8 @@ def write_report(
     features: Sequence[str | os.PathLike[str]] = (),
     null_runs: Sequence[str | os.PathLike[str]] = (),
     with_scans: bool = True,
-    draws: int = DRAWS,
+    resampling: Resampling = DEFAULT_RESAMPLING,
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Path:
     """Evaluate a finished run: ``report.html``, ``figures/`` and ``cv_metrics.json`` in its folder.
 
@@ -57,7 +55,7 @@ def write_report(
         features: tables (``participant_id, session_id`` and numbers) of an encoder's features, each a control.
         null_runs: run folders of the same recipe trained on permuted labels, for a null with retraining.
         with_scans: name the wrongly called scans and show slices of them.
-        draws, permutations, seed: of the resampling.
+        resampling, permutations: see `evaluate_study`.
 
     Returns:
         The path of ``report.html``.
@@ -72,7 +70,7 @@ def write_report(
     for path in map(Path, features):
         sets[f"Features: {path.stem}"] = _features(study, path)
     nulls = [read_predictions(folder) for folder in null_runs]
-    findings = evaluate_study(study, features=sets, null_runs=nulls, draws=draws, permutations=permutations, seed=seed)
+    findings = evaluate_study(study, features=sets, null_runs=nulls, resampling=resampling, permutations=permutations)
     missing = ""
     if not measured and (study.table["image"] != "").any():
         missing = "Controls from image quality and tissue volumes: --image_controls."
@@ -88,9 +86,8 @@ def write_external_report(
     *,
     model: str | os.PathLike[str] | None = None,
     with_scans: bool = True,
-    draws: int = DRAWS,
+    resampling: Resampling = DEFAULT_RESAMPLING,
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Path:
     """Evaluate a finished model on labelled scans it never met; see `read_external`.
 
@@ -99,7 +96,7 @@ def write_external_report(
     """
     study = read_external(predictions, labels, model)
     folder = Path(output) if output else Path(predictions).with_name(f"{Path(predictions).stem}-report")
-    findings = evaluate_study(study, draws=draws, permutations=permutations, seed=seed)
+    findings = evaluate_study(study, resampling=resampling, permutations=permutations)
     pooled = findings.cross_validation["pooled"]
     write_json(folder / "metrics.json", {**pooled, "flow": study.flow, "report": summary_for_json(findings)})
     page = render_study(findings, folder / "figures", "metrics.json", with_scans=with_scans)
@@ -110,17 +107,16 @@ def write_comparison(
     run_folders: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Path:
     """Compare finished runs on the scans they share: paired AUC differences, one overlaid ROC figure.
 
     Writes ``report.html`` and ``figures/`` into ``output`` and returns the path of ``report.html``.
     """
     studies = [read_run(folder) for folder in run_folders]
-    comparison = compare_studies(studies, draws, seed)
+    comparison = compare_studies(studies, resampling)
     folder = Path(output)
-    page = render_comparison(comparison, studies, folder / "figures", draws)
+    page = render_comparison(comparison, studies, folder / "figures", resampling)
     return write_text(folder / "report.html", page)
 
 
@@ -167,6 +163,7 @@ def _features(study: Study, path: Path) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's head."""
+    default = DEFAULT_RESAMPLING
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -186,13 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--null_runs", nargs="+", type=Path, default=[], metavar="RUN", help="runs on permuted labels")
     parser.add_argument("--without_scans", action="store_true", help="no scan named, no slice shown")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="bootstrap draws, default %(default)s")
+    parser.add_argument("--draws", type=int, default=default.draws, help="bootstrap draws, default %(default)s")
     parser.add_argument("--permutations", type=int, default=PERMUTATIONS, help="default %(default)s; 0 for no nulls")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling, default %(default)s")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the resampling, default %(default)s")
     options = parser.parse_args(arguments)
     if options.draws < 100 or options.permutations < 0 or options.seed < 0:
         parser.error("--draws is at least 100, --permutations and --seed at least 0.")
-    resampling: dict[str, Any] = {"draws": options.draws, "seed": options.seed}
+    resampling = Resampling(options.draws, options.seed)
     first = options.input[0]
     try:
         if first.is_file():
@@ -200,14 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.error("a predictions.csv is given alone and needs --labels.")
             report = write_external_report(
                 first, options.labels, options.output, model=options.model, permutations=options.permutations,
-                with_scans=not options.without_scans, **resampling,
+                with_scans=not options.without_scans, resampling=resampling,
             )  # fmt: skip
         elif len(options.input) > 1:
-            report = write_comparison(options.input, options.output or Path("comparison"), **resampling)
+            report = write_comparison(options.input, options.output or Path("comparison"), resampling=resampling)
         else:
             report = write_report(
                 first, image_controls=options.image_controls, features=options.features, null_runs=options.null_runs,
-                with_scans=not options.without_scans, permutations=options.permutations, **resampling,
+                with_scans=not options.without_scans, permutations=options.permutations, resampling=resampling,
             )  # fmt: skip
     except (InputError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

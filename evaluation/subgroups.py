@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .uncertainty import DRAWS, Interval, bootstrap_metrics
+from .uncertainty import DEFAULT_RESAMPLING, Interval, Resampling, bootstrap_metrics
 
 SHOWN = ("auc", "sensitivity", "specificity", "accuracy")
 
@@ -75,8 +75,7 @@ def evaluate_parts(
     predictions: pd.DataFrame,
     parts: dict[str, tuple[tuple[str, ...], Callable[[pd.DataFrame], pd.Series]]],
     threshold: float | np.ndarray = 0.5,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> list[Part]:
     """Metrics of each part of the cohort, the whole first.
 
@@ -108,7 +107,7 @@ def evaluate_parts(
             note = "all scans are of one family"
         else:
             args = (part["label"], part["p_injury"], part["family"], thresholds[inside])
-            every = bootstrap_metrics(*args, draws=draws, seed=seed)
+            every = bootstrap_metrics(*args, resampling=resampling)
             metrics = {metric: every[metric] for metric in SHOWN}
         results.append(Part(name, n, injured, families, metrics, note))
     return results

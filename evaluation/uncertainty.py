@@ -16,7 +16,6 @@ from scipy.stats import rankdata
 
 from .metrics import checked_pair
 
-DRAWS = 2000
 PERMUTATIONS = 1000
 
 
@@ -38,17 +37,49 @@ class Interval:
         return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def family_weights(families: ArrayLike, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+@dataclass(frozen=True)
+class Resampling:
+    """How bootstrap intervals are computed.
+
+    Attributes:
+        draws: number of bootstrap draws, at least 1.
+        seed: of the random generator.
+        level: confidence level of the percentile intervals.
+    """
+
+    draws: int = 2000
+    seed: int = 0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"At least one bootstrap draw is needed, got {self.draws}.")
+
+    @property
+    def quantiles(self) -> tuple[float, float]:
+        """The two quantiles of the draws that bound an interval, such as 0.025 and 0.975."""
+        return (1 - self.level) / 2, (1 + self.level) / 2
+
+
+DEFAULT_RESAMPLING = Resampling()
+
+
+def family_weights(families: ArrayLike, resampling: Resampling = DEFAULT_RESAMPLING) -> np.ndarray:
     """How often each scan appears in each bootstrap draw, when whole families are drawn with replacement.
 
     Returns:
         float64 (draws, n): every scan has its family's count; a draw's family counts sum to the families.
     """
     name, member = np.unique(np.asarray(families).astype(str), return_inverse=True)
-    if draws < 1:
-        raise ValueError(f"At least one bootstrap draw is needed, got {draws}.")
-    counts = np.random.default_rng(seed).multinomial(len(name), np.full(len(name), 1 / len(name)), size=draws)
+    random = np.random.default_rng(resampling.seed)
+    counts = random.multinomial(len(name), np.full(len(name), 1 / len(name)), size=resampling.draws)
     return counts[:, member].astype(np.float64)
+
+
+def bootstrap_weights(families: ArrayLike, resampling: Resampling = DEFAULT_RESAMPLING) -> np.ndarray:
+    """`family_weights` below a first row of ones, which gives the statistic of the observed scans: (1 + draws, n)."""
+    drawn = family_weights(families, resampling)
+    return np.vstack([np.ones((1, drawn.shape[1])), drawn])
 
 
 def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: np.ndarray) -> np.ndarray:
@@ -131,15 +162,17 @@ def weighted_screening_metrics(
         }
 
 
-def percentile_interval(estimate: float | None, draws: np.ndarray, level: float = 0.95) -> Interval:
+def percentile_interval(
+    estimate: float | None, draws: np.ndarray, resampling: Resampling = DEFAULT_RESAMPLING
+) -> Interval:
     """Percentile interval of the draws in which the statistic is defined; none when fewer than half of them are."""
     defined = draws[np.isfinite(draws)]
     if estimate is None or not np.isfinite(estimate):
-        return Interval(None, None, None, len(defined), level)
+        return Interval(None, None, None, len(defined), resampling.level)
     if len(defined) < max(2, len(draws) / 2):
-        return Interval(float(estimate), None, None, len(defined), level)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(estimate), float(low), float(high), len(defined), level)
+        return Interval(float(estimate), None, None, len(defined), resampling.level)
+    low, high = np.quantile(defined, resampling.quantiles)
+    return Interval(float(estimate), float(low), float(high), len(defined), resampling.level)
 
 
 def bootstrap_metrics(
@@ -148,9 +181,7 @@ def bootstrap_metrics(
     families: ArrayLike,
     threshold: float | np.ndarray = 0.5,
     folds: ArrayLike | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> dict[str, Interval]:
     """Every metric of the scans with its family-cluster bootstrap interval (percentile).
 
@@ -164,13 +195,11 @@ def bootstrap_metrics(
         then empty-handed, and the true value may well lie beyond it.
     """
     label, probability = checked_pair(labels, probabilities)
-    weights = np.vstack(
-        [np.ones((1, len(label))), family_weights(families, draws, seed)]
-    )  # row 0: the scans as they are
+    weights = bootstrap_weights(families, resampling)
     values = weighted_screening_metrics(label, probability, weights, threshold)
     if folds is not None:
         values["within_fold_auc"] = weighted_within_fold_auc(label, probability, folds, weights)
-    return {name: percentile_interval(each[0], each[1:], level) for name, each in values.items()}
+    return {name: percentile_interval(each[0], each[1:], resampling) for name, each in values.items()}
 
 
 @dataclass(frozen=True)
@@ -188,9 +217,7 @@ def paired_auc_difference(
     scores_a: ArrayLike,
     scores_b: ArrayLike,
     families: ArrayLike,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> PairedDifference:
     """Difference of two AUCs on the same scans; each draw resamples families for both models together.
 
@@ -198,7 +225,7 @@ def paired_auc_difference(
     """
     label, a = checked_pair(labels, scores_a)
     label, b = checked_pair(labels, scores_b)
-    weights = np.vstack([np.ones((1, len(label))), family_weights(families, draws, seed)])
+    weights = bootstrap_weights(families, resampling)
     auc_a, auc_b = weighted_auc(label, a, weights), weighted_auc(label, b, weights)
     if not np.isfinite(auc_a[0]):
         raise ValueError("AUCs cannot be compared: the scans are all of one class.")
@@ -208,7 +235,7 @@ def paired_auc_difference(
     return PairedDifference(
         float(auc_a[0]),
         float(auc_b[0]),
-        percentile_interval(difference[0], difference[1:], level),
+        percentile_interval(difference[0], difference[1:], resampling),
         float(min(1.0, 2 * min(tails))),
     )
 

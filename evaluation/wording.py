@@ -226,12 +226,12 @@ def limits(findings: Findings) -> list[str]:
 
 def methods(findings: Findings) -> str:
     """What was computed, for a supplement."""
-    study = findings.study
+    study, resampling = findings.study, findings.resampling
     parts = [
         "A scan is called injured when its probability is at least the threshold. Metrics come from one "
         "confusion matrix "
         "and one ranking; undefined values (0/0) are left undefined.",
-        f"Intervals: percentile bootstrap over families, {findings.draws} draws, seed {findings.seed}.",
+        f"Intervals: percentile bootstrap over families, {resampling.draws} draws, seed {resampling.seed}.",
         "Calibration intercept and slope: logistic regression of the label on the logit of the probability, covariance "
         "clustered on families. Brier score: mean squared difference of probability and label.",
     ]

@@ -39,7 +39,7 @@ from evaluation.drawing import (
     styled,
 )
 from evaluation.study import KEYS, read_run
-from evaluation.uncertainty import Interval, family_weights, percentile_interval
+from evaluation.uncertainty import DEFAULT_RESAMPLING, Interval, Resampling, family_weights, percentile_interval
 from explanation.gradcam import METHODS, explain, scan_image
 from preprocessing import read_volume
 from run_folder.files import InputError, write_text
@@ -180,7 +180,7 @@ def random_twin(model: torch.nn.Module, seed: int) -> torch.nn.Module:
         return type(model)(model.config).to(model.device).eval()
 
 
-def summarise(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def summarise(table: pd.DataFrame, resampling: Resampling = DEFAULT_RESAMPLING) -> pd.DataFrame:
     """By kind of injury and map: scans, median energy ratio with its interval over families, peaks that hit."""
     groups = [(kind, part) for kind, part in table.groupby("kind", sort=True)]
     focal = table[table["region"] == FOCAL]
@@ -191,7 +191,7 @@ def summarise(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
         for name in MAPS:
             own = part[part["map"] == name]
             ratio = own["energy_ratio"].dropna()
-            interval = median_interval(ratio, own.loc[ratio.index, "family"], draws, seed)
+            interval = median_interval(ratio, own.loc[ratio.index, "family"], resampling)
             rows.append(
                 {
                     "kind": kind,
@@ -210,13 +210,13 @@ def summarise(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def median_interval(values: pd.Series, families: pd.Series, draws: int, seed: int) -> Interval:
+def median_interval(values: pd.Series, families: pd.Series, resampling: Resampling) -> Interval:
     """A median and its percentile interval when whole families are drawn with replacement."""
     if values.empty:
         return Interval(None, None, None, 0)
-    counts = family_weights(families, draws, seed).astype(int)
+    counts = family_weights(families, resampling).astype(int)
     medians = np.array([np.median(np.repeat(values, count)) if count.any() else np.nan for count in counts])
-    return percentile_interval(float(values.median()), medians)
+    return percentile_interval(float(values.median()), medians, resampling)
 
 
 def markdown(summary: pd.DataFrame) -> str:
@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
         table = localise(options.run, options.seed)
         if table.empty:
             raise InputError(f"No injured scan of {options.run} has a lesion or enlarged ventricles to be found.")
-        summary = summarise(table, seed=options.seed)
+        summary = summarise(table, Resampling(seed=options.seed))
         save_drawing(localisation_figure(table, summary), options.run / "figures")
         write_text(options.run / "localisation.csv", table.to_csv(index=False))
     except (InputError, ModelError, OSError) as error:

@@ -22,7 +22,7 @@ from cohort.scans import Scan
 from evaluation.curves import roc_band, roc_points
 from evaluation.drawing import BLACK, GREY, STYLES, Drawing, new_figure, save_drawing, styled
 from evaluation.figures import counted
-from evaluation.uncertainty import DRAWS, bootstrap_metrics
+from evaluation.uncertainty import bootstrap_metrics
 from replication.cells import Bench, Cell
 from replication.maps import gradcam_figures
 from replication.measured import run_volumes
@@ -94,7 +94,7 @@ def roc(bench: Bench) -> tuple[list[Drawing], list[str]]:
         table = bench.predictions(row.cell)
         label = table["label"].to_numpy()
         points = roc_points(label, table["p_injury"])
-        auc = bootstrap_metrics(label, table["p_injury"], table["family"], draws=DRAWS)["auc"]
+        auc = bootstrap_metrics(label, table["p_injury"], table["family"])["auc"]
         line = {"color": style["color"], "linestyle": style["linestyle"]}
         if main and row.cell == main.cell:
             band = roc_band(label, table["p_injury"], table["family"])

@@ -15,7 +15,7 @@ from evaluation import published
 from evaluation.figures import TITLES
 from evaluation.study import scan_table
 from evaluation.table_one import table_one
-from evaluation.uncertainty import DRAWS, paired_auc_difference
+from evaluation.uncertainty import paired_auc_difference
 from replication.cells import Bench
 from replication.measured import CONVERGED, Value, epochs_to_converge, screening_values, train_accuracy
 from replication.rows import COMPACT, ROWS, Row, compact_rows, with_twins
@@ -133,7 +133,7 @@ def _compared(bench: Bench, row: Row) -> str:
     if both["label"].nunique() < 2:
         return f"Compact against {row.title}: not compared, the scans are all of one class."
     pair = both["p_injury"], both["p_injury_other"]
-    found = paired_auc_difference(both["label"], *pair, both["family"], draws=DRAWS)
+    found = paired_auc_difference(both["label"], *pair, both["family"])
     difference = found.difference
     holds = difference.low is not None and difference.low > -0.05
     verdict = "it holds up within our margin of 0.05" if holds else "that it is at most 0.05 worse is not shown"

@@ -14,6 +14,7 @@ from evaluation.calibration import (
     smooth_calibration,
 )
 from evaluation.thresholds import sensitivity_threshold, youden_threshold
+from evaluation.uncertainty import Resampling
 
 
 def calibrated(n=4000, seed=0):
@@ -24,7 +25,7 @@ def calibrated(n=4000, seed=0):
 
 def test_calibrated_probabilities_have_intercept_zero_and_slope_one():
     label, log_odds = calibrated()
-    result = calibration(label, expit(log_odds), np.arange(len(label)), draws=200)
+    result = calibration(label, expit(log_odds), np.arange(len(label)), resampling=Resampling(200))
     assert result.intercept.low < 0 < result.intercept.high
     assert result.slope.low < 1 < result.slope.high
     assert result.brier.estimate == pytest.approx(brier_score_loss(label, expit(log_odds)))
@@ -34,18 +35,20 @@ def test_calibrated_probabilities_have_intercept_zero_and_slope_one():
 def test_known_distortion_is_recovered_and_equals_statsmodels_logit():
     label, log_odds = calibrated()
     distorted = expit(2 * log_odds + 1)  # twice too extreme: slope 1/2
-    result = calibration(label, distorted, np.arange(len(label)), draws=50)
+    result = calibration(label, distorted, np.arange(len(label)), resampling=Resampling(50))
     assert result.slope.estimate == pytest.approx(0.5, abs=0.05)
     fit = sm.Logit(label, sm.add_constant(logit(distorted))).fit(disp=0)
     assert result.slope.estimate == pytest.approx(fit.params[1], abs=1e-6)
-    shifted = calibration(label, expit(log_odds + 1), np.arange(len(label)), draws=50)
+    shifted = calibration(label, expit(log_odds + 1), np.arange(len(label)), resampling=Resampling(50))
     assert shifted.intercept.estimate == pytest.approx(-1, abs=0.1)
 
 
 def test_interval_of_the_slope_is_clustered_on_families():
     label, log_odds = calibrated(300)
-    once = calibration(label, expit(log_odds), np.arange(300), draws=50).slope
-    twice = calibration(np.tile(label, 2), np.tile(expit(log_odds), 2), np.tile(np.arange(300), 2), draws=50).slope
+    once = calibration(label, expit(log_odds), np.arange(300), resampling=Resampling(50)).slope
+    twice = calibration(
+        np.tile(label, 2), np.tile(expit(log_odds), 2), np.tile(np.arange(300), 2), resampling=Resampling(50)
+    ).slope
     assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=0.02)
 
 
@@ -58,7 +61,7 @@ def test_interval_of_the_slope_is_clustered_on_families():
     ],
 )
 def test_undefined_calibration_says_why(label, probability, missing, reason):
-    result = calibration(label, probability, np.arange(len(label)), draws=50)
+    result = calibration(label, probability, np.arange(len(label)), resampling=Resampling(50))
     assert set(result.undefined) == missing and reason in result.undefined["slope"]
     assert result.slope.estimate is None
 
@@ -147,7 +150,7 @@ def test_decision_curve_by_hand():
 
 def test_decision_curve_of_a_perfect_model_is_the_prevalence():
     label = np.repeat([0, 1], [60, 40])
-    table = decision_curve(label, np.where(label == 1, 0.95, 0.05), np.arange(100), draws=500)
+    table = decision_curve(label, np.where(label == 1, 0.95, 0.05), np.arange(100), resampling=Resampling(500))
     assert len(table) == 51 and table["threshold"].iloc[[0, -1]].tolist() == [0.1, 0.6]
     assert table["model"].to_numpy() == pytest.approx(0.4)
     assert (table["model_low"] < 0.4).all() and (table["model_high"] > 0.4).all()

@@ -15,7 +15,7 @@ from evaluation.controls import (
     measured_features,
 )
 from evaluation.logistic import fit_many
-from evaluation.uncertainty import permute_labels
+from evaluation.uncertainty import Resampling, permute_labels
 
 
 @pytest.mark.parametrize(("n", "d", "penalty"), [(40, 1, 1.0), (40, 6, 1.0), (100, 9, 0.1), (30, 4, 100.0)])
@@ -76,8 +76,8 @@ def test_a_feature_that_tells_the_label_is_found_and_noise_is_not(cohort_table):
     table = cohort_table(n=100, twin_pairs=15)
     random = np.random.default_rng(3)
     telling = table[["label"]].to_numpy() + random.normal(scale=0.5, size=(100, 1))
-    good = evaluate_control("good", table, telling, 200, draws=300)
-    noise = evaluate_control("noise", table, random.normal(size=(100, 2)), 200, draws=300)
+    good = evaluate_control("good", table, telling, 200, resampling=Resampling(300))
+    noise = evaluate_control("noise", table, random.normal(size=(100, 2)), 200, resampling=Resampling(300))
     assert good.metrics["auc"].estimate > 0.85 and good.p_value == pytest.approx(1 / 201)
     assert noise.p_value > 0.02 and 0.3 < noise.metrics["auc"].estimate < 0.7
     assert noise.null.mean() < 0.5  # cross-validation pulls the null below one half
@@ -93,7 +93,7 @@ def test_many_features_choose_their_penalty_inside(cohort_table):
     table = cohort_table(n=80, twin_pairs=8)
     random = np.random.default_rng(0)
     features = random.normal(size=(80, 60)) + 0.35 * table["label"].to_numpy()[:, None]
-    control = evaluate_control("encoder", table, features, draws=200)
+    control = evaluate_control("encoder", table, features, resampling=Resampling(200))
     assert control.metrics["auc"].estimate > 0.8 and control.null is None
 
 
@@ -109,7 +109,7 @@ def test_measurements_are_joined_by_scan(cohort_table):
 
 def test_all_controls_in_order(cohort_table):
     table = cohort_table(n=60, twin_pairs=6)
-    controls = evaluate_controls(table, {"extra": np.ones((60, 1))}, permutations=20, draws=100)
+    controls = evaluate_controls(table, {"extra": np.ones((60, 1))}, permutations=20, resampling=Resampling(100))
     assert [c.name for c in controls] == ["Majority class", "PMA at scan", "GA, birth weight, sex", "extra"]
     assert controls[0].p_value is None and controls[0].metrics["within_fold_auc"].estimate == 0.5
     assert controls[1].null.shape == (20,)

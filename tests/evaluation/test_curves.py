@@ -8,7 +8,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from evaluation.curves import GRID, precision_recall_band, precision_recall_points, roc_band, roc_points
 from evaluation.drawing import save_drawing
 from evaluation.figures import forest_figure, p_said, reliability_figure, roc_figure
-from evaluation.uncertainty import Interval, bootstrap_metrics
+from evaluation.uncertainty import Interval, Resampling, bootstrap_metrics
 
 
 def test_points_are_scikit_learns(cohort_table):
@@ -26,7 +26,7 @@ def test_bands_hold_the_curve_and_narrow_with_more_families(cohort_table):
     wide, narrow = cohort_table(n=60, twin_pairs=5), cohort_table(n=600, twin_pairs=50)
     widths = []
     for table in (wide, narrow):
-        band = roc_band(table["label"], table["p_injury"], table["family"], draws=300)
+        band = roc_band(table["label"], table["p_injury"], table["family"], resampling=Resampling(300))
         assert (band["low"] <= band["sensitivity"] + 0.02).all() and (band["sensitivity"] <= band["high"] + 0.02).all()
         assert band["sensitivity"].is_monotonic_increasing and band["sensitivity"].iloc[-1] == 1
         widths.append((band["high"] - band["low"]).mean())
@@ -35,7 +35,7 @@ def test_bands_hold_the_curve_and_narrow_with_more_families(cohort_table):
 
 def test_precision_band_is_the_precision_of_the_first_threshold_to_reach_a_recall(cohort_table):
     table = cohort_table(n=80, twin_pairs=8)
-    band = precision_recall_band(table["label"], table["p_injury"], table["family"], draws=100)
+    band = precision_recall_band(table["label"], table["p_injury"], table["family"], resampling=Resampling(100))
     precision, recall, _ = precision_recall_curve(table["label"], table["p_injury"])
     for row in band.iloc[::7].to_dict("records"):
         first = np.flatnonzero(recall >= row["recall"] - 1e-12)[-1]  # recall falls along scikit-learn's arrays
@@ -45,10 +45,10 @@ def test_precision_band_is_the_precision_of_the_first_threshold_to_reach_a_recal
 
 def test_figures_are_saved_four_ways_and_repeat_bitwise(cohort_table, tmp_path):
     table = cohort_table(n=60, twin_pairs=5)
-    interval = bootstrap_metrics(table["label"], table["p_injury"], table["family"], draws=100)["auc"]
+    interval = bootstrap_metrics(table["label"], table["p_injury"], table["family"], resampling=Resampling(100))["auc"]
 
     def draw():
-        return roc_figure(table, interval, {"0.5": np.full(60, 0.5)}, draws=100)
+        return roc_figure(table, interval, {"0.5": np.full(60, 0.5)}, resampling=Resampling(100))
 
     address = save_drawing(draw(), tmp_path / "a")
     assert address.startswith("data:image/svg+xml;base64,") and address == save_drawing(draw(), tmp_path / "b")

@@ -254,7 +254,7 @@ def test_partial_or_broken_run_names_what_is_missing(tmp_path):
         (lambda t: t.assign(fold=4), "holds rows of fold\\(s\\) \\[4\\]; expected only fold 1"),
         (
             lambda t: t.assign(participant_id="000", session_id=range(10), family="000"),
-            "family 000 stands in several folds",
+            "family 000 is in several folds",
         ),
         (lambda t: t.assign(participant_id="000"), "sub-000 ses-01 was predicted more than once"),
         (lambda t: t.iloc[:0], "has no rows"),

@@ -13,6 +13,7 @@ from evaluation import drawing
 from evaluation.findings import evaluate_study, summary_for_json
 from evaluation.report import main, write_comparison, write_external_report, write_report
 from evaluation.study import read_run
+from evaluation.uncertainty import Resampling
 from run_folder.files import InputError
 
 
@@ -22,7 +23,7 @@ def unrendered(monkeypatch):
     monkeypatch.setattr(drawing, "rendered", lambda figure, kind: b"")
 
 
-FAST = {"draws": 120, "permutations": 30}
+FAST = {"resampling": Resampling(120), "permutations": 30}
 SMALL = {"n": 60, "twin_pairs": 8}
 
 
@@ -224,7 +225,7 @@ def test_comparison_report(make_run, tmp_path):
         make_run(name, signal=signal, noise_seed=k, **SMALL)
         for k, (name, signal) in enumerate([("good", 3.0), ("poor", 0.2)])
     ]
-    path = write_comparison(runs, tmp_path / "both", draws=200)
+    path = write_comparison(runs, tmp_path / "both", resampling=Resampling(200))
     page, text = read_page(path)
     assert "Comparison of 2 runs" in text and "60 scans that all runs predicted" in text
     assert "All runs, mean ± SD" in text and all(address.startswith("data:") for address in page.fetched)
@@ -261,7 +262,9 @@ def test_a_failed_report_leaves_the_old_one(make_run):
 
 def test_signal_is_called_signal_and_noise_noise(make_run):
     for name, signal in (("signal", 2.0), ("noise", 0.0)):
-        findings = evaluate_study(read_run(make_run(name, signal=signal, noise_seed=3)), draws=200, permutations=100)
+        findings = evaluate_study(
+            read_run(make_run(name, signal=signal, noise_seed=3)), resampling=Resampling(200), permutations=100
+        )
         report = summary_for_json(findings)
         p = report["null"]["pooled_auc"]["fixed_predictions"]["p_value"]
         interval = report["thresholds"]["0.5"]["metrics"]["auc"]

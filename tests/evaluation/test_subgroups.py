@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from evaluation.subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, evaluate_parts
+from evaluation.uncertainty import Resampling
 
 
 def chosen(name, table):
@@ -40,7 +41,7 @@ def test_age_groups_do_not_overlap_and_leave_no_gap():
 def test_figures_of_a_part_are_its_own(cohort_table):
     table = cohort_table()
     threshold = np.where(table["fold"] == 0, 0.9, 0.5)
-    parts = {part.name: part for part in evaluate_parts(table, SUBGROUPS, threshold, draws=200)}
+    parts = {part.name: part for part in evaluate_parts(table, SUBGROUPS, threshold, resampling=Resampling(200))}
     boys = table[table["sex"] == "M"]
     assert parts["Boys"].metrics["auc"].estimate == pytest.approx(roc_auc_score(boys["label"], boys["p_injury"]))
     called = (boys["p_injury"] >= threshold[table["sex"] == "M"])[boys["label"] == 1]
@@ -52,7 +53,10 @@ def test_figures_of_a_part_are_its_own(cohort_table):
 def test_parts_without_two_classes_or_data(cohort_table):
     table = cohort_table().drop(columns="scan_age")
     table.loc[table["sex"] == "F", "label"] = 0
-    parts = {part.name: part for part in evaluate_parts(table, {**SUBGROUPS, **SENSITIVITY_ANALYSES}, draws=50)}
+    parts = {
+        part.name: part
+        for part in evaluate_parts(table, {**SUBGROUPS, **SENSITIVITY_ANALYSES}, resampling=Resampling(50))
+    }
     assert parts["Girls"].metrics == {} and "are normal" in parts["Girls"].note
     assert not any("PMA" in name or "session" in name for name in parts)
     assert "Born at 37 weeks or later" not in parts  # nobody

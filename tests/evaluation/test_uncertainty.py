@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from evaluation.metrics import METRIC_NAMES, screening_metrics
 from evaluation.uncertainty import (
+    Resampling,
     bootstrap_metrics,
     family_weights,
     fixed_prediction_null,
@@ -34,16 +35,16 @@ def make_scans(n=128, families=108, signal=1.2, seed=0):
 
 def test_weights_draw_whole_families():
     family = np.array(["a", "a", "b", "c", "c", "c"])
-    weights = family_weights(family, draws=500, seed=3)
+    weights = family_weights(family, Resampling(500, 3))
     assert np.array_equal(weights[:, 0], weights[:, 1]) and np.array_equal(weights[:, 3], weights[:, 5])
     assert np.all(weights[:, 0] + weights[:, 2] + weights[:, 3] == 3)
-    assert np.array_equal(weights, family_weights(family, draws=500, seed=3))
-    assert not np.array_equal(weights, family_weights(family, draws=500, seed=4))
+    assert np.array_equal(weights, family_weights(family, Resampling(500, 3)))
+    assert not np.array_equal(weights, family_weights(family, Resampling(500, 4)))
 
 
 def test_weighted_statistics_equal_scikit_learn_on_the_repeated_scans():
     label, probability, family = make_scans(40, 32)
-    weights = family_weights(family, draws=25, seed=1)
+    weights = family_weights(family, Resampling(25, 1))
     fast = weighted_screening_metrics(label, probability, weights)
     for draw, weight in enumerate(weights.astype(int)):
         repeated, p = np.repeat(label, weight), np.repeat(probability, weight)
@@ -75,9 +76,11 @@ def test_within_fold_auc_ignores_pairs_across_folds():
 def test_two_thousand_draws_are_quick_and_repeatable():
     label, probability, family = make_scans()
     start = time.perf_counter()
-    first = bootstrap_metrics(label, probability, family, folds=np.arange(128) % 5, draws=2000, seed=7)
+    first = bootstrap_metrics(label, probability, family, folds=np.arange(128) % 5, resampling=Resampling(2000, 7))
     assert time.perf_counter() - start < 5
-    assert first == bootstrap_metrics(label, probability, family, folds=np.arange(128) % 5, draws=2000, seed=7)
+    assert first == bootstrap_metrics(
+        label, probability, family, folds=np.arange(128) % 5, resampling=Resampling(2000, 7)
+    )
     assert first["auc"].draws == 2000 and first["auc"].low < first["auc"].estimate < first["auc"].high
     assert first["auc"].estimate == pytest.approx(roc_auc_score(label, probability))
 
@@ -85,7 +88,7 @@ def test_two_thousand_draws_are_quick_and_repeatable():
 def test_interval_of_a_proportion_is_the_binomial_one_for_singletons():
     label = np.repeat([0, 1], [100, 100])
     probability = np.r_[np.repeat([0.1, 0.9], [80, 20]), np.repeat([0.1, 0.9], [30, 70])]
-    accuracy = bootstrap_metrics(label, probability, np.arange(200), draws=20000, seed=0)["accuracy"]
+    accuracy = bootstrap_metrics(label, probability, np.arange(200), resampling=Resampling(20000, 0))["accuracy"]
     low, high = stats.binom(200, 0.75).ppf([0.025, 0.975]) / 200
     assert (accuracy.low, accuracy.high) == (pytest.approx(low, abs=0.006), pytest.approx(high, abs=0.006))
 
@@ -109,14 +112,14 @@ def test_coverage_of_the_auc_interval_with_twins():
         shared = np.repeat(random.normal(size=70), 2)
         score = np.sqrt(0.5) * shared + np.sqrt(0.5) * random.normal(size=140) + label
         family = np.repeat(np.arange(70), 2)
-        draws = weighted_auc(label, score, family_weights(family, 300, int(random.integers(1 << 30))))
+        draws = weighted_auc(label, score, family_weights(family, Resampling(300, int(random.integers(1 << 30)))))
         interval = percentile_interval(0.5, draws)
         hits += interval.low <= true <= interval.high
     assert 0.89 <= hits / repeats <= 0.99
 
 
 def test_an_undefined_metric_has_no_interval():
-    result = bootstrap_metrics([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3], draws=200)
+    result = bootstrap_metrics([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3], resampling=Resampling(200))
     assert result["ppv"].estimate is None and result["ppv"].low is None and str(result["ppv"]) == "undefined"
     assert result["auc"].draws < 200  # draws of one class are counted out
 
@@ -139,7 +142,7 @@ def test_paired_difference_agrees_with_delong_for_singletons():
     common = random.normal(size=300) + label
     a = 1 / (1 + np.exp(-(common + 0.3 * random.normal(size=300))))
     b = 1 / (1 + np.exp(-(common + 1.5 * random.normal(size=300))))
-    result = paired_auc_difference(label, a, b, np.arange(300), draws=4000)
+    result = paired_auc_difference(label, a, b, np.arange(300), resampling=Resampling(4000))
     assert result.difference.estimate == pytest.approx(roc_auc_score(label, a) - roc_auc_score(label, b))
     half_width = stats.norm.ppf(0.975) * delong_difference_se(label, a, b)
     assert (result.difference.high - result.difference.low) / 2 == pytest.approx(half_width, rel=0.06)

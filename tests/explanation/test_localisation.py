@@ -14,6 +14,7 @@ from cohort.folds import make_splits, write_splits
 from cohort.phantom import generate_phantom_cohort
 from cohort.scans import find_scans, write_cohort
 from evaluation.metrics import screening_metrics
+from evaluation.uncertainty import Resampling
 from explanation.localisation import MAPS, localise, main, measure, median_interval, random_twin, summarise
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
@@ -89,9 +90,9 @@ def test_measures_by_hand():
 
 def test_median_interval_draws_families():
     values = pd.Series([1.0, 1.0, 1.0, 5.0])
-    together = median_interval(values, pd.Series(["a", "a", "a", "b"]), 500, 0)
+    together = median_interval(values, pd.Series(["a", "a", "a", "b"]), Resampling(500))
     assert (together.estimate, together.low, together.high) == (1, 1, 5)  # a draw may be all b, or all a
-    assert median_interval(pd.Series([], dtype=float), pd.Series([], dtype=str), 10, 0).estimate is None
+    assert median_interval(pd.Series([], dtype=float), pd.Series([], dtype=str), Resampling(10)).estimate is None
 
 
 def test_every_injured_scan_is_explained_by_the_model_that_held_it_out(run, cohort):
@@ -108,7 +109,7 @@ def test_every_injured_scan_is_explained_by_the_model_that_held_it_out(run, coho
     folds = json.loads((run / "splits.json").read_text())["participants"]
     assert all(folds[row["participant_id"]]["fold"] == row["fold"] for row in table.to_dict("records"))
     assert table.equals(localise(run))
-    summary = summarise(table, draws=100)
+    summary = summarise(table, resampling=Resampling(100))
     assert set(summary["map"]) == set(MAPS) and (summary["scans"] > 0).all()
 
 
