@@ -57,7 +57,7 @@ def roc_figure(
     band = roc_band(label, p, table["family"], resampling)
     axes.fill_between(band["false_positive_rate"], band["low"], band["high"], color=BLUE, alpha=0.18, linewidth=0)
     points = roc_points(label, p)
-    name = f"{'pooled, ' if len(folds) > 1 else ''}AUC {_brief(auc)}"
+    name = f"{'pooled, ' if len(folds) > 1 else ''}AUC {auc:.2f}"
     axes.plot(points["false_positive_rate"], points["sensitivity"], color=BLUE, linewidth=2, label=name)
     for style, (title, threshold) in zip(cycle(STYLES[1:]), thresholds.items(), strict=False):
         at = weighted_screening_metrics(label, p, np.ones((1, len(label))), threshold)
@@ -83,7 +83,7 @@ def precision_recall_figure(table: pd.DataFrame, average_precision: Interval, re
     band = precision_recall_band(label, p, table["family"], resampling)
     points = precision_recall_points(label, p)
     axes.fill_between(band["recall"], band["low"], band["high"], color=BLUE, alpha=0.18, linewidth=0)
-    name = f"average precision {_brief(average_precision)}"
+    name = f"average precision {average_precision:.2f}"
     axes.plot(points["recall"], points["precision"], color=BLUE, linewidth=2, label=name, drawstyle="steps-pre")
     share = label.mean()
     axes.axhline(share, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), label=f"share of injured, {share:.2f}")
@@ -210,7 +210,7 @@ def forest_figure(
             axes.plot([interval.low, interval.high], [place, place], color=BLUE, linewidth=1.6, solid_capstyle="butt")
         look = {"marker": "D", "color": BLACK} if place == 0 else {"marker": "o", "color": BLUE}
         axes.plot(interval.estimate, place, markersize=6, clip_on=False, zorder=5, **look)
-        axes.text(1.03, place, _brief(interval), va="center", fontsize=8, transform=axes.get_yaxis_transform())
+        axes.text(1.03, place, f"{interval:.2f}", va="center", fontsize=8, transform=axes.get_yaxis_transform())
     if reference is not None and reference.low is not None:
         axes.axvspan(reference.low, reference.high, color=GREY, alpha=0.15, linewidth=0)
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -286,7 +286,7 @@ def comparison_figure(comparison: Comparison) -> Drawing:
     for style, name in zip(cycle(STYLES), comparison.names, strict=False):
         points = roc_points(label, comparison.probabilities[name])
         line = {"color": style["color"], "linestyle": style["linestyle"]}
-        title = f"{name}: {_brief(comparison.metrics[name]['auc'])}"
+        title = f"{name}: {comparison.metrics[name]['auc']:.2f}"
         axes.plot(points["false_positive_rate"], points["sensitivity"], **line, label=title)
         rows.append(points.assign(run=name))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -306,14 +306,6 @@ def p_said(p: float) -> str:
     """ "p = 0.012" or "p < 0.001"."""
     text = p_text(p)
     return f"p {text}" if text[0] == "<" else f"p = {text}"
-
-
-def _brief(interval: Interval) -> str:
-    if interval.estimate is None:
-        return "undefined"
-    if interval.low is None:
-        return f"{interval.estimate:.2f}"
-    return f"{interval.estimate:.2f} ({interval.low:.2f}–{interval.high:.2f})"
 
 
 def _unit_square(axes: Axes, x: str, y: str) -> None:

@@ -35,7 +35,7 @@ from .metrics import METRIC_NAMES
 from .published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
 from .study import Study
 from .table_one import fold_counts, score_counts, table_one
-from .uncertainty import Resampling
+from .uncertainty import Interval, Resampling
 
 NULL_TITLES = {
     "pooled_auc": "AUC, pooled",
@@ -253,7 +253,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": fixed, "signed": signed, "p": p_value}
+    environment.filters |= {"fixed": fixed, "signed": signed, "p": p_value, "interval": interval_text}
     return environment
 
 
@@ -261,10 +261,12 @@ def fixed(value: float | None, digits: int = 3) -> str:
     """A number with so many decimals, a dash where there is none."""
     if value is None or isinstance(value, float) and not np.isfinite(value):
         return "–"
-    text = f"{value:.{digits}f}"
-    if not text.strip("-0."):
-        text = text.lstrip("-")  # no "-0.00"
-    return text.replace("-", "−")
+    return f"{value:z.{digits}f}".replace("-", "−")  # z: no "-0.00"
+
+
+def interval_text(interval: Interval, digits: int = 3) -> str:
+    """An interval as text, with a true minus sign."""
+    return f"{interval:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:

@@ -30,11 +30,24 @@ class Interval:
     level: float = 0.95
 
     def __str__(self) -> str:
+        """ "0.830 (0.750 to 0.900)", "0.830 (no interval)" or "undefined"."""
+        return format(self, ".3f")
+
+    def __format__(self, spec: str) -> str:
+        """As `str`, with each number formatted by `spec`: `f"{interval:.2f}"` is "0.83 (0.75 to 0.90)"."""
+        return self._formatted(spec or ".3f", "")
+
+    def with_level(self) -> str:
+        """As `str`, for running text: "0.830 (95 % CI 0.750 to 0.900)"."""
+        return self._formatted(".3f", f"{100 * self.level:g} % CI ")
+
+    def _formatted(self, spec: str, level: str) -> str:
         if self.estimate is None:
             return "undefined"
+        estimate = format(self.estimate, f"z{spec}")  # z: no "-0.00"
         if self.low is None or self.high is None:
-            return f"{self.estimate:.3f} (no interval)"
-        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
+            return f"{estimate} (no interval)"
+        return f"{estimate} ({level}{self.low:z{spec}} to {self.high:z{spec}})"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def summary(findings: Findings) -> str:
     sentences = [
         f"At a probability of 0.5 the {kind}predictions found {counts['tp']} of {injured} injured scans"
         f"{_bracket('sensitivity', metrics['sensitivity'])} and called {counts['fp']} of {normal} normal ones injured"
-        f"{_bracket('specificity', metrics['specificity'])}; ROC AUC {said(metrics['auc'])}."
+        f"{_bracket('specificity', metrics['specificity'])}; ROC AUC {metrics['auc'].with_level()}."
     ]
     best = _best_control(findings)
     if best:
@@ -91,17 +91,8 @@ def _best_control(findings: Findings) -> str:
         )
     return (
         f"The best control ({best.name}) reaches AUC {best.metrics['auc'].estimate:.3f}{verdict} "
-        f"(difference {said(difference)})."
+        f"(difference {difference.with_level()})."
     )
-
-
-def said(interval: Interval) -> str:
-    """ "0.830 (95 % CI 0.750 to 0.900)"."""
-    if interval.estimate is None:
-        return "undefined"
-    if interval.low is None:
-        return f"{interval.estimate:.3f}"
-    return f"{interval.estimate:.3f} (95 % CI {interval.low:.3f} to {interval.high:.3f})"
 
 
 def _bracket(name: str, interval: Interval) -> str:

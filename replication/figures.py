@@ -102,8 +102,7 @@ def roc(bench: Bench) -> tuple[list[Drawing], list[str]]:
             axes.fill_between(*span, color=style["color"], alpha=0.15, linewidth=0)
             line["linewidth"] = 2.4
             data.append(band.assign(model=f"{row.title}, band"))
-        interval = "" if auc.low is None else f" ({auc.low:.2f}-{auc.high:.2f})"
-        title = f"{short(row.title)}: {auc.estimate:.2f}{interval}"
+        title = f"{short(row.title)}: {auc:.2f}"
         axes.plot(points["false_positive_rate"], points["sensitivity"], **line, label=title)
         data.append(points.assign(model=row.title, auc=auc.estimate, auc_low=auc.low, auc_high=auc.high))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))

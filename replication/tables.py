@@ -15,7 +15,7 @@ from evaluation import published
 from evaluation.figures import TITLES
 from evaluation.study import scan_table
 from evaluation.table_one import table_one
-from evaluation.uncertainty import paired_auc_difference
+from evaluation.uncertainty import Interval, paired_auc_difference
 from replication.cells import Bench
 from replication.measured import CONVERGED, Value, epochs_to_converge, screening_values, train_accuracy
 from replication.rows import COMPACT, ROWS, Row, compact_rows, with_twins
@@ -212,11 +212,7 @@ def _mean(value: Value) -> str:
 
 
 def _pooled(value: Value) -> str:
-    if value.pooled is None:
-        return "-"
-    if value.low is None:
-        return f"{value.pooled:.3f}"
-    return f"{value.pooled:.3f} ({value.low:.3f}-{value.high:.3f})"
+    return "-" if value.pooled is None else str(Interval(value.pooled, value.low, value.high, draws=0))
 
 
 def _write_table_1(bench: Bench) -> Path:

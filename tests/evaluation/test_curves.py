@@ -73,7 +73,7 @@ def test_forest_draws_what_is_defined():
     ]
     drawing = forest_figure("parts", "caption", "title", rows, rows[0][1])
     texts = [text.get_text() for text in drawing.figure.axes[0].texts]
-    assert texts == ["0.80 (0.70–0.90)", "0.60", "undefined"]
+    assert texts == ["0.80 (0.70 to 0.90)", "0.60 (no interval)", "undefined"]
     assert drawing.data["auc"].tolist()[:2] == [0.8, 0.6]
 
 
