@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from machine.programs import run_program
 from run_folder.files import InputError
 
 from .findings import NULL_STATISTICS, null_statistics
@@ -71,25 +72,24 @@ def chance_over_runs(
     return pd.DataFrame(rows, columns=columns)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; see the module's head."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; see the module docstring."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.chance", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
     parser.add_argument("--permutations", type=int, default=PERMUTATIONS, help="default %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the permutations, default %(default)s")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the permutations, default %(default)s")
+    options = parser.parse_args(argv)
     if options.permutations < 20 or options.seed < 0:
-        parser.error("--permutations is at least 20 and --seed at least 0.")
-    try:
-        table = chance_over_runs([read_run(run) for run in options.runs], options.permutations, options.seed)
-    except (InputError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    print(f"Means over {len(options.runs)} run(s); null: {options.permutations} permutations of labels over families.")
-    print(
-        table.assign(inside=table["inside"].map({True: "yes", False: "NO"})).to_string(index=False, float_format="%.3f")
-    )
-    return 0
+        parser.error("--permutations must be at least 20 and --seed at least 0.")
+
+    def job() -> None:
+        studies = [read_run(run) for run in options.runs]
+        table = chance_over_runs(studies, options.permutations, options.seed)
+        print(f"Means over {len(studies)} run(s); null: {options.permutations} permutations of labels over families.")
+        answers = table.assign(inside=table["inside"].map({True: "yes", False: "NO"}))
+        print(answers.to_string(index=False, float_format="%.3f"))
+
+    return run_program(parser.prog, job, failed=(InputError, OSError), interrupted="interrupted")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from run_folder.files import replacing
 
 # Okabe & Ito's palette (DOI 10.1038/nmeth.1618); every line has a dash and a marker of its own besides
 BLACK, BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = (
@@ -77,13 +78,11 @@ def save_drawing(drawing: Drawing, folder: Path) -> str:
     Returns:
         The figure as a ``data:`` address (SVG), so that a page holds it without files beside.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {kind: rendered(drawing.figure, kind) for kind in ("svg", "pdf", "png")}
     contents["csv"] = drawing.data.to_csv(index=False).encode("utf-8")
     for kind, content in contents.items():
-        beside = folder / f".{drawing.name}.{os.getpid()}.{kind}"
-        beside.write_bytes(content)
-        os.replace(beside, folder / f"{drawing.name}.{kind}")
+        with replacing(folder / f"{drawing.name}.{kind}") as temporary:
+            temporary.write_bytes(content)
     return "data:image/svg+xml;base64," + base64.b64encode(contents["svg"]).decode("ascii")
 
 

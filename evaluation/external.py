@@ -17,6 +17,7 @@ import pandas as pd
 from cohort.labels import MISSING, SEXES, SINGLETONS, Row, assign, has_labels, read_rows
 from cohort.scans import DHCP_ID, CohortError
 from run_folder.files import InputError, read_json
+from run_folder.layout import ModelFolder
 from run_folder.predictions import check_predictions
 from run_folder.tables import read_table
 
@@ -186,12 +187,13 @@ def _frozen_thresholds(
     if model is None:
         return thresholds, notes, "unknown"
     folder = Path(model)
-    config = read_json(folder / "config.json")
+    trained = ModelFolder(folder.parent)
+    config = read_json(folder / trained.config.name)
     own = config.get("threshold", 0.5)
     if own != 0.5:
         thresholds["Model's own"] = np.full(n, float(own))
         notes["Model's own"] = f"{own:g}, of the model's config"
-    record = folder.parent / "metrics.json"
+    record = trained.metrics
     if not record.is_file():
         return thresholds, notes, "unknown"
     metrics = read_json(record)

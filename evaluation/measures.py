@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from machine.programs import one_line
 from run_folder.files import InputError
 
 QUALITY = ("entropy_focus", "edge_strength", "noise", "background", "slice_jumps")
@@ -36,7 +37,7 @@ def read_ras(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         image = nib.as_closest_canonical(nib.load(path))
         volume = np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path} cannot be read as an image ({' '.join(str(error).split())}).") from error
+        raise InputError(f"{path} cannot be read as an image ({one_line(error)}).") from error
     volume = volume.reshape(volume.shape[:3]) if volume.shape[3:] == (1,) * (volume.ndim - 3) else volume
     if volume.ndim != 3 or not np.isfinite(volume).all():
         raise InputError(f"{path} is not a single three-dimensional image of finite voxels.")

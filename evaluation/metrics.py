@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from run_folder.files import read_json, write_json
+from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions
 
 METRIC_NAMES = (
@@ -276,15 +276,13 @@ def write_cv_metrics(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
     ``selection`` is taken from the folds' ``metrics.json``; ``optimistic`` is true when epochs were chosen on the
     scored fold (``--selection paper``). Raises InputError naming what is missing when the run is partial.
     """
-    run = Path(run_folder)
-    result = cross_validation_metrics(read_predictions(run))
-    selections = {
-        str(read_json(run / f"fold-{fold['fold']}" / "metrics.json").get("selection")) for fold in result["folds"]
-    }
+    run = RunFolder(run_folder)
+    result = cross_validation_metrics(read_predictions(run.path))
+    selections = {str(read_json(run.fold(fold["fold"]).metrics).get("selection")) for fold in result["folds"]}
     result = {
         "selection": selections.pop() if len(selections) == 1 else ", ".join(sorted(selections)),
         **result,
     }
     result["optimistic"] = "paper" in result["selection"].split(", ")
-    write_json(run / "cv_metrics.json", result)
+    write_json(run.cv_metrics, result)
     return result

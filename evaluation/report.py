@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from machine.programs import run_program
 from run_folder.files import InputError, write_json, write_text
+from run_folder.layout import ModelFolder, RunFolder
 from run_folder.predictions import read_predictions
 from run_folder.tables import read_table
 
@@ -63,9 +65,9 @@ def write_report(
     Raises:
         InputError: the run is partial or broken; the message names what is missing.
     """
-    run = Path(run_folder)
-    study = read_run(run)
-    measured = _measurements(study, run / "figures", image_controls)
+    run = RunFolder(run_folder)
+    study = read_run(run.path)
+    measured = _measurements(study, run.figures, image_controls)
     sets = {name: measured_features(study.table, *table) for name, table in measured.items()}
     for path in map(Path, features):
         sets[f"Features: {path.stem}"] = _features(study, path)
@@ -74,9 +76,9 @@ def write_report(
     missing = ""
     if not measured and (study.table["image"] != "").any():
         missing = "Controls from image quality and tissue volumes: --image_controls."
-    write_json(run / "cv_metrics.json", {**write_cv_metrics(run), "report": summary_for_json(findings)})
-    page = render_study(findings, run / "figures", "cv_metrics.json", with_scans=with_scans, controls_missing=missing)
-    return write_text(run / "report.html", page)
+    write_json(run.cv_metrics, {**write_cv_metrics(run.path), "report": summary_for_json(findings)})
+    page = render_study(findings, run.figures, run.cv_metrics.name, with_scans=with_scans, controls_missing=missing)
+    return write_text(run.report, page)
 
 
 def write_external_report(
@@ -98,9 +100,10 @@ def write_external_report(
     folder = Path(output) if output else Path(predictions).with_name(f"{Path(predictions).stem}-report")
     findings = evaluate_study(study, resampling=resampling, permutations=permutations)
     pooled = findings.cross_validation["pooled"]
-    write_json(folder / "metrics.json", {**pooled, "flow": study.flow, "report": summary_for_json(findings)})
-    page = render_study(findings, folder / "figures", "metrics.json", with_scans=with_scans)
-    return write_text(folder / "report.html", page)
+    target, metrics = RunFolder(folder), ModelFolder(folder).metrics  # files are named as in a run and in a fold
+    write_json(metrics, {**pooled, "flow": study.flow, "report": summary_for_json(findings)})
+    page = render_study(findings, target.figures, metrics.name, with_scans=with_scans)
+    return write_text(target.report, page)
 
 
 def write_comparison(
@@ -115,9 +118,9 @@ def write_comparison(
     """
     studies = [read_run(folder) for folder in run_folders]
     comparison = compare_studies(studies, resampling)
-    folder = Path(output)
-    page = render_comparison(comparison, studies, folder / "figures", resampling)
-    return write_text(folder / "report.html", page)
+    target = RunFolder(output)  # files are named as in a run
+    page = render_comparison(comparison, studies, target.figures, resampling)
+    return write_text(target.report, page)
 
 
 def _measurements(study: Study, folder: Path, wanted: bool | None) -> dict[str, tuple[pd.DataFrame, list[str]]]:
@@ -161,56 +164,69 @@ def _features(study: Study, path: Path) -> np.ndarray:
     return values
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; see the module's head."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; see the module docstring."""
     default = DEFAULT_RESAMPLING
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "input", nargs="+", type=Path, metavar="RUN|PREDICTIONS", help="run folders, or a predictions.csv"
+        "input", nargs="+", type=Path, metavar="RUN|PREDICTIONS", help="one or more run folders, or one predictions.csv"
     )
-    parser.add_argument("--labels", type=Path, help="labels of the scans in predictions.csv (TSV or CSV)")
-    parser.add_argument("--model", type=Path, help="model folder behind predictions.csv, for its frozen thresholds")
-    parser.add_argument("--output", type=Path, help="folder of an external report or a comparison")
+    parser.add_argument("--labels", type=Path, help="TSV or CSV with the labels of the scans in predictions.csv")
+    parser.add_argument(
+        "--model", type=Path, help="folder of the model that made predictions.csv; its thresholds are used"
+    )
+    parser.add_argument("--output", type=Path, help="folder for a comparison or for the report on a predictions.csv")
     parser.add_argument(
         "--image_controls",
         action=argparse.BooleanOptionalAction,
-        help="controls that open every image and segmentation",
+        help="add controls that open every image and segmentation",
     )
     parser.add_argument(
-        "--features", nargs="+", type=Path, default=[], metavar="CSV", help="encoder features as controls"
+        "--features",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="CSV",
+        help="encoder features; each file is a control",
     )
-    parser.add_argument("--null_runs", nargs="+", type=Path, default=[], metavar="RUN", help="runs on permuted labels")
-    parser.add_argument("--without_scans", action="store_true", help="no scan named, no slice shown")
+    parser.add_argument(
+        "--null_runs", nargs="+", type=Path, default=[], metavar="RUN", help="runs trained on permuted labels"
+    )
+    parser.add_argument("--without_scans", action="store_true", help="name no scan and show no slice")
     parser.add_argument("--draws", type=int, default=default.draws, help="bootstrap draws, default %(default)s")
-    parser.add_argument("--permutations", type=int, default=PERMUTATIONS, help="default %(default)s; 0 for no nulls")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of the resampling, default %(default)s")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--permutations",
+        type=int,
+        default=PERMUTATIONS,
+        help="permutations per null, default %(default)s; 0: none",
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="seed of all resampling, default %(default)s")
+    options = parser.parse_args(argv)
     if options.draws < 100 or options.permutations < 0 or options.seed < 0:
-        parser.error("--draws is at least 100, --permutations and --seed at least 0.")
-    resampling = Resampling(options.draws, options.seed)
+        parser.error("--draws must be at least 100; --permutations and --seed must be at least 0.")
     first = options.input[0]
-    try:
+    if first.is_file() and (options.labels is None or len(options.input) > 1):
+        parser.error("a predictions.csv must be the only input and needs --labels.")
+
+    def job() -> None:
+        resampling = Resampling(options.draws, options.seed)
+        common = {"with_scans": not options.without_scans, "permutations": options.permutations}
         if first.is_file():
-            if options.labels is None or len(options.input) > 1:
-                parser.error("a predictions.csv is given alone and needs --labels.")
             report = write_external_report(
-                first, options.labels, options.output, model=options.model, permutations=options.permutations,
-                with_scans=not options.without_scans, resampling=resampling,
-            )  # fmt: skip
+                first, options.labels, options.output, model=options.model, resampling=resampling, **common
+            )
         elif len(options.input) > 1:
             report = write_comparison(options.input, options.output or Path("comparison"), resampling=resampling)
         else:
             report = write_report(
                 first, image_controls=options.image_controls, features=options.features, null_runs=options.null_runs,
-                with_scans=not options.without_scans, permutations=options.permutations, resampling=resampling,
+                resampling=resampling, **common,
             )  # fmt: skip
-    except (InputError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    print(report)
-    return 0
+        print(report)
+
+    return run_program(parser.prog, job, failed=(InputError, OSError), interrupted="interrupted")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from cohort.phantom import phantom_description
 from cohort.scans import CohortError, Scan, flow, read_cohort
-from run_folder.files import InputError, read_json
+from run_folder.files import InputError, read_json, read_yaml
+from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions, scan_name
 from run_folder.tables import read_table
 
@@ -70,26 +70,25 @@ def read_run(run_folder: str | os.PathLike[str]) -> Study:
     Raises:
         InputError: the folder is partial or broken; the message names what is missing or contradicts.
     """
-    run = Path(run_folder)
-    predictions = read_predictions(run)
-    splits = read_json(run / "splits.json")
-    scans = _read_scans(run / "cohort.csv")
+    run = RunFolder(run_folder)
+    predictions = read_predictions(run.path)
+    splits = read_json(run.splits)
+    scans = _read_scans(run.cohort)
     table = _join(predictions, scans, run)
     _check_splits(table, splits, run)
-    environment = read_json(run / "environment.json")
-    folds = sorted(predictions["fold"].unique())
-    fold_metrics = {int(k): read_json(run / f"fold-{k}" / "metrics.json") for k in folds}
+    environment = read_json(run.environment)
+    folds = {int(k): run.fold(k) for k in sorted(predictions["fold"].unique())}
+    fold_metrics = {k: read_json(fold.metrics) for k, fold in folds.items()}
     for k, metrics in fold_metrics.items():
         if metrics.get("selection") not in ("last", "inner", "paper"):
-            path = run / f"fold-{k}" / "metrics.json"
-            raise InputError(f"{path} does not say how the epoch was selected (last, inner or paper).")
+            raise InputError(f"{folds[k].metrics} does not say how the epoch was selected (last, inner or paper).")
     selections = sorted({metrics["selection"] for metrics in fold_metrics.values()})
     if len(selections) > 1:
         raise InputError(f"{run}: the folds were selected by different rules ({', '.join(selections)}).")
     thresholds, notes = _inner_thresholds(table, fold_metrics)
     source = environment.get("source", {}).get("data_dir") or ""
     return Study(
-        name=run.resolve().name,
+        name=run.name,
         table=table,
         cohort=Path(source).name or "cohort",
         phantom=phantom_preset([source, *_folders_above(table)]),
@@ -99,9 +98,9 @@ def read_run(run_folder: str | os.PathLike[str]) -> Study:
         thresholds=thresholds,
         threshold_notes=notes,
         splits=splits,
-        recipe=_read_recipe(run / "recipe.yaml"),
+        recipe=read_yaml(run.recipe),
         environment=environment,
-        histories={int(k): read_table(run / f"fold-{k}" / "history.csv", HISTORY_COLUMNS) for k in folds},
+        histories={k: read_table(fold.history, HISTORY_COLUMNS) for k, fold in folds.items()},
         fold_metrics=fold_metrics,
     )
 
@@ -123,36 +122,38 @@ def scan_table(scans: list[Scan]) -> pd.DataFrame:
     return table.astype({"birth_age": float, "birth_weight": float, "scan_age": float})
 
 
-def _join(predictions: pd.DataFrame, scans: list[Scan], run: Path) -> pd.DataFrame:
+def _join(predictions: pd.DataFrame, scans: list[Scan], run: RunFolder) -> pd.DataFrame:
     used = scan_table([scan for scan in scans if scan.status == "used"])
     table = predictions.merge(used[[*KEYS, "label", *COVARIATES]], on=KEYS, how="left", suffixes=("", "_cohort"))
     unknown = table["label_cohort"].isna()
     if unknown.any():
         name = scan_name(table[unknown].iloc[0])
-        raise InputError(f"{run}: {name} was predicted but is not among the scans used in cohort.csv.")
+        raise InputError(f"{run}: {name} was predicted but {run.cohort.name} does not list it as used.")
     other = table["label_cohort"] != table["label"]
     if other.any():
         raise InputError(
-            f"{run}: {scan_name(table[other].iloc[0])} has another label in cohort.csv than in its predictions."
+            f"{run}: {scan_name(table[other].iloc[0])} has another label in {run.cohort.name} than in its predictions."
         )
     predicted = set(map(tuple, predictions[KEYS].to_numpy()))
     left = [row for row in used.to_dict("records") if (row["participant_id"], row["session_id"]) not in predicted]
     if left:
-        raise InputError(f"{run}: {len(left)} scan(s) of cohort.csv were never predicted, e.g. {scan_name(left[0])}.")
+        raise InputError(
+            f"{run}: {len(left)} scan(s) of {run.cohort.name} were never predicted, e.g. {scan_name(left[0])}."
+        )
     return table.drop(columns="label_cohort")
 
 
-def _check_splits(table: pd.DataFrame, splits: dict[str, Any], run: Path) -> None:
+def _check_splits(table: pd.DataFrame, splits: dict[str, Any], run: RunFolder) -> None:
     participants = splits.get("participants")
     if not isinstance(participants, dict):
-        raise InputError(f"{run / 'splits.json'} does not list the participants' folds; the run folder is broken.")
+        raise InputError(f"{run.splits} does not list the participants' folds; the run folder is damaged.")
     for row in table.to_dict("records"):
         entry = participants.get(row["participant_id"])
         if entry is None or entry.get("fold") != row["fold"]:
             place = "in no fold" if entry is None else f"in fold {entry.get('fold')}"
             raise InputError(
                 f"{run}: sub-{row['participant_id']} was predicted in fold {row['fold']}, "
-                f"but splits.json has it {place}."
+                f"but {run.splits.name} has it {place}."
             )
 
 
@@ -192,15 +193,3 @@ def phantom_preset(folders: list[str]) -> str | None:
         if description is not None:
             return str(description.get("preset", "unknown"))
     return None
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; train.py writes it when a run starts.")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path} holds no settings; the run folder is broken.")
-    return recipe

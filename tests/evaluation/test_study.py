@@ -64,9 +64,9 @@ def change(name, edit, **read):
         (remove("fold-0/history.csv"), "fold-0/history.csv is missing"),
         (lambda run: (run / "splits.json").write_text('{"num_folds": 5, '), "not valid JSON .* cut short"),
         (lambda run: (run / "fold-0/metrics.json").write_text("{}"), "how the epoch was selected"),
-        (lambda run: (run / "recipe.yaml").write_text("a: [1"), "recipe.yaml is not YAML"),
+        (lambda run: (run / "recipe.yaml").write_text("a: [1"), "recipe.yaml is not valid YAML"),
         (change("cohort.csv", lambda t: t.drop(columns="label")), "cohort.csv is not a cohort"),
-        (change("cohort.csv", lambda t: t.iloc[1:]), "predicted but is not among the scans used"),
+        (change("cohort.csv", lambda t: t.iloc[1:]), "predicted but cohort.csv does not list it as used"),
         (change("fold-3/predictions.csv", lambda t: t.iloc[1:]), "1 scan\\(s\\) of cohort.csv were never predicted"),
         (change("fold-3/predictions.csv", lambda t: t.assign(label=1 - t["label"].astype(int))), "another label"),
         (
