@@ -1,4 +1,4 @@
-"""Two or more models on the same scans: paired, so that what is hard for all is counted for none."""
+"""Paired comparison of two or more runs on the scans that all of them predicted."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .uncertainty import (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs on the scans they share.
+    """Several runs on their shared scans.
 
     Attributes:
         names: of the runs, made unique.
-        table: ``participant_id, session_id, family, label``, a row a shared scan.
-        probabilities, folds: by name, aligned with the table.
-        left_out: scans of each run that another lacks, by name.
-        metrics: by name, at threshold 0.5.
+        table: ``participant_id, session_id, family, label``, one row per shared scan.
+        probabilities, folds: name -> (n,), aligned with the table.
+        left_out: name -> number of scans of this run that another run lacks.
+        metrics: name -> metrics at threshold 0.5.
         differences: (name a, name b) -> AUC of a minus AUC of b.
-        same_folds: whether all runs hold out the same scans together; otherwise training sets differ too.
+        same_folds: whether all runs split the scans into the same folds; if not, their training sets differ too.
     """
 
     names: tuple[str, ...]
@@ -50,8 +50,8 @@ class Comparison:
 def compare_studies(studies: Sequence[Study], resampling: Resampling = DEFAULT_RESAMPLING) -> Comparison:
     """Compare the probabilities of two or more runs on the scans that all of them predicted.
 
-    Differences are bootstrapped over families, the same draw for both models (DeLong's test, which takes scans as
-    independent, would be too sure of itself). With more than two runs, p-values are not corrected for their number.
+    Each bootstrap draw takes the same families for both runs of a pair. (DeLong's test assumes independent scans, so
+    its intervals would be too narrow.) p-values are not corrected for the number of comparisons.
 
     Raises:
         InputError: fewer than two runs, no shared scan, or a scan with different labels.
@@ -64,14 +64,16 @@ def compare_studies(studies: Sequence[Study], resampling: Resampling = DEFAULT_R
     for table in tables[1:]:
         shared = shared.intersection(table.index, sort=False)
     if len(shared) == 0:
-        raise InputError(f"The runs {', '.join(names)} have no scan in common; they are of different cohorts.")
+        raise InputError(f"The runs {', '.join(names)} have no scan in common; compare runs of the same cohort.")
     tables = [table.loc[shared] for table in tables]
     first = tables[0]
     for name, table in zip(names[1:], tables[1:], strict=True):
         other = (table["label"] != first["label"]).to_numpy()
         if other.any():
             scan = scan_name(first[other].reset_index().iloc[0])
-            raise InputError(f"{scan} is labelled differently in {names[0]} and {name}; compare runs of equal labels.")
+            raise InputError(
+                f"{scan} is labelled differently in {names[0]} and {name}; compare runs with the same labels."
+            )
     label, family = first["label"].to_numpy(), first["family"].to_numpy()
     probabilities = {name: table["p_injury"].to_numpy() for name, table in zip(names, tables, strict=True)}
     folds = {name: table["fold"].to_numpy() for name, table in zip(names, tables, strict=True)}

@@ -1,4 +1,4 @@
-"""How every figure of a report looks, and how it is saved: colours that survive colour blindness and a grey printer."""
+"""Style and saving of all figures. They can be read with colour blindness and in greyscale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from run_folder.files import replacing
 
-# Okabe & Ito's palette (DOI 10.1038/nmeth.1618); every line has a dash and a marker of its own besides
+# Okabe & Ito's palette (DOI 10.1038/nmeth.1618); lines also differ in dash and marker
 BLACK, BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = (
     "#000000",
     "#0072B2",
@@ -53,12 +53,12 @@ SETTINGS = {
 }
 
 
-styled = matplotlib.rc_context(SETTINGS)  # a decorator: texts and legends take their look when they are made
+styled = matplotlib.rc_context(SETTINGS)  # a decorator: texts and legends take their style when they are created
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure: file name without extension, caption, the figure, and the numbers drawn."""
+    """A finished figure: file name without extension, caption, figure, and the numbers it shows."""
 
     name: str
     caption: str
@@ -67,16 +67,16 @@ class Drawing:
 
 
 def new_figure(width: float = 4.6, height: float = 4.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) and its axes, not registered with pyplot, so nothing has to be closed; call inside `styled`."""
+    """A figure (size in inches) and its axes, without pyplot, so that it needs no closing. Call it inside `styled`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def save_drawing(drawing: Drawing, folder: Path) -> str:
-    """Write NAME.svg, .pdf, .png and .csv (the numbers drawn), each beside and renamed; same input, same bytes.
+    """Write NAME.svg, .pdf, .png and .csv (the numbers shown), each atomically. The same input gives the same bytes.
 
     Returns:
-        The figure as a ``data:`` address (SVG), so that a page holds it without files beside.
+        The SVG as a ``data:`` URL, so that a page can contain the figure.
     """
     contents = {kind: rendered(drawing.figure, kind) for kind in ("svg", "pdf", "png")}
     contents["csv"] = drawing.data.to_csv(index=False).encode("utf-8")
@@ -87,7 +87,7 @@ def save_drawing(drawing: Drawing, folder: Path) -> str:
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
-    """The figure as a file's bytes, without a date; its layout is settled by the first rendering."""
+    """The figure as the bytes of a file without a date. The first rendering fixes the layout."""
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
     buffer = io.BytesIO()
     with matplotlib.rc_context(SETTINGS):

@@ -1,4 +1,4 @@
-"""The figures of a report, each a function of numbers already computed; units, n and intervals are on every one."""
+"""The figures of a report. Each shows units and, where they apply, the number of scans and intervals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def counted(label: Sequence[int]) -> str:
 def roc_figure(
     table: pd.DataFrame, auc: Interval, thresholds: Mapping[str, np.ndarray], resampling: Resampling
 ) -> Drawing:
-    """Pooled ROC with its band, each fold's own curve, and the operating points of the fixed thresholds."""
+    """Pooled ROC curve with its band, the curve of each fold, and the operating point of each threshold."""
     figure, (axes,) = new_figure()
     label, p = table["label"].to_numpy(), table["p_injury"].to_numpy()
     folds = sorted(table["fold"].unique())
@@ -69,15 +69,15 @@ def roc_figure(
     axes.legend(loc="lower right")
     axes.set_title(counted(label))
     kinds = [points.assign(curve="pooled"), band.assign(curve="band"), *rows]
-    caption = "ROC curve of the out-of-sample probabilities; shaded, the pointwise 95 % interval over families."
+    caption = "ROC curve, out-of-sample probabilities. Shaded: pointwise 95 % interval over families."
     if rows:
-        caption += " Grey, the single folds."
+        caption += " Grey: single folds."
     return Drawing("roc", caption, figure, pd.concat(kinds, ignore_index=True))
 
 
 @styled
 def precision_recall_figure(table: pd.DataFrame, average_precision: Interval, resampling: Resampling) -> Drawing:
-    """Precision against recall, pooled, with its band and the line of a test that knows nothing."""
+    """Pooled precision-recall curve with its band, and the precision of an uninformative test."""
     figure, (axes,) = new_figure()
     label, p = table["label"].to_numpy(), table["p_injury"].to_numpy()
     band = precision_recall_band(label, p, table["family"], resampling)
@@ -92,14 +92,14 @@ def precision_recall_figure(table: pd.DataFrame, average_precision: Interval, re
     axes.set_title(counted(label))
     data = pd.concat([points.assign(curve="pooled"), band.assign(curve="band")], ignore_index=True)
     caption = (
-        "Precision and recall of the out-of-sample probabilities; shaded, the pointwise 95 % interval over families."
+        "Precision-recall curve of the out-of-sample probabilities. Shaded: pointwise 95 % interval over families."
     )
     return Drawing("precision_recall", caption, figure, data)
 
 
 @styled
 def reliability_figure(table: pd.DataFrame) -> Drawing:
-    """Observed share of injured against predicted probability: groups of equal size, a smooth curve, every scan."""
+    """Observed share of injured scans by predicted probability: groups of equal size, a smooth curve, all scans."""
     figure, (axes,) = new_figure()
     label, p = table["label"].to_numpy(), table["p_injury"].to_numpy()
     groups = reliability_table(label, p)
@@ -108,7 +108,7 @@ def reliability_figure(table: pd.DataFrame) -> Drawing:
     axes.plot(smooth["probability"], smooth["observed"], color=VERMILLION, linestyle="--", label="smoothed (lowess)")
     error = groups[["observed_low", "observed_high"]].to_numpy().T
     centre = groups["observed"].to_numpy()
-    name = f"groups of {groups['n'].min()}-{groups['n'].max()} scans, 95 % CI"
+    name = f"groups of {groups['n'].min()} to {groups['n'].max()} scans, 95 % CI"
     axes.errorbar(
         groups["mean_probability"], centre, np.abs(error - centre), fmt="o", color=BLUE, capsize=3, label=name
     )
@@ -117,19 +117,19 @@ def reliability_figure(table: pd.DataFrame) -> Drawing:
         base = 1.0 if up else 0.0
         axes.plot(where, np.full(len(where), base), "|", color=BLACK, markersize=7, alpha=0.5, clip_on=False)
     _unit_square(axes, "Predicted probability of injury", "Observed share of injured")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.03))
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.97))  # class weights push points below the diagonal
     axes.set_title(counted(label))
     data = pd.concat([groups.assign(kind="group"), smooth.assign(kind="smooth")], ignore_index=True)
     caption = (
-        "Reliability of the probabilities. Ticks: single scans, injured above, normal below. The intervals of the "
-        "groups (Wilson) take scans as independent."
+        "Reliability of the probabilities. Ticks: single scans, injured at the top, normal at the bottom. The Wilson "
+        "intervals of the groups assume independent scans."
     )
     return Drawing("reliability", caption, figure, data)
 
 
 @styled
 def decision_figure(table: pd.DataFrame, resampling: Resampling) -> Drawing:
-    """Net benefit of acting on the model between 0.1 and 0.6, beside acting on everyone and on no one."""
+    """Net benefit of acting on the model at thresholds from 0.1 to 0.6, of acting on all scans, and on none."""
     figure, (axes,) = new_figure(4.6, 4.0)
     label = table["label"].to_numpy()
     curve = decision_curve(label, table["p_injury"], table["family"], DECISION_THRESHOLDS, resampling)
@@ -141,17 +141,17 @@ def decision_figure(table: pd.DataFrame, resampling: Resampling) -> Drawing:
     lowest = min(-0.05, float(curve["model_low"].min()))
     axes.set_ylim(max(lowest, -0.3), max(float(curve["model_high"].max()), 0.05) * 1.1)
     axes.set_xlim(x.min(), x.max())
-    axes.set_xlabel("Threshold probability of injury at which one would act")
+    axes.set_xlabel("Threshold probability of injury for acting")
     axes.set_ylabel("Net benefit (true positives per scan)")
     axes.legend(loc="best")
     axes.set_title(counted(label))
-    caption = "Decision curve: true positives less false positives weighted by the odds of the threshold, per scan."
+    caption = "Decision curve: true positives minus false positives weighted by the odds of the threshold, per scan."
     return Drawing("decision_curve", caption, figure, curve)
 
 
 @styled
 def folds_figure(folds: Sequence[Mapping[str, object]], pooled: Mapping[str, Interval]) -> Drawing:
-    """Every metric of every fold, their mean and SD, and the pooled value with its interval."""
+    """Each metric in each fold, its mean and SD over folds, and the pooled value with its interval."""
     figure, (axes,) = new_figure(6.4, 4.0)
     rows = []
     for place, metric in enumerate(METRIC_NAMES):
@@ -173,7 +173,7 @@ def folds_figure(folds: Sequence[Mapping[str, object]], pooled: Mapping[str, Int
                 (metric, "high", interval.high),
             ]
             value, look = interval.estimate, {"fmt": "D", "color": BLUE, "markersize": 5, "capsize": 3}
-            # a percentile interval need not hold the estimate
+            # a percentile interval may not contain the estimate
             reach = (
                 None if interval.low is None else np.clip([[value - interval.low], [interval.high - value]], 0, None)
             )
@@ -186,7 +186,8 @@ def folds_figure(folds: Sequence[Mapping[str, object]], pooled: Mapping[str, Int
     axes.set_axisbelow(True)
     axes.set_ylabel("Value")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=3)
-    caption = f"Threshold 0.5. {len(folds)} folds of {min(f['n'] for f in folds)}-{max(f['n'] for f in folds)} scans."
+    sizes = [fold["n"] for fold in folds]
+    caption = f"Metrics by fold at threshold 0.5. {len(folds)} folds of {min(sizes)} to {max(sizes)} scans."
     return Drawing("folds", caption, figure, pd.DataFrame(rows, columns=["metric", "kind", "value"]))
 
 
@@ -198,7 +199,7 @@ def forest_figure(
     rows: Sequence[tuple[str, Interval]],
     reference: Interval | None = None,
 ) -> Drawing:
-    """Named AUCs with intervals, one below the other; ``reference`` (the whole, the network) is shaded."""
+    """AUCs with intervals, one per line. The interval of ``reference`` (all scans, or the network) is shaded."""
     figure, (axes,) = new_figure(6.6, 1.1 + 0.3 * len(rows))
     data = []
     for place, (row, interval) in enumerate(rows):
@@ -226,7 +227,7 @@ def forest_figure(
 def null_figure(
     nulls: Mapping[str, np.ndarray], observed: Mapping[str, float], p_values: Mapping[str, float]
 ) -> Drawing:
-    """Histograms of the null AUCs, one below the other, each with the value observed."""
+    """Histograms of null AUCs, one per line, each with the observed value."""
     figure, _ = new_figure(5.4, 0.7 + 1.0 * len(nulls))
     figure.clear()
     panels = figure.subplots(len(nulls), 1, sharex=True, squeeze=False)[:, 0]
@@ -246,17 +247,17 @@ def null_figure(
     panels[-1].set_xlabel("Pooled ROC AUC with labels permuted over families")
     data = pd.concat([pd.DataFrame({"model": title, "auc": null}) for title, null in nulls.items()], ignore_index=True)
     caption = (
-        f"Permutation nulls ({max(len(null) for null in nulls.values())} permutations). Red line: observed; dotted: "
-        "mean of the null; dashed: 0.5, which is not where a cross-validated null is centred."
+        f"Permutation nulls ({max(len(null) for null in nulls.values())} permutations). Red: observed; dotted: mean of "
+        "the null; dashed: 0.5. A null that is refitted in cross-validation is not centred at 0.5."
     )
     return Drawing("null", caption, figure, data)
 
 
 @styled
 def optimism_figure(audit: OptimismAudit) -> Drawing:
-    """Each fold's accuracy and AUC at the honest epoch and at the best epoch on the scored fold."""
+    """Accuracy and AUC of each fold at the unbiased epoch and at the best epoch on the scored fold."""
     figure, panels = new_figure(6.6, 3.6, columns=2)
-    honest = "inner-chosen epoch" if audit.rule == "inner" else "last epoch"
+    unbiased = "epoch chosen on inner scans" if audit.rule == "inner" else "last epoch"
     for axes, metric in zip(panels, ("accuracy", "auc"), strict=True):
         both = audit.folds[[f"honest_{metric}", f"best_{metric}"]].to_numpy(float)
         for row in both:
@@ -269,17 +270,17 @@ def optimism_figure(audit: OptimismAudit) -> Drawing:
         if axes.get_ylim()[1] > 1:
             axes.set_ylim(top=1.02)
         axes.set_title(f"{int(np.isfinite(both).all(axis=1).sum())} folds")
-        axes.set_xticks([0, 1], [f"honest:\n{honest}", "paper's rule:\nbest on scored fold"])
+        axes.set_xticks([0, 1], [f"unbiased:\n{unbiased}", "paper's rule:\nbest on scored fold"])
         axes.set_xlim(-0.45, 1.45)
         axes.set_ylabel(TITLES[metric])
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    caption = f"Optimism audit over {len(audit.folds)} folds. Grey: single folds; red: their mean."
+    caption = f"Optimism audit of {len(audit.folds)} folds. Grey: single folds; red: their mean."
     return Drawing("optimism", caption, figure, audit.folds)
 
 
 @styled
 def comparison_figure(comparison: Comparison) -> Drawing:
-    """ROC curves of all runs, overlaid."""
+    """ROC curves of all runs in one plot."""
     figure, (axes,) = new_figure(5.0, 4.6)
     label = comparison.table["label"].to_numpy()
     rows = []
@@ -298,7 +299,7 @@ def comparison_figure(comparison: Comparison) -> Drawing:
 
 
 def p_text(p: float) -> str:
-    """A p-value as printed: three decimals, never 0."""
+    """A p-value with three decimals, never 0: "0.012" or "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""From findings to one HTML page with its figures inside, and the figures' own files."""
+"""The HTML page of a report, with its figures inside, and the files of the figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .figures import (
     reliability_figure,
     roc_figure,
 )
-from .findings import NULL_STATISTICS, Findings
+from .findings import NULL_STATISTICS, Findings, null_spread
 from .metrics import METRIC_NAMES
 from .published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
 from .study import Study
@@ -52,7 +52,7 @@ CONTENTS = [
     ("optimism", "Optimism audit"),
     ("parts", "Sensitivity analyses and subgroups"),
     ("errors", "Missed cases and false alarms"),
-    ("paper", "The paper's figures"),
+    ("paper", "Results printed in the paper"),
     ("limits", "Limits"),
     ("methods", "Methods"),
 ]
@@ -61,7 +61,15 @@ CONTENTS = [
 def render_study(
     findings: Findings, folder: Path, numbers_file: str, *, with_scans: bool = True, controls_missing: str = ""
 ) -> str:
-    """The page of one study; its figures are saved into ``folder`` too (SVG, PDF, PNG, CSV)."""
+    """The page of one study. Its figures are also saved in ``folder`` (SVG, PDF, PNG, CSV).
+
+    Args:
+        findings: the numbers of the page.
+        folder: for the figures.
+        numbers_file: name of the JSON file with all metrics, which the page mentions.
+        with_scans: name the misclassified scans and show slices of them.
+        controls_missing: a sentence on controls that were not computed.
+    """
     study, table = findings.study, findings.study.table
     figures = _save(study_drawings(findings), folder)
     missed, alarms = wrong_calls(table)
@@ -108,8 +116,8 @@ def render_study(
         "null_titles": {
             name: NULL_TITLES[name] for name in NULL_STATISTICS if not study.external or "mean" not in name
         },
-        "null_rows": {name: _spread(values) for name, values in null.fixed.items()} if null else {},
-        "refitted_rows": {name: _spread(values) for name, values in null.refitted.items()} if null else {},
+        "null_rows": {name: null_spread(values) for name, values in null.fixed.items()} if null else {},
+        "refitted_rows": {name: null_spread(values) for name, values in null.refitted.items()} if null else {},
         "null_runs": len(next(iter(null.refitted.values()))) if null and null.refitted else 0,
         "audit": audit,
         "audit_rows": audit.summary.to_dict("records") if audit else [],
@@ -134,7 +142,7 @@ def render_study(
 
 
 def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: Path, resampling: Resampling) -> str:
-    """The page of several runs beside each other; its figure is saved into ``folder`` too."""
+    """The page that compares several runs. Its figure is also saved in ``folder``."""
     drawings = [comparison_figure(comparison)] if comparison.table["label"].nunique() == 2 else []
     phantoms = sorted({study.phantom for study in studies if study.phantom})
     metrics = ["auc", "within_fold_auc", "accuracy", "sensitivity", "specificity"]
@@ -156,7 +164,7 @@ def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: 
 
 
 def study_drawings(findings: Findings) -> list[Drawing]:
-    """All figures that the study allows, in the order of the page."""
+    """All figures that the study has data for, in the order of the page."""
     study, metrics = findings.study, findings.at_threshold["0.5"]
     table, drawings = study.table, []
     if findings.both_classes:
@@ -169,7 +177,7 @@ def study_drawings(findings: Findings) -> list[Drawing]:
         drawings += [reliability_figure(table), decision_figure(table, findings.resampling)]
     if findings.controls:
         rows = [("Network", metrics["auc"]), *((c.name, c.metrics["auc"]) for c in findings.controls)]
-        caption = "Pooled AUC of the network (shaded: its interval) and of the controls on the same folds."
+        caption = "Pooled AUC of the network and of the controls on the same folds. Shaded: interval of the network."
         drawings.append(forest_figure("controls", caption, counted(table["label"]), rows, metrics["auc"]))
     if findings.null:
         drawings.append(null_figure(*_nulls(findings)))
@@ -178,7 +186,7 @@ def study_drawings(findings: Findings) -> list[Drawing]:
     parts = [*findings.sensitivity, *findings.subgroups[1:]]
     rows = [(f"{part.name} (n = {part.n})", part.metrics["auc"]) for part in parts if part.metrics]
     if len(rows) > 1:
-        caption = "AUC in parts of the cohort; shaded: the interval of all scans."
+        caption = "AUC in parts of the cohort. Shaded: interval of all scans."
         drawings.append(forest_figure("parts", caption, counted(table["label"]), rows, rows[0][1]))
     return drawings
 
@@ -201,7 +209,7 @@ def _nulls(findings: Findings) -> tuple[dict[str, np.ndarray], dict[str, float],
 
 
 def _save(drawings: Sequence[Drawing], folder: Path) -> dict[str, dict[str, Any]]:
-    """Save each figure's files and return what the page shows of it, by name."""
+    """Save the files of each figure; return name -> number, caption and address for the page."""
     figures = {}
     for number, drawing in enumerate(drawings, start=1):
         address = save_drawing(drawing, folder)
@@ -218,7 +226,7 @@ def _subtitle(study: Study) -> str:
 
 def _flow_rows(flow: dict[str, int]) -> list[tuple[str, int]]:
     titles = {"found": "Found", "labelled": "With a label", "used": "Used"}
-    titles |= {"used normal": "of these normal", "used injury": "of these injured"}
+    titles |= {"used normal": "Used: normal", "used injury": "Used: injured"}
     return [(titles.get(name, f"Excluded: {name}"), count) for name, count in flow.items()]
 
 
@@ -226,23 +234,16 @@ def _case_rows(cases: pd.DataFrame, truth: dict, with_scans: bool) -> list[dict[
     pictures = thumbnails(cases) if with_scans else [None] * len(cases)
     rows = []
     for row, picture in zip(cases.to_dict("records"), pictures, strict=True):
-        held = truth.get((row["participant_id"], row["session_id"]), "")
-        rows.append({**row, "name": scan_name(row), "picture": picture, "truth": held})
+        injuries = truth.get((row["participant_id"], row["session_id"]), "")
+        rows.append({**row, "name": scan_name(row), "picture": picture, "truth": injuries})
     return rows
 
 
 def _mean_sd(values: list[float | None]) -> str:
-    """Mean and SD of the runs, "–" where one is undefined."""
+    """Mean and SD over runs; "–" if one is undefined."""
     if any(value is None for value in values):
         return "–"
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.3f}"
-
-
-def _spread(values: np.ndarray) -> dict[str, float | None]:
-    defined = values[np.isfinite(values)]
-    if not len(defined):
-        return {"mean": None, "percentile_95": None}
-    return {"mean": float(defined.mean()), "percentile_95": float(np.quantile(defined, 0.95))}
 
 
 def _environment() -> jinja2.Environment:
@@ -258,7 +259,7 @@ def _environment() -> jinja2.Environment:
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals, a dash where there is none."""
+    """A number with a fixed number of decimals; a dash if it is undefined."""
     if value is None or isinstance(value, float) and not np.isfinite(value):
         return "–"
     return f"{value:z.{digits}f}".replace("-", "−")  # z: no "-0.00"
@@ -270,11 +271,11 @@ def interval_text(interval: Interval, digits: int = 3) -> str:
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """As `fixed`, with its sign."""
+    """As `fixed`, with a sign."""
     text = fixed(value, digits)
     return f"+{text}" if text[0].isdigit() and value else text
 
 
 def p_value(value: float | None) -> str:
-    """A p-value, a dash where there is none."""
+    """A p-value; a dash if it is undefined."""
     return "–" if value is None else p_text(value)

@@ -1,11 +1,11 @@
-"""One self-contained report of a run, of a model on another site's scans, or of several runs beside each other.
+"""Write a self-contained report on a run, on a model applied to another site's scans, or on several runs.
 
     python -m evaluation.report runs/NAME                         report.html, figures/ and cv_metrics.json in runs/NAME
     python -m evaluation.report predictions.csv --labels labels.tsv --model runs/NAME/fold-4/model
     python -m evaluation.report runs/A runs/B --output comparison
 
-The page needs no network and no file beside it. Exit status: 0 written, 1 the input cannot be evaluated, 2 the call
-was wrong.
+The page needs no network and no other file. Exit status: 0 report written, 1 the input cannot be evaluated, 2 wrong
+arguments.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .page import render_comparison, render_study
 from .study import KEYS, Study, read_run
 from .uncertainty import DEFAULT_RESAMPLING, PERMUTATIONS, Resampling
 
-FEW_BYTES = 500e6  # up to this much of images is measured without being asked
+FEW_BYTES = 500e6  # images are measured by default if their files are at most this large in total
 
 
 def write_report(
@@ -48,22 +48,22 @@ def write_report(
     resampling: Resampling = DEFAULT_RESAMPLING,
     permutations: int = PERMUTATIONS,
 ) -> Path:
-    """Evaluate a finished run: ``report.html``, ``figures/`` and ``cv_metrics.json`` in its folder.
+    """Evaluate a finished run; write ``report.html``, ``figures/`` and ``cv_metrics.json`` in its folder.
 
     Args:
-        run_folder: ``runs/NAME`` with all folds done.
-        image_controls: measure image quality and tissue volumes for controls; None does so for small cohorts (up to
-            500 MB of image files) or where an earlier report kept the measurements.
-        features: tables (``participant_id, session_id`` and numbers) of an encoder's features, each a control.
-        null_runs: run folders of the same recipe trained on permuted labels, for a null with retraining.
-        with_scans: name the wrongly called scans and show slices of them.
+        run_folder: ``runs/NAME`` with all folds finished.
+        image_controls: whether to measure image quality and tissue volumes for controls. None: only if the image files
+            have at most 500 MB in total, or an earlier report has saved the measurements.
+        features: tables of encoder features (``participant_id, session_id`` and numbers); each is one control.
+        null_runs: runs of the same recipe trained on permuted labels, for a null with retraining.
+        with_scans: name the misclassified scans and show slices of them.
         resampling, permutations: see `evaluate_study`.
 
     Returns:
         The path of ``report.html``.
 
     Raises:
-        InputError: the run is partial or broken; the message names what is missing.
+        InputError: the run is not finished or damaged, or another input cannot be used; the message says why.
     """
     run = RunFolder(run_folder)
     study = read_run(run.path)
@@ -75,7 +75,7 @@ def write_report(
     findings = evaluate_study(study, features=sets, null_runs=nulls, resampling=resampling, permutations=permutations)
     missing = ""
     if not measured and (study.table["image"] != "").any():
-        missing = "Controls from image quality and tissue volumes: --image_controls."
+        missing = "Use --image_controls to add controls from image quality and tissue volumes."
     write_json(run.cv_metrics, {**write_cv_metrics(run.path), "report": summary_for_json(findings)})
     page = render_study(findings, run.figures, run.cv_metrics.name, with_scans=with_scans, controls_missing=missing)
     return write_text(run.report, page)
@@ -91,16 +91,16 @@ def write_external_report(
     resampling: Resampling = DEFAULT_RESAMPLING,
     permutations: int = PERMUTATIONS,
 ) -> Path:
-    """Evaluate a finished model on labelled scans it never met; see `read_external`.
+    """Evaluate a finished model on labelled scans of another site; see `read_external` for the inputs.
 
-    Writes ``report.html``, ``figures/`` and ``metrics.json`` into ``output`` (default: beside the predictions, in
-    ``PREDICTIONS-report``) and returns the path of ``report.html``.
+    Writes ``report.html``, ``figures/`` and ``metrics.json`` in ``output`` (default: ``PREDICTIONS-report`` next to the
+    predictions) and returns the path of ``report.html``.
     """
     study = read_external(predictions, labels, model)
     folder = Path(output) if output else Path(predictions).with_name(f"{Path(predictions).stem}-report")
     findings = evaluate_study(study, resampling=resampling, permutations=permutations)
     pooled = findings.cross_validation["pooled"]
-    target, metrics = RunFolder(folder), ModelFolder(folder).metrics  # files are named as in a run and in a fold
+    target, metrics = RunFolder(folder), ModelFolder(folder).metrics  # file names as in a run and in a fold
     write_json(metrics, {**pooled, "flow": study.flow, "report": summary_for_json(findings)})
     page = render_study(findings, target.figures, metrics.name, with_scans=with_scans)
     return write_text(target.report, page)
@@ -112,19 +112,19 @@ def write_comparison(
     *,
     resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Path:
-    """Compare finished runs on the scans they share: paired AUC differences, one overlaid ROC figure.
+    """Compare finished runs on their shared scans: paired AUC differences and a figure of all ROC curves.
 
-    Writes ``report.html`` and ``figures/`` into ``output`` and returns the path of ``report.html``.
+    Writes ``report.html`` and ``figures/`` in ``output`` and returns the path of ``report.html``.
     """
     studies = [read_run(folder) for folder in run_folders]
     comparison = compare_studies(studies, resampling)
-    target = RunFolder(output)  # files are named as in a run
+    target = RunFolder(output)  # file names as in a run
     page = render_comparison(comparison, studies, target.figures, resampling)
     return write_text(target.report, page)
 
 
 def _measurements(study: Study, folder: Path, wanted: bool | None) -> dict[str, tuple[pd.DataFrame, list[str]]]:
-    """Name of a control -> (measurements, columns); kept as CSV, so that a second report need not open the images."""
+    """Control -> (measurements, columns). They are saved as CSV, so that later reports need not open the images."""
     tasks = {
         "Image quality (motion proxies)": ("image", "image_quality", measure_quality, QUALITY_COLUMNS),
         "Tissue and ventricle volumes": ("segmentation", "tissue_volumes", measure_volumes, VOLUME_COLUMNS),
@@ -139,10 +139,10 @@ def _measurements(study: Study, folder: Path, wanted: bool | None) -> dict[str, 
             paths = [Path(path) for path in study.table[column] if path]
             present = [path for path in paths if path.is_file()]
             if wanted and not paths:
-                continue  # nothing of the kind in this cohort
+                continue  # this cohort has no such files
             if wanted and len(present) < len(paths):
                 lost = next(path for path in paths if not path.is_file())
-                raise InputError(f"{lost} is not there any more; put the cohort back, or leave out --image_controls.")
+                raise InputError(f"{lost} is missing; restore the cohort, or leave out --image_controls.")
             small = sum(path.stat().st_size for path in present) <= FEW_BYTES
             if wanted is False or not paths or len(present) < len(paths) or not (wanted or small):
                 continue
@@ -156,7 +156,7 @@ def _features(study: Study, path: Path) -> np.ndarray:
     table = read_table(path, tuple(KEYS))
     numeric = [c for c in table.columns if c not in KEYS and pd.api.types.is_numeric_dtype(table[c])]
     if not numeric:
-        raise InputError(f"{path} has no numeric column beside participant_id and session_id.")
+        raise InputError(f"{path} has no numeric column other than participant_id and session_id.")
     values = measured_features(study.table, table, numeric)
     absent = int(np.isnan(values).all(axis=1).sum())
     if absent:

@@ -56,7 +56,7 @@ def test_interval_of_the_slope_is_clustered_on_families():
     ("label", "probability", "missing", "reason"),
     [
         ([0, 0, 0], [0.1, 0.2, 0.3], {"slope", "intercept"}, "one class"),
-        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], {"slope"}, "without error"),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], {"slope"}, "perfectly"),
         ([0, 1, 0, 1], [0.4, 0.4, 0.4, 0.4], {"slope"}, "same probability"),
     ],
 )

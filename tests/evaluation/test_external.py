@@ -110,7 +110,10 @@ def test_thresholds_come_frozen_with_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("participant_id,label\nZ,1\n", "has both a prediction and a label in .* 2 unlabelled. Do the participant_id"),
+        (
+            "participant_id,label\nZ,1\n",
+            "both a prediction and a label in .* 2 unlabelled. Check that participant_id",
+        ),
         (
             "participant_id,score\nA,1\n",
             "no column label, score_group or radiology_score; it has participant_id, score",

@@ -123,7 +123,7 @@ def test_images_give_controls_thumbnails_and_the_phantoms_banner(make_run):
     assert "Image quality" in read_page(write_report(run, **FAST))[1]
     (run / "figures" / "image_quality.csv").unlink()
     assert "Image quality" not in read_page(write_report(run, **FAST))[1].split("--image_controls")[0]
-    with pytest.raises(InputError, match="is not there any more"):
+    with pytest.raises(InputError, match="is missing; restore the cohort"):
         write_report(run, image_controls=True, **FAST)
 
 

@@ -26,7 +26,7 @@ def test_which_scans_belong():
     assert chosen("Score 5 against 1-2", table) == [True, False, False, False]
     assert chosen("Score 3 against 1-2", table) == [False, True, False, False]
     assert chosen("Without score 4", table) == [True, True, False, True]
-    assert chosen("One sibling a family", table) == [True, True, False, True]
+    assert chosen("One sibling per family", table) == [True, True, False, True]
     assert chosen("First session only", table) == [True, False, True, True]  # by age, not by the session's name
     assert chosen("PMA 37 weeks or more at scan", table) == [False, True, True, False]
 
