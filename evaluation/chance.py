@@ -65,14 +65,14 @@ def chance_over_runs(
         audit = audit_optimism(study.histories, study.fold_metrics).summary.set_index("metric")
         observed[BEST_EPOCH].append(float(audit.loc["accuracy", "best"]))
     rows = []
-    for name, values in observed.items():
+    for name, of_runs in observed.items():
         null = np.mean(nulls["mean_accuracy" if name == BEST_EPOCH else name], axis=0)
         low, high = np.nanquantile(null, [(1 - level) / 2, (1 + level) / 2])
-        mean = float(np.mean(values))
+        mean = float(np.mean(of_runs))
         p_value = permutation_p_value(mean, null)
         rows.append((name, mean, float(np.nanmean(null)), float(low), float(high), p_value, bool(low <= mean <= high)))
-    columns = ["statistic", "observed", "null_mean", "low", "high", "p_value", "inside"]
-    return pd.DataFrame(rows, columns=columns)
+    header = ["statistic", "observed", "null_mean", "low", "high", "p_value", "inside"]
+    return pd.DataFrame(rows, columns=header)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ same for both.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,7 @@ def covariate_features(table: pd.DataFrame) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays.items() if np.isfinite(array).any()}
 
 
-def measured_features(table: pd.DataFrame, measures: pd.DataFrame, columns: ArrayLike | None = None) -> np.ndarray:
+def measured_features(table: pd.DataFrame, measures: pd.DataFrame, columns: Sequence[str] | None = None) -> np.ndarray:
     """Measurements in the order of the predictions (n, d); NaN for scans that were not measured.
 
     Args:

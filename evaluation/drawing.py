@@ -6,6 +6,7 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -25,7 +26,7 @@ BLACK, BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = (
     "#CC79A7",
 )
 GREY = "#767676"
-STYLES = [
+STYLES: list[dict[str, Any]] = [
     {"color": BLUE, "linestyle": "-", "marker": "o"},
     {"color": VERMILLION, "linestyle": "--", "marker": "s"},
     {"color": GREEN, "linestyle": "-.", "marker": "^"},
@@ -34,7 +35,7 @@ STYLES = [
     {"color": ORANGE, "linestyle": (0, (8, 2)), "marker": "P"},
     {"color": SKY, "linestyle": (0, (1, 3)), "marker": "X"},
 ]
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,

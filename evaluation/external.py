@@ -57,7 +57,11 @@ def read_external(
         raise InputError(str(error)) from error
     triples = list(zip(records, matched, states, strict=True))
     counts = Counter(status for status, _ in states)
-    rows = [_scan(record, *match) for record, match, (status, _) in triples if status == "used"]
+    rows = [
+        _scan(record, participant, session, row)
+        for record, (participant, session, row), (status, _) in triples
+        if status == "used" and row is not None
+    ]
     if not rows:
         counted = ", ".join(f"{number} {status}" for status, number in counts.items())
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def roc_figure(
     figure, (axes,) = new_figure()
     label, p = table["label"].to_numpy(), table["p_injury"].to_numpy()
     folds = sorted(table["fold"].unique())
-    rows = []
+    rows: list[pd.DataFrame] = []
     if len(folds) > 1:
         for fold in folds:
             part = table[table["fold"] == fold]
@@ -150,7 +151,7 @@ def decision_figure(table: pd.DataFrame, resampling: Resampling) -> Drawing:
 
 
 @styled
-def folds_figure(folds: Sequence[Mapping[str, object]], pooled: Mapping[str, Interval]) -> Drawing:
+def folds_figure(folds: Sequence[Mapping[str, Any]], pooled: Mapping[str, Interval]) -> Drawing:
     """Each metric in each fold, its mean and SD over folds, and the pooled value with its interval."""
     figure, (axes,) = new_figure(6.4, 4.0)
     rows = []
@@ -159,12 +160,12 @@ def folds_figure(folds: Sequence[Mapping[str, object]], pooled: Mapping[str, Int
         rows += [(metric, f"fold {fold}", value) for fold, value in values]
         numbers = [value for _, value in values]
         shift = np.linspace(-0.12, 0.12, len(numbers)) if len(numbers) > 1 else np.zeros(len(numbers))
-        names = ("single folds", "mean ± SD of folds", "pooled, 95 % CI") if place == 0 else (None, None, None)
-        axes.plot(place - 0.12 + shift * 0.6, numbers, "o", color=GREY, markersize=3.5, label=names[0])
+        shown = ("single folds", "mean ± SD of folds", "pooled, 95 % CI") if place == 0 else (None, None, None)
+        axes.plot(place - 0.12 + shift * 0.6, numbers, "o", color=GREY, markersize=3.5, label=shown[0])
         if len(numbers) > 1:
             mean, sd = np.mean(numbers), np.std(numbers, ddof=1)
             rows += [(metric, "mean", mean), (metric, "sd", sd)]
-            axes.errorbar(place + 0.1, mean, sd, fmt="s", color=VERMILLION, markersize=5, capsize=3, label=names[1])
+            axes.errorbar(place + 0.1, mean, sd, fmt="s", color=VERMILLION, markersize=5, capsize=3, label=shown[1])
         interval = pooled[metric]
         if interval.estimate is not None:
             rows += [
@@ -172,12 +173,10 @@ def folds_figure(folds: Sequence[Mapping[str, object]], pooled: Mapping[str, Int
                 (metric, "low", interval.low),
                 (metric, "high", interval.high),
             ]
-            value, look = interval.estimate, {"fmt": "D", "color": BLUE, "markersize": 5, "capsize": 3}
-            # a percentile interval may not contain the estimate
-            reach = (
-                None if interval.low is None else np.clip([[value - interval.low], [interval.high - value]], 0, None)
-            )
-            axes.errorbar(place + 0.3, value, reach, label=names[2], **look)
+            value, reach = interval.estimate, None
+            if interval.low is not None and interval.high is not None:  # the interval may not contain the estimate
+                reach = np.clip([[value - interval.low], [interval.high - value]], 0, None)
+            axes.errorbar(place + 0.3, value, reach, fmt="D", color=BLUE, markersize=5, capsize=3, label=shown[2])
     names = [TITLES[metric] for metric in METRIC_NAMES]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_ylim(min(-0.02, *(value for _, kind, value in rows if kind != "sd" and value is not None)) - 0.03, 1.03)
@@ -207,12 +206,12 @@ def forest_figure(
         if interval.estimate is None:
             axes.text(0.02, place, "undefined", va="center", fontsize=8, color=GREY)
             continue
-        if interval.low is not None:
+        if interval.low is not None and interval.high is not None:
             axes.plot([interval.low, interval.high], [place, place], color=BLUE, linewidth=1.6, solid_capstyle="butt")
-        look = {"marker": "D", "color": BLACK} if place == 0 else {"marker": "o", "color": BLUE}
-        axes.plot(interval.estimate, place, markersize=6, clip_on=False, zorder=5, **look)
+        marker, color = ("D", BLACK) if place == 0 else ("o", BLUE)
+        axes.plot(interval.estimate, place, marker=marker, color=color, markersize=6, clip_on=False, zorder=5)
         axes.text(1.03, place, f"{interval:.2f}", va="center", fontsize=8, transform=axes.get_yaxis_transform())
-    if reference is not None and reference.low is not None:
+    if reference is not None and reference.low is not None and reference.high is not None:
         axes.axvspan(reference.low, reference.high, color=GREY, alpha=0.15, linewidth=0)
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set_yticks(range(len(rows)), [row for row, _ in rows])
@@ -264,7 +263,7 @@ def optimism_figure(audit: OptimismAudit) -> Drawing:
             axes.plot([0, 1], row, color=GREY, linewidth=0.9, marker="o", markersize=3.5)
         mean = np.nanmean(both, axis=0) if np.isfinite(both).any() else np.array([np.nan, np.nan])
         axes.plot([0, 1], mean, color=VERMILLION, linewidth=2.2, marker="D", markersize=6)
-        look = {"textcoords": "offset points", "va": "center", "color": VERMILLION, "weight": "bold"}
+        look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": VERMILLION, "weight": "bold"}
         for x, value, shift, side in zip((0, 1), mean, (-8, 8), ("right", "left"), strict=True):
             axes.annotate(f"{value:.3f}", (x, value), (shift, 0), ha=side, **look)
         if axes.get_ylim()[1] > 1:

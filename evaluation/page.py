@@ -15,6 +15,7 @@ from run_folder.predictions import scan_name
 from . import wording
 from .cases import phantom_truth, thumbnails, wrong_by_score, wrong_calls
 from .comparison import Comparison
+from .controls import Control
 from .drawing import Drawing, save_drawing
 from .figures import (
     TITLES,
@@ -30,7 +31,7 @@ from .figures import (
     reliability_figure,
     roc_figure,
 )
-from .findings import NULL_STATISTICS, Findings, null_spread
+from .findings import NULL_STATISTICS, Findings, NetworkNull, null_spread
 from .metrics import METRIC_NAMES
 from .published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
 from .study import Study
@@ -180,7 +181,7 @@ def study_drawings(findings: Findings) -> list[Drawing]:
         caption = "Pooled AUC of the network and of the controls on the same folds. Shaded: interval of the network."
         drawings.append(forest_figure("controls", caption, counted(table["label"]), rows, metrics["auc"]))
     if findings.null:
-        drawings.append(null_figure(*_nulls(findings)))
+        drawings.append(null_figure(*_nulls(findings.null, findings.controls)))
     if findings.audit:
         drawings.append(optimism_figure(findings.audit))
     parts = [*findings.sensitivity, *findings.subgroups[1:]]
@@ -191,8 +192,10 @@ def study_drawings(findings: Findings) -> list[Drawing]:
     return drawings
 
 
-def _nulls(findings: Findings) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, float]]:
-    null = findings.null
+def _nulls(
+    null: NetworkNull, controls: Sequence[Control]
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, float]]:
+    """Null AUCs, observed AUC and p-value of the network and of each control, by title."""
     nulls = {"Network, predictions fixed": null.fixed["pooled_auc"]}
     observed = {"Network, predictions fixed": null.observed["pooled_auc"]}
     p_values = {"Network, predictions fixed": null.fixed_p["pooled_auc"]}
@@ -200,11 +203,11 @@ def _nulls(findings: Findings) -> tuple[dict[str, np.ndarray], dict[str, float],
         nulls["Network, retrained"] = null.refitted["pooled_auc"]
         observed["Network, retrained"] = null.observed["pooled_auc"]
         p_values["Network, retrained"] = null.refitted_p["pooled_auc"]
-    for control in findings.controls:
-        if control.null is not None and control.p_value is not None:
+    for control in controls:
+        auc = control.metrics["auc"].estimate
+        if control.null is not None and control.p_value is not None and auc is not None:
             title = f"{control.name}, refitted"
-            nulls[title], p_values[title] = control.null, control.p_value
-            observed[title] = control.metrics["auc"].estimate
+            nulls[title], observed[title], p_values[title] = control.null, auc, control.p_value
     return nulls, observed, p_values
 
 
@@ -241,9 +244,10 @@ def _case_rows(cases: pd.DataFrame, truth: dict, with_scans: bool) -> list[dict[
 
 def _mean_sd(values: list[float | None]) -> str:
     """Mean and SD over runs; "–" if one is undefined."""
-    if any(value is None for value in values):
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return "–"
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.3f}"
+    return f"{np.mean(known):.2f} ± {np.std(known, ddof=1):.3f}"
 
 
 def _environment() -> jinja2.Environment:

@@ -73,11 +73,14 @@ def summary(findings: Findings) -> str:
 
 
 def _best_control(findings: Findings) -> str:
-    ranked = [c for c in findings.controls if c.features and c.metrics["auc"].estimate is not None and c.difference]
+    ranked = [
+        (auc, control.name, control.difference.difference)
+        for control in findings.controls
+        if control.features and control.difference and (auc := control.metrics["auc"].estimate) is not None
+    ]
     if not ranked:
         return ""
-    best = max(ranked, key=lambda control: control.metrics["auc"].estimate)
-    difference = best.difference.difference
+    auc, name, difference = max(ranked, key=lambda control: control[0])
     verdict = ""
     if difference.low is not None and difference.high is not None:
         verdict = (
@@ -88,7 +91,7 @@ def _best_control(findings: Findings) -> str:
             else ", and the interval of the difference includes 0"
         )
     return (
-        f"The best control ({best.name}) reaches an AUC of {best.metrics['auc'].estimate:.3f}{verdict}; "
+        f"The best control ({name}) reaches an AUC of {auc:.3f}{verdict}; "
         f"network minus control: {difference.with_level().replace('-', '−')}."
     )
 
@@ -173,7 +176,7 @@ def temperature(findings: Findings) -> str:
     """Whether the probabilities were calibrated."""
     inner = [metrics.get("inner") for metrics in findings.study.fold_metrics.values()]
     if inner and all(inner):
-        values = ", ".join(f"{i['temperature']:.2f}" for i in inner)
+        values = ", ".join(f"{i['temperature']:.2f}" for i in inner if i)
         return f"Temperatures fitted on the inner scans and applied to these probabilities, by fold: {values}."
     if findings.study.external:
         return "The probabilities include the temperature stored in the model; nothing was recalibrated on these scans."

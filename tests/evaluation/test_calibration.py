@@ -1,4 +1,4 @@
-"""Calibration, temperature, thresholds and net benefit against statsmodels, scikit-learn and hand arithmetic."""
+"""Calibration, temperature, thresholds and net benefit, checked with statsmodels, scikit-learn and by hand."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_reliability_table_by_hand():
     table = reliability_table(label, probability, bins=2)
     assert table["n"].tolist() == [4, 4] and table["n_injury"].tolist() == [1, 3]
     assert table["mean_probability"].tolist() == pytest.approx([0.25, 0.75])
-    # Wilson interval of 1 in 4, by its formula
+    # the Wilson interval of 1 in 4, from its formula
     z, n, p = 1.959964, 4, 0.25
     centre, half = (p + z**2 / (2 * n)), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     expected = [(centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)]
@@ -111,12 +111,12 @@ def test_temperature_minimises_the_log_loss_of_the_averaged_views():
     assert fit_temperature([1, 1], [0.4, 0.9]) == 1.0  # nothing to fit
 
 
-def test_scans_that_are_all_called_rightly_cannot_tell_the_temperature():
+def test_temperature_is_1_if_all_calls_are_right_or_all_are_wrong():
     assert fit_temperature([0, 0, 1, 1], [0.1, 0.4, 0.6, 0.7]) == 1.0
-    assert fit_temperature([0, 0, 1, 1], [0.9, 0.6, 0.4, 0.3]) == 1.0  # nor scans that are all called wrongly
+    assert fit_temperature([0, 0, 1, 1], [0.9, 0.6, 0.4, 0.3]) == 1.0
 
 
-def test_youden_threshold_is_the_best_of_the_curve_and_stands_between_scores():
+def test_youden_threshold_is_the_best_of_the_curve_and_between_two_scores():
     random = np.random.default_rng(2)
     label = np.r_[0, 1, random.integers(0, 2, 58)]
     probability = np.round(expit(random.normal(size=60) + label), 2)
@@ -126,11 +126,11 @@ def test_youden_threshold_is_the_best_of_the_curve_and_stands_between_scores():
     assert youden_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]) == pytest.approx(0.4)
 
 
-def test_sensitivity_threshold_reaches_the_target_and_no_lower():
+def test_sensitivity_threshold_is_the_highest_that_reaches_the_target():
     label = np.r_[np.zeros(10, int), np.ones(10, int)]
     probability = np.r_[np.linspace(0.05, 0.5, 10), np.linspace(0.35, 0.8, 10)]
     threshold = sensitivity_threshold(label, probability, 0.9)
-    assert threshold == pytest.approx((0.4 + 0.35) / 2)  # nine of ten injured called, the tenth at 0.35 not
+    assert threshold == pytest.approx((0.4 + 0.35) / 2)  # calls nine of ten injured scans; the tenth is at 0.35
     assert np.mean(probability[label == 1] >= threshold) == 0.9
     assert sensitivity_threshold(label, probability, 1.0) < 0.35
     with pytest.raises(ValueError, match="one class"):

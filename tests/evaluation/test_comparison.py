@@ -1,4 +1,4 @@
-"""Runs beside each other: paired on shared scans, refused where they cannot be."""
+"""Comparison of runs: paired on shared scans, and refused if that is impossible."""
 
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -21,7 +21,7 @@ def test_two_runs_of_one_cohort(make_run):
     assert result.metrics["weak"]["auc"].estimate == pytest.approx(auc[1])
 
 
-def test_three_runs_are_compared_pairwise_and_namesakes_told_apart(make_run, tmp_path):
+def test_three_runs_are_compared_in_pairs_and_equal_names_made_unique(make_run, tmp_path):
     studies = [read_run(make_run(f"{k}/same", n=40, twin_pairs=4, noise_seed=k)) for k in range(3)]
     result = compare_studies(studies, resampling=Resampling(100))
     assert result.names == ("same (1)", "same (2)", "same (3)") and len(result.differences) == 3
@@ -35,7 +35,7 @@ def test_only_shared_scans_count(make_run):
     assert len(result.table) == 35 and result.left_out == {"whole": 5, "part": 0}
 
 
-def test_other_folds_are_noticed(make_run):
+def test_different_folds_are_detected(make_run):
     a = read_run(make_run("a", n=40, twin_pairs=4))
     renamed = type(a)(**{**a.__dict__, "name": "b", "table": a.table.assign(fold=(a.table["fold"] + 1) % 5)})
     other = type(a)(**{**a.__dict__, "name": "c", "table": a.table.assign(fold=a.table["fold"] // 2)})
@@ -43,7 +43,7 @@ def test_other_folds_are_noticed(make_run):
     assert not compare_studies([a, other], resampling=Resampling(20)).same_folds
 
 
-def test_what_cannot_be_compared_is_refused(make_run):
+def test_runs_that_cannot_be_compared_are_refused(make_run):
     a = read_run(make_run("a", n=40, twin_pairs=4))
     turned = type(a)(**{**a.__dict__, "name": "b", "table": a.table.assign(label=1 - a.table["label"])})
     with pytest.raises(InputError, match="labelled differently in a and b"):

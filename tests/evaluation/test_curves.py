@@ -1,4 +1,4 @@
-"""Curves and bands against scikit-learn, and the figures' files."""
+"""Curves and bands, checked with scikit-learn, and the files of figures."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from evaluation.figures import forest_figure, p_said, reliability_figure, roc_fi
 from evaluation.uncertainty import Interval, Resampling, bootstrap_metrics
 
 
-def test_points_are_scikit_learns(cohort_table):
+def test_points_equal_scikit_learn(cohort_table):
     table = cohort_table()
     points = roc_points(table["label"], table["p_injury"])
     area = auc(points["false_positive_rate"], points["sensitivity"])
@@ -22,7 +22,7 @@ def test_points_are_scikit_learns(cohort_table):
     assert np.sum(steps * points["precision"]) == pytest.approx(average)
 
 
-def test_bands_hold_the_curve_and_narrow_with_more_families(cohort_table):
+def test_bands_contain_the_curve_and_narrow_with_more_families(cohort_table):
     wide, narrow = cohort_table(n=60, twin_pairs=5), cohort_table(n=600, twin_pairs=50)
     widths = []
     for table in (wide, narrow):
@@ -38,12 +38,12 @@ def test_precision_band_is_the_precision_of_the_first_threshold_to_reach_a_recal
     band = precision_recall_band(table["label"], table["p_injury"], table["family"], resampling=Resampling(100))
     precision, recall, _ = precision_recall_curve(table["label"], table["p_injury"])
     for row in band.iloc[::7].to_dict("records"):
-        first = np.flatnonzero(recall >= row["recall"] - 1e-12)[-1]  # recall falls along scikit-learn's arrays
+        first = np.flatnonzero(recall >= row["recall"] - 1e-12)[-1]  # recall falls along the arrays of scikit-learn
         assert row["precision"] == pytest.approx(precision[first])
     assert len(band) == len(GRID) - 1
 
 
-def test_figures_are_saved_four_ways_and_repeat_bitwise(cohort_table, tmp_path):
+def test_figures_are_saved_in_four_formats_with_the_same_bytes_each_time(cohort_table, tmp_path):
     table = cohort_table(n=60, twin_pairs=5)
     interval = bootstrap_metrics(table["label"], table["p_injury"], table["family"], resampling=Resampling(100))["auc"]
 
@@ -59,13 +59,13 @@ def test_figures_are_saved_four_ways_and_repeat_bitwise(cohort_table, tmp_path):
     assert {"pooled", "band", "fold 0", "fold 4"} <= set(data["curve"])
 
 
-def test_every_figure_says_how_many_scans(cohort_table):
+def test_a_figure_shows_the_number_of_scans(cohort_table):
     table = cohort_table(n=60, twin_pairs=5)
     title = reliability_figure(table).figure.axes[0].get_title(loc="left")
     assert title == f"n = 60 scans ({table['label'].sum()} injured)"
 
 
-def test_forest_draws_what_is_defined():
+def test_forest_figure_with_undefined_values():
     rows = [
         ("all", Interval(0.8, 0.7, 0.9, 100)),
         ("few", Interval(0.6, None, None, 3)),

@@ -1,4 +1,4 @@
-"""Screening metrics against scikit-learn, hand arithmetic, and the cases in which nothing can be said."""
+"""Screening metrics, checked with scikit-learn and by hand, and the cases in which they are undefined."""
 
 import json
 import math
@@ -24,13 +24,13 @@ from evaluation.metrics import (
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_equal_to_scikit_learn_wherever_defined(seed):
+def test_metrics_equal_scikit_learn_if_defined(seed):
     random = np.random.default_rng(seed)
     n = int(random.integers(6, 130))
     label = np.r_[0, 0, 1, 1, random.integers(0, 2, n - 4)]
     probability = np.round(random.random(n) * 0.6 + 0.3 * label, random.integers(1, 6)).clip(
         0, 1
-    )  # rounding makes ties
+    )  # rounding creates ties
     threshold = float(random.choice([0.3, 0.5, 0.7]))
     ours = screening_metrics(label, probability, threshold)
     called = (probability >= threshold).astype(int)
@@ -60,7 +60,7 @@ def test_equal_to_scikit_learn_wherever_defined(seed):
 
 
 def test_by_hand():
-    # 10 scans: 4 injured of which 3 called, 6 normal of which 2 called.
+    # 10 scans: of 4 injured, 3 are called; of 6 normal, 2 are called
     values, undefined = metrics_from_counts(tn=4, fp=2, fn=1, tp=3)
     assert undefined == {}
     assert values["accuracy"] == pytest.approx(0.7)
@@ -84,7 +84,7 @@ def test_a_probability_at_the_threshold_is_called_injury():
         ([0, 0], [0.1, 0.2], {"sensitivity", "balanced_accuracy", "ppv", "f1", "mcc", "auc", "average_precision"}),
         ([0, 0], [0.1, 0.9], {"sensitivity", "balanced_accuracy", "mcc", "auc", "average_precision"}),
         ([1, 1], [0.8, 0.9], {"specificity", "balanced_accuracy", "npv", "mcc", "auc"}),
-        ([0, 1], [0.1, 0.2], {"ppv", "mcc"}),  # nobody called injured: F1 is 0, not undefined
+        ([0, 1], [0.1, 0.2], {"ppv", "mcc"}),  # no scan is called: F1 is 0, not undefined
         ([0, 1], [0.8, 0.9], {"npv", "mcc"}),
     ],
 )
@@ -94,7 +94,7 @@ def test_undefined_is_none_with_a_reason(labels, probabilities, none):
     assert all(isinstance(why, str) and why.startswith(("no scan", "there")) for why in result["undefined"].values())
 
 
-def test_reason_names_the_cause():
+def test_the_reason_names_the_cause():
     assert "labelled injury" in screening_metrics([0, 0], [0.1, 0.2])["undefined"]["auc"]
     assert "called injury" in screening_metrics([0, 1], [0.1, 0.2])["undefined"]["mcc"]
     assert "labelled normal" in screening_metrics([1, 1], [0.1, 0.2])["undefined"]["mcc"]
@@ -127,20 +127,20 @@ def test_through_evaluate_in_batches(tmp_path):
     for start in range(0, 40, 8):
         metric.add_batch(predictions=probability[start : start + 8], references=label[start : start + 8])
     assert metric.compute(threshold=0.4) == screening_metrics(label, probability, 0.4)
-    # the same object serves the next fold, and keeps no scan of the last one
+    # the object can be used again and keeps no scan of the last fold
     assert metric.compute(predictions=[0.1, 0.9], references=[0, 1])["n"] == 2
-    # float64 all the way: no probability moves across the threshold on its way through Arrow
+    # probabilities stay float64 in Arrow: rounding would move this one across the threshold
     assert metric.compute(predictions=[0.5 - 1e-12, 0.5], references=[0, 1])["accuracy"] == 1.0
 
 
-def test_through_evaluate_bad_probability_and_then_good_ones(tmp_path):
+def test_through_evaluate_after_a_bad_probability(tmp_path):
     metric = ScreeningMetrics(cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match="pass softmax output, not logits"):
         metric.compute(predictions=[3.2, 0.1], references=[1, 0])
     assert metric.compute(predictions=[0.9, 0.1], references=[1, 0])["auc"] == 1.0
 
 
-def test_summary_over_folds_counts_only_the_defined():
+def test_summary_over_folds_counts_only_defined_values():
     folds = [screening_metrics([0, 1], [0.2, p]) for p in (0.9, 0.4)] + [screening_metrics([0, 0], [0.2, 0.3])]
     summary = summarise_folds(folds)
     assert summary["accuracy"] == {

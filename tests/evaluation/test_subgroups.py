@@ -1,4 +1,4 @@
-"""Parts of the cohort: which scans belong, and that each part's figures are its own."""
+"""Parts of the cohort: which scans belong to them, and their metrics."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def test_which_scans_belong():
     assert chosen("Score 3 against 1-2", table) == [False, True, False, False]
     assert chosen("Without score 4", table) == [True, True, False, True]
     assert chosen("One sibling per family", table) == [True, True, False, True]
-    assert chosen("First session only", table) == [True, False, True, True]  # by age, not by the session's name
+    assert chosen("First session only", table) == [True, False, True, True]  # by age, not by session id
     assert chosen("PMA 37 weeks or more at scan", table) == [False, True, True, False]
 
 
@@ -38,7 +38,7 @@ def test_age_groups_do_not_overlap_and_leave_no_gap():
     assert (np.sum(pma, axis=0) == 1).all() and (np.sum(birth, axis=0) == 1).all()
 
 
-def test_figures_of_a_part_are_its_own(cohort_table):
+def test_metrics_of_a_part_use_only_its_scans(cohort_table):
     table = cohort_table()
     threshold = np.where(table["fold"] == 0, 0.9, 0.5)
     parts = {part.name: part for part in evaluate_parts(table, SUBGROUPS, threshold, resampling=Resampling(200))}
@@ -59,4 +59,4 @@ def test_parts_without_two_classes_or_data(cohort_table):
     }
     assert parts["Girls"].metrics == {} and "are normal" in parts["Girls"].note
     assert not any("PMA" in name or "session" in name for name in parts)
-    assert "Born at 37 weeks or later" not in parts  # nobody
+    assert "Born at 37 weeks or later" not in parts  # there is no such scan
