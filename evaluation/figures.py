@@ -34,7 +34,7 @@ TITLES = {
 
 
 def counted(label: Sequence[int]) -> str:
-    """ "n = 128 scans (54 injured)"."""
+    """The number of scans as a title: "n = 128 scans (54 injured)"."""
     return f"n = {len(label)} scans ({int(np.sum(label))} injured)"
 
 
@@ -303,7 +303,7 @@ def p_text(p: float) -> str:
 
 
 def p_said(p: float) -> str:
-    """ "p = 0.012" or "p < 0.001"."""
+    """A p-value for running text: "p = 0.012" or "p < 0.001"."""
     text = p_text(p)
     return f"p {text}" if text[0] == "<" else f"p = {text}"
 

@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--permutations",
         type=int,
         default=PERMUTATIONS,
-        help="permutations per null, default %(default)s; 0: none",
+        help="permutations per null, default %(default)s, 0 for none",
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="seed of all resampling, default %(default)s")
     options = parser.parse_args(argv)

@@ -20,7 +20,7 @@ MEASUREMENTS = {
     "birth_weight": "Birth weight (kg)",
     "scan_age": "Post-menstrual age at scan (weeks)",
 }
-PROPORTIONS = {"sex": ("Male", "M"), "singleton": ("Of a multiple birth", "M")}
+PROPORTIONS = {"sex": ("Male", "M"), "singleton": ("Multiple birth", "M")}
 COLUMNS = ["variable", "normal", "injury", "n_normal", "n_injury", "smd", "p_value", "test"]
 
 

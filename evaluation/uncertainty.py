@@ -30,7 +30,7 @@ class Interval:
     level: float = 0.95
 
     def __str__(self) -> str:
-        """ "0.830 (0.750 to 0.900)", "0.830 (no interval)" or "undefined"."""
+        """For example "0.830 (0.750 to 0.900)"; or "0.830 (no interval)", or "undefined"."""
         return format(self, ".3f")
 
     def __format__(self, spec: str) -> str:

@@ -55,7 +55,7 @@ def test_table_of_a_cohort(cohort_table):
     assert row["p_value"] == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
     male = table.loc["Male", "normal"]
     assert male.startswith(f"{(scans[scans['label'] == 0]['sex'] == 'M').sum()} (")
-    assert list(table.index)[-1] == "Of a multiple birth"
+    assert list(table.index)[-1] == "Multiple birth"
 
 
 def test_unknown_variables_are_left_out_and_missing_values_counted():
