@@ -96,7 +96,7 @@ def read_external(
 
 def entities(scan: str) -> tuple[str, str] | None:
     """Participant and session of a BIDS path, without ``sub-`` and ``ses-``; None if it names no participant."""
-    found = dict(ENTITIES.findall(scan))  # the last match wins: the file name before the folders
+    found = dict(ENTITIES.findall(scan))  # the last match wins, so the file name takes precedence over folders
     return (found["sub"], found.get("ses", "")) if "sub" in found else None
 
 
