@@ -1,4 +1,4 @@
-"""Whether a probability of 0.3 means three in ten, and what decisions on it are worth.
+"""Calibration (does a probability of 0.3 mean three in ten?), temperature scaling, and net benefit of decisions.
 
 Van Calster 2019 (DOI 10.1186/s12916-019-1466-7) for calibration in the large, slope and curve; Vickers 2006
 (DOI 10.1177/0272989X06295361) for net benefit; Guo 2017 (arXiv 1706.04599) for temperature scaling.
@@ -21,10 +21,17 @@ from statsmodels.nonparametric.smoothers_lowess import lowess
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.tools import add_constant
 
-from evaluation.metrics import checked_pair
-from evaluation.uncertainty import DRAWS, Interval, family_weights, percentile_interval
+from .metrics import checked_pair
+from .uncertainty import (
+    DEFAULT_RESAMPLING,
+    Interval,
+    Resampling,
+    bootstrap_weights,
+    family_weights,
+    percentile_interval,
+)
 
-CLIP = 1e-6  # probabilities nearer to 0 or 1 than this are moved to it before a logit is taken
+CLIP = 1e-6  # probabilities are clipped to [CLIP, 1 - CLIP] before taking a logit
 DECISION_THRESHOLDS = np.round(np.arange(0.10, 0.6001, 0.01), 2)
 
 
@@ -32,7 +39,8 @@ DECISION_THRESHOLDS = np.round(np.arange(0.10, 0.6001, 0.01), 2)
 class Calibration:
     """Brier score, calibration in the large (intercept at slope 1) and slope; a perfect model has intercept 0, slope 1.
 
-    ``brier_reference`` is the score of always saying the prevalence; ``undefined`` gives the reason of a missing value.
+    ``brier_reference`` is the Brier score of always predicting the prevalence. ``undefined`` gives the reason for each
+    missing value.
     """
 
     brier: Interval
@@ -46,45 +54,42 @@ def calibration(
     labels: ArrayLike,
     probabilities: ArrayLike,
     families: ArrayLike,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Calibration:
-    """Calibration of the probabilities as they are.
+    """Brier score, calibration intercept and calibration slope of the given probabilities.
 
-    Brier = mean (p - y)^2, interval by family bootstrap. Intercept a: logit P(y) = a + logit p. Slope b:
-    logit P(y) = a' + b logit p. Both by maximum likelihood (statsmodels), Wald intervals from the covariance clustered
-    on families. A slope below 1 means probabilities too extreme, as of an overfitted model.
+    Brier = mean (p - y)^2, with an interval from a bootstrap of families. Intercept a: logit P(y) = a + logit p. Slope
+    b: logit P(y) = a' + b logit p. Both are fitted by maximum likelihood (statsmodels), with Wald intervals from a
+    covariance clustered on families. A slope below 1 means that probabilities are too extreme, as with overfitting.
     """
     label, probability = checked_pair(labels, probabilities)
-    weights = np.vstack([np.ones((1, len(label))), family_weights(families, draws, seed)])
+    weights = bootstrap_weights(families, resampling)
     brier = weights @ (probability - label) ** 2 / weights.sum(axis=1)
     assert np.isclose(brier[0], brier_score_loss(label, probability))
     prevalence = float(label.mean())
     undefined: dict[str, str] = {}
-    missing = Interval(None, None, None, 0, level)
+    missing = Interval(None, None, None, 0, resampling.level)
     intercept = slope = missing
     log_odds = logit(np.clip(probability, CLIP, 1 - CLIP))
     if label.min() == label.max():
         undefined["intercept"] = undefined["slope"] = "all scans are of one class"
     else:
-        intercept = _clustered_fit(label, np.ones((len(label), 1)), families, level, offset=log_odds)
+        intercept = _clustered_fit(label, np.ones((len(label), 1)), families, resampling.level, offset=log_odds)
         auc = roc_auc_score(label, probability)
         if np.ptp(log_odds) == 0:
             undefined["slope"] = "all scans have the same probability"
         elif auc in (0.0, 1.0):
-            undefined["slope"] = "the probabilities separate the classes without error, so the slope is unbounded"
+            undefined["slope"] = "the probabilities separate the classes perfectly, so the slope is unbounded"
         else:
-            slope = _clustered_fit(label, add_constant(log_odds), families, level)
-    return Calibration(
-        percentile_interval(brier[0], brier[1:], level), prevalence * (1 - prevalence), intercept, slope, undefined
-    )
+            slope = _clustered_fit(label, add_constant(log_odds), families, resampling.level)
+    brier_interval = percentile_interval(brier[0], brier[1:], resampling)
+    return Calibration(brier_interval, prevalence * (1 - prevalence), intercept, slope, undefined)
 
 
 def _clustered_fit(
     label: np.ndarray, design: np.ndarray, families: ArrayLike, level: float, offset: np.ndarray | None = None
 ) -> Interval:
-    """Last coefficient of a logistic regression with its Wald interval, the covariance clustered on families."""
+    """Last coefficient of a logistic regression, with a Wald interval from a covariance clustered on families."""
     groups = np.unique(np.asarray(families).astype(str), return_inverse=True)[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,11 +104,12 @@ def _clustered_fit(
 
 
 def reliability_table(labels: ArrayLike, probabilities: ArrayLike, bins: int = 5) -> pd.DataFrame:
-    """Scans in ``bins`` groups of near-equal size by probability, with the injured share of each.
+    """Scans sorted by probability into ``bins`` groups of nearly equal size, with the injured share of each.
 
     Returns:
-        A row a group: ``low, high`` (probabilities of the group), ``n, n_injury, mean_probability, observed,
-        observed_low, observed_high`` (Wilson 95 % interval). Equal probabilities stay together; groups may be fewer.
+        One row per group: ``low, high`` (range of the probabilities), ``n, n_injury, mean_probability``, ``observed``
+        (injured share) and ``observed_low, observed_high`` (its Wilson 95 % interval). Scans of equal probability stay
+        in one group, so there may be fewer groups.
     """
     label, probability = checked_pair(labels, probabilities)
     if bins < 1:
@@ -120,7 +126,7 @@ def reliability_table(labels: ArrayLike, probabilities: ArrayLike, bins: int = 5
 
 
 def smooth_calibration(labels: ArrayLike, probabilities: ArrayLike, fraction: float = 0.75) -> pd.DataFrame:
-    """Locally weighted regression of label on probability: a calibration curve without bins (probability, observed)."""
+    """Calibration curve without bins: lowess of the label on the probability. Columns ``probability, observed``."""
     label, probability = checked_pair(labels, probabilities)
     curve = lowess(label, probability, frac=fraction, it=0)
     table = pd.DataFrame(curve, columns=["probability", "observed"]).groupby("probability", as_index=False).mean()
@@ -128,16 +134,18 @@ def smooth_calibration(labels: ArrayLike, probabilities: ArrayLike, fraction: fl
 
 
 def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Temperature T of least log loss of mean over views of sigmoid(logit(p_v) / T), searched between 0.05 and 20.
+    """The temperature T that minimises the log loss of p = mean over views of sigmoid(logit(p_v) / T).
+
+    T is searched between 0.05 and 20.
 
     Args:
-        labels: (n,), scans that neither trained the model nor are scored later.
-        probabilities: (n,) probability of injury at T = 1, or (views, n) of the test-time views. For two classes
-            softmax(z / T)[1] = sigmoid((z1 - z0) / T) and z1 - z0 = logit(p): the very thing `predict_proba` computes.
+        labels: (n,), of scans used neither for training nor for the final scores.
+        probabilities: (n,) probability of injury at T = 1, or (views, n) for several test-time views. With two classes,
+            softmax(z / T)[1] = sigmoid((z1 - z0) / T) and z1 - z0 = logit(p), so this is what `predict_proba` computes.
 
     Returns:
-        T > 1 softens the probabilities, T < 1 sharpens them. 1 where the scans cannot tell: one class only, or a loss
-        that falls to the very bound (few scans, all called rightly: ever sharper would always fit better).
+        T > 1 softens the probabilities, T < 1 sharpens them. T = 1 if the scans do not determine it: they have one
+        class, or the loss has no minimum inside the search range (as when all scans are classified correctly).
     """
     views = np.atleast_2d(np.asarray(probabilities, dtype=np.float64))
     for view in views:
@@ -160,24 +168,23 @@ def decision_curve(
     probabilities: ArrayLike,
     families: ArrayLike | None = None,
     thresholds: ArrayLike = DECISION_THRESHOLDS,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> pd.DataFrame:
-    """Net benefit of acting on p >= t, per scan screened, beside acting on everyone and on no one.
+    """Net benefit per scan of acting if p >= t, compared with acting on all scans and on none.
 
-    Net benefit at t = tp / n - fp / n * t / (1 - t): true positives, less false positives at the odds that t declares.
+    Net benefit at t = tp / n - fp / n * t / (1 - t): true positives minus false positives weighted by the odds of t.
 
     Returns:
-        ``threshold, model, treat_all, treat_none`` and, when families are given, ``model_low, model_high`` (95 %
-        family-bootstrap percentiles).
+        One row per threshold: ``threshold, model, treat_all, treat_none`` and, if families are given, ``model_low,
+        model_high`` (percentile interval from a bootstrap of families).
     """
     label, probability = checked_pair(labels, probabilities)
     grid = np.asarray(thresholds, dtype=np.float64)
     if not ((grid > 0) & (grid < 1)).all():
-        raise ValueError("Decision thresholds must lie strictly between 0 and 1.")
+        raise ValueError("Decision thresholds must be strictly between 0 and 1.")
     odds = grid / (1 - grid)
     called = probability[:, None] >= grid  # (n, thresholds)
-    gain = called * np.where(label[:, None] == 1, 1.0, -odds)  # each scan's contribution
+    gain = called * np.where(label[:, None] == 1, 1.0, -odds)  # contribution of each scan
     prevalence = label.mean()
     table = pd.DataFrame(
         {
@@ -188,7 +195,8 @@ def decision_curve(
         }
     )
     if families is not None:
-        weights = family_weights(families, draws, seed)
+        weights = family_weights(families, resampling)
         drawn = weights @ gain / weights.sum(axis=1, keepdims=True)
-        table["model_low"], table["model_high"] = np.quantile(drawn, [0.025, 0.975], axis=0)
+        quantiles = np.round(resampling.quantiles, 12)  # exactly 0.025 and 0.975 at 95 %
+        table["model_low"], table["model_high"] = np.quantile(drawn, quantiles, axis=0)
     return table

@@ -1,4 +1,4 @@
-"""The scans a model got wrong, one by one: what was missed, what was a false alarm, and what they look like."""
+"""The misclassified scans: missed cases and false alarms, with thumbnails."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from evaluation.measures import read_ras
 from run_folder.files import InputError
 from run_folder.tables import read_table
+
+from .measures import read_ras
 
 THUMBNAIL = 112  # pixels of the longer edge
 COLUMNS = ["participant_id", "session_id", "fold", "radiology_score", "p_injury", "scan_age", "birth_age", "sex"]
 
 
 def wrong_calls(table: pd.DataFrame, threshold: float | np.ndarray = 0.5) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Injured scans called normal and normal scans called injured, each with the most confident error first.
+    """Missed cases (injured, called normal) and false alarms (normal, called injured), most confident error first.
 
     Args:
         table: predictions with covariates.
-        threshold: one, or (n,) each scan's own.
+        threshold: one number, or (n,) if the threshold differs by fold.
 
     Returns:
-        Missed cases and false alarms: the columns of `COLUMNS` that the table has, and ``image``.
+        Two tables with the columns of `COLUMNS` and ``image``, as far as the input has them.
     """
     called = (table["p_injury"] >= threshold).astype(int)
     columns = [column for column in [*COLUMNS, "image"] if column in table]
@@ -37,7 +38,7 @@ def wrong_calls(table: pd.DataFrame, threshold: float | np.ndarray = 0.5) -> tup
 
 
 def wrong_by_score(table: pd.DataFrame, threshold: float | np.ndarray = 0.5) -> pd.DataFrame:
-    """Of each radiology score: ``score, label, n, wrong, share`` (missed if injured, false alarms if normal)."""
+    """Errors per radiology score: ``score, label, n, wrong, share`` (missed if injured, false alarms if normal)."""
     wrong = (table["p_injury"] >= threshold).astype(int) != table["label"]
     scores = table["radiology_score"].astype(str).replace("", "unknown")
     groups = pd.DataFrame({"score": scores, "label": table["label"], "wrong": wrong}).groupby(["score", "label"])
@@ -46,10 +47,13 @@ def wrong_by_score(table: pd.DataFrame, threshold: float | np.ndarray = 0.5) -> 
 
 
 def thumbnail(path: str | Path) -> str:
-    """Middle axial and coronal slice of the head side by side, as a PNG ``data:`` address.
+    """An axial and a coronal slice of the head next to each other, as a PNG ``data:`` URL.
 
-    Slices go through the centre of mass of the head, the patient's right on the viewer's left, grey levels from 0 to
-    the 99.5th percentile, voxels drawn in their true proportions. Raises InputError when the scan cannot be read.
+    The slices go through the centre of mass of the head. The patient's right is on the viewer's left, grey levels span
+    0 to the 99.5th percentile, and voxels keep their true proportions.
+
+    Raises:
+        InputError: the scan cannot be read.
     """
     volume, size = read_ras(path)
     volume = volume - volume.min()
@@ -57,10 +61,10 @@ def thumbnail(path: str | Path) -> str:
     head = volume > 0.15 * top
     where = np.argwhere(head)
     centre = where.mean(axis=0).astype(int)
-    low, high = np.percentile(where, [0.5, 99.5], axis=0).astype(int)  # all of the head but stray noise
+    low, high = np.percentile(where, [0.5, 99.5], axis=0).astype(int)  # the head without stray noise
     low, high = np.maximum(low - 3, 0), high + 4
     centre, volume = centre - low, volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    # transposed and turned so that anterior (axial) and superior (coronal) point up; RAS has the right at high indices
+    # flipped and transposed: anterior (axial) and superior (coronal) point up; in RAS, right has high indices
     axial, coronal = volume[::-1, ::-1, centre[2]].T, volume[::-1, centre[1], ::-1].T
     pictures = [_picture(axial / top, size[0], size[1]), _picture(coronal / top, size[0], size[2])]
     height = max(picture.height for picture in pictures)
@@ -82,7 +86,7 @@ def _picture(slice_: np.ndarray, width_mm: float, height_mm: float) -> Image.Ima
 
 
 def thumbnails(table: pd.DataFrame, most: int = 60) -> list[str | None]:
-    """A thumbnail for each of the first ``most`` rows; None where there is no image, or it is not there any more."""
+    """A thumbnail for each of the first ``most`` rows; None if the image is unknown, deleted or unreadable."""
     pictures: list[str | None] = []
     for path in table["image"] if "image" in table else [None] * len(table):
         picture = None
@@ -96,17 +100,17 @@ def thumbnails(table: pd.DataFrame, most: int = 60) -> list[str | None]:
 
 
 def phantom_truth(table: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """(participant, session) -> what a phantom really holds, by the ``truth.tsv`` of its folder; empty for others."""
+    """(participant, session) -> true injuries, from the ``truth.tsv`` of a phantom cohort; empty for real scans."""
     images = [path for path in table.get("image", []) if isinstance(path, str) and path]
     for folder in Path(images[0]).absolute().parents[1:5] if images else ():
         if (folder / "truth.tsv").is_file():
             truth = read_table(folder / "truth.tsv", ("participant_id", "session_id", "injuries"))
-            return {(row["participant_id"], row["session_id"]): _said(row) for row in truth.to_dict("records")}
+            return {(row["participant_id"], row["session_id"]): _described(row) for row in truth.to_dict("records")}
     return {}
 
 
-def _said(row: dict[str, Any]) -> str:
-    """`ivh:minor:left atrophy:mild` as "ivh (minor, left); atrophy (mild)", motion added."""
+def _described(row: dict[str, Any]) -> str:
+    """`ivh:minor:left atrophy:mild` as "IVH (minor, left); atrophy (mild)", followed by "motion" if there is any."""
     words = []
     for injury in str(row["injuries"]).replace("_", " ").replace("cystic pvl", "cystic-PVL").split(" "):
         name, *details = injury.split(":")

@@ -1,4 +1,4 @@
-"""Two or more models on the same scans: paired, so that what is hard for all is counted for none."""
+"""Paired comparison of two or more runs on the scans that all of them predicted."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from evaluation.study import KEYS, Study
-from evaluation.uncertainty import DRAWS, Interval, PairedDifference, bootstrap_metrics, paired_auc_difference
 from run_folder.files import InputError
 from run_folder.predictions import scan_name
+
+from .study import KEYS, Study
+from .uncertainty import (
+    DEFAULT_RESAMPLING,
+    Interval,
+    PairedDifference,
+    Resampling,
+    bootstrap_metrics,
+    paired_auc_difference,
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs on the scans they share.
+    """Several runs on their shared scans.
 
     Attributes:
         names: of the runs, made unique.
-        table: ``participant_id, session_id, family, label``, a row a shared scan.
-        probabilities, folds: by name, aligned with the table.
-        left_out: scans of each run that another lacks, by name.
-        metrics: by name, at threshold 0.5.
+        table: ``participant_id, session_id, family, label``, one row per shared scan.
+        probabilities, folds: name -> (n,), aligned with the table.
+        left_out: name -> number of scans of this run that another run lacks.
+        metrics: name -> metrics at threshold 0.5.
         differences: (name a, name b) -> AUC of a minus AUC of b.
-        same_folds: whether all runs hold out the same scans together; otherwise training sets differ too.
+        same_folds: whether all runs split the scans into the same folds; if not, their training sets differ too.
     """
 
     names: tuple[str, ...]
@@ -39,11 +47,11 @@ class Comparison:
     same_folds: bool
 
 
-def compare_studies(studies: Sequence[Study], draws: int = DRAWS, seed: int = 0) -> Comparison:
+def compare_studies(studies: Sequence[Study], resampling: Resampling = DEFAULT_RESAMPLING) -> Comparison:
     """Compare the probabilities of two or more runs on the scans that all of them predicted.
 
-    Differences are bootstrapped over families, the same draw for both models (DeLong's test, which takes scans as
-    independent, would be too sure of itself). With more than two runs, p-values are not corrected for their number.
+    Each bootstrap draw takes the same families for both runs of a pair. (DeLong's test assumes independent scans, so
+    its intervals would be too narrow.) p-values are not corrected for the number of comparisons.
 
     Raises:
         InputError: fewer than two runs, no shared scan, or a scan with different labels.
@@ -56,26 +64,28 @@ def compare_studies(studies: Sequence[Study], draws: int = DRAWS, seed: int = 0)
     for table in tables[1:]:
         shared = shared.intersection(table.index, sort=False)
     if len(shared) == 0:
-        raise InputError(f"The runs {', '.join(names)} have no scan in common; they are of different cohorts.")
+        raise InputError(f"The runs {', '.join(names)} have no scan in common; compare runs of the same cohort.")
     tables = [table.loc[shared] for table in tables]
     first = tables[0]
     for name, table in zip(names[1:], tables[1:], strict=True):
         other = (table["label"] != first["label"]).to_numpy()
         if other.any():
             scan = scan_name(first[other].reset_index().iloc[0])
-            raise InputError(f"{scan} is labelled differently in {names[0]} and {name}; compare runs of equal labels.")
+            raise InputError(
+                f"{scan} is labelled differently in {names[0]} and {name}; compare runs with the same labels."
+            )
     label, family = first["label"].to_numpy(), first["family"].to_numpy()
     probabilities = {name: table["p_injury"].to_numpy() for name, table in zip(names, tables, strict=True)}
     folds = {name: table["fold"].to_numpy() for name, table in zip(names, tables, strict=True)}
     metrics = {
-        name: bootstrap_metrics(label, probabilities[name], family, folds=folds[name], draws=draws, seed=seed)
+        name: bootstrap_metrics(label, probabilities[name], family, folds=folds[name], resampling=resampling)
         for name in names
     }
     differences = {}
     if len(set(label)) == 2:
         for a, b in combinations(names, 2):
             both = (probabilities[a], probabilities[b])
-            differences[a, b] = paired_auc_difference(label, *both, family, draws=draws, seed=seed)
+            differences[a, b] = paired_auc_difference(label, *both, family, resampling=resampling)
     return Comparison(
         names=tuple(names),
         table=first.reset_index()[[*KEYS, "family", "label"]],

@@ -1,14 +1,15 @@
-"""What simple knowledge achieves on the same folds: a network must beat these before it has seen anything.
+"""Controls: simple models on the same folds. A useful network must do better than they do.
 
-Each control is a scikit-learn pipeline (missing values replaced by the training median and flagged, standardised,
-class-weighted logistic regression), fitted on the training part of every fold and scored on the held-out part, exactly
-as the network is. The network's loss is class-weighted too, so that 0.5 means the same for both.
+Each control is a scikit-learn pipeline: missing values are replaced by the training median and flagged, features are
+standardised, and a class-weighted logistic regression is fitted. Like the network, it is fitted on the training part
+of each fold and scored on the held-out part. The network's loss is class-weighted too, so a threshold of 0.5 means the
+same for both.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +24,15 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from evaluation.logistic import fit_many
-from evaluation.measures import QUALITY, TISSUES
-from evaluation.metrics import checked_pair
-from evaluation.uncertainty import (
-    DRAWS,
+from .logistic import fit_many
+from .measures import QUALITY, TISSUES
+from .metrics import checked_pair
+from .uncertainty import (
+    DEFAULT_RESAMPLING,
     PERMUTATIONS,
     Interval,
     PairedDifference,
+    Resampling,
     bootstrap_metrics,
     paired_auc_difference,
     permutation_p_value,
@@ -38,22 +40,22 @@ from evaluation.uncertainty import (
     weighted_auc,
 )
 
-MANY_FEATURES = 32  # from this many on, the penalty is chosen inside each training part
+MANY_FEATURES = 32  # with this many features or more, the penalty is chosen within each training part
 PENALTIES = np.logspace(-4, 1, 6)
 
 
 @dataclass(frozen=True)
 class Control:
-    """One control on the run's folds.
+    """One control on the folds of a run.
 
     Attributes:
         name: as printed.
-        features: how many columns it uses.
+        features: number of features.
         probabilities: (n,) out-of-fold, aligned with the predictions.
-        metrics: with family-bootstrap intervals, `within_fold_auc` included.
-        difference: AUC of the network minus AUC of the control, paired.
-        null: (permutations,) pooled AUC refitted on labels permuted over families; None when not asked for.
-        p_value: of the control's own AUC against that null.
+        metrics: as from `bootstrap_metrics`, with ``within_fold_auc``.
+        difference: AUC of the network minus AUC of the control, paired; None if all scans are of one class.
+        null: (permutations,) pooled AUC after refitting on labels permuted over families; None if not computed.
+        p_value: of the control's AUC under that null.
     """
 
     name: str
@@ -66,10 +68,10 @@ class Control:
 
 
 def covariate_features(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The cheap controls' features (n, d) from a table's covariates; missing values stay NaN.
+    """Two sets of features (n, d) from the covariates; missing values stay NaN.
 
-    "PMA at scan" from ``scan_age``; "GA, birth weight, sex" from ``birth_age, birth_weight, sex``. A set none of whose
-    columns holds a value is left out.
+    "PMA at scan" uses ``scan_age``; "GA, birth weight, sex" uses ``birth_age, birth_weight, sex``. A set without any
+    value is left out.
     """
     male = pd.Series(table["sex"] if "sex" in table else "", index=table.index).map({"M": 1.0, "F": 0.0})
     columns = {name: table.get(name, pd.Series(np.nan, index=table.index)) for name in ("birth_age", "birth_weight")}
@@ -81,19 +83,22 @@ def covariate_features(table: pd.DataFrame) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays.items() if np.isfinite(array).any()}
 
 
-def measured_features(table: pd.DataFrame, measures: pd.DataFrame, columns: ArrayLike | None = None) -> np.ndarray:
-    """Rows of a table of measurements or features in the order of the predictions (n, d), NaN for scans not measured.
+def measured_features(table: pd.DataFrame, measures: pd.DataFrame, columns: Sequence[str] | None = None) -> np.ndarray:
+    """Measurements in the order of the predictions (n, d); NaN for scans that were not measured.
 
     Args:
         table: predictions with ``participant_id, session_id``.
-        measures: the same keys and numeric columns (`evaluation.measures`, or an encoder's features).
-        columns: which to take; all numeric ones by default.
+        measures: the same keys and numeric columns, from `measures` or from an encoder.
+        columns: which columns to take; all by default.
+
+    Raises:
+        ValueError: a scan was measured more than once.
     """
     keys = ["participant_id", "session_id"]
     names = [c for c in (measures.columns if columns is None else columns) if c not in keys]
     joined = table[keys].astype(str).merge(measures.astype({key: str for key in keys}), on=keys, how="left")
     if len(joined) != len(table):
-        raise ValueError("The measurements hold a scan more than once.")
+        raise ValueError("The measurements list a scan more than once.")
     return joined[names].to_numpy(float)
 
 
@@ -112,7 +117,7 @@ def _regression(penalty: float = 1.0) -> LogisticRegression:
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, families: np.ndarray) -> LogisticRegression | GridSearchCV:
-    """Logistic regression; with many features its penalty is the best of `PENALTIES` on inner family-grouped folds."""
+    """Logistic regression. With many features, its penalty is chosen from `PENALTIES` on inner folds of families."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         smallest = min(len(np.unique(families[labels == label])) for label in (0, 1))
@@ -126,29 +131,19 @@ def _fit(features: np.ndarray, labels: np.ndarray, families: np.ndarray) -> Logi
         return search.fit(features, labels)
 
 
-def out_of_fold_probabilities(
-    labels: ArrayLike, features: ArrayLike, folds: ArrayLike, families: ArrayLike
-) -> np.ndarray:
-    """Probability of injury (n,) of each scan from the regression that was fitted on the other folds.
-
-    A training part of one class gives that class's share (0 or 1) to all.
-    """
-    return _Folds(np.asarray(features, dtype=np.float64), folds, families).predict(np.asarray(labels))
-
-
 def majority_probabilities(labels: ArrayLike, folds: ArrayLike) -> np.ndarray:
-    """Share of injured scans in the training part of each scan's fold (n,): the class that is more frequent, always."""
+    """The majority-class control: each scan gets the share of injured scans in its training part (n,)."""
     label, fold = np.asarray(labels), np.asarray(folds)
     return np.array([label[fold != k].mean() for k in fold])
 
 
 class _Folds:
-    """Features prepared once a fold (imputation and scale need no labels), so that many labellings can be tried."""
+    """Features prepared once per fold, for many sets of labels: imputation and scaling need no labels."""
 
     def __init__(self, features: np.ndarray, folds: ArrayLike, families: ArrayLike) -> None:
         self.fold, self.family, self.n = np.asarray(folds), np.asarray(families), len(features)
         if len(np.unique(self.fold)) < 2:
-            raise ValueError("Controls need at least two folds to be fitted on one and scored on the other.")
+            raise ValueError("Controls need at least two folds: they are fitted on one part and scored on another.")
         self.parts = []
         for k in np.unique(self.fold):
             train, held_out = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
@@ -156,9 +151,12 @@ class _Folds:
             prepared = preparation.transform(features[train]), preparation.transform(features[held_out])
             self.parts.append((train, held_out, *prepared))
 
-    @threadpool_limits.wrap(limits=1)  # threads cost such small problems more than they bring
+    @threadpool_limits.wrap(limits=1)  # for problems this small, threads take longer
     def predict(self, labels: np.ndarray) -> np.ndarray:
-        """Out-of-fold probabilities (n,) for these labels."""
+        """Out-of-fold probabilities (n,) for these labels: each scan is scored by the model fitted on the other folds.
+
+        A training part of one class gives its share (0 or 1) to every held-out scan.
+        """
         probabilities = np.empty(self.n)
         for train, held_out, train_features, held_out_features in self.parts:
             if len(np.unique(labels[train])) < 2:
@@ -169,7 +167,7 @@ class _Folds:
         return probabilities
 
     def permuted_auc(self, labellings: np.ndarray) -> np.ndarray:
-        """Pooled AUC (m,) of each labelling (m, n), the regressions refitted for it."""
+        """Pooled AUC (m,) for each row of labels (m, n), after refitting the regressions on it."""
         probabilities = np.empty(labellings.shape)
         for train, held_out, train_features, held_out_features in self.parts:
             labels = labellings[:, train]
@@ -192,15 +190,16 @@ def evaluate_control(
     table: pd.DataFrame,
     features: ArrayLike | None,
     permutations: int = 0,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Control:
     """Fit and score one control on the predictions' folds.
 
     Args:
-        table: ``label, family, fold, p_injury`` a scan.
-        features: (n, d) aligned with the table, NaN where missing; None gives the majority class.
-        permutations: refits for the null; 0 leaves it out.
+        name: as printed.
+        table: ``label, family, fold, p_injury``, one row per scan.
+        features: (n, d) aligned with the table, NaN where missing; None for the majority class.
+        permutations: number of refits for the null; 0 for no null.
+        resampling: of the bootstrap; its seed also seeds the permutations.
     """
     label, network = checked_pair(table["label"], table["p_injury"])
     fold, family = table["fold"].to_numpy(), table["family"].to_numpy()
@@ -214,13 +213,13 @@ def evaluate_control(
         count, fitted = features.shape[1], _Folds(features, fold, family)
         probabilities = fitted.predict(label)
         if permutations:
-            null = fitted.permuted_auc(permute_labels(label, family, permutations, seed))
-    metrics = bootstrap_metrics(label, probabilities, family, folds=fold, draws=draws, seed=seed)
+            null = fitted.permuted_auc(permute_labels(label, family, permutations, resampling.seed))
+    metrics = bootstrap_metrics(label, probabilities, family, folds=fold, resampling=resampling)
     if null is not None and metrics["auc"].estimate is not None:
         p_value = permutation_p_value(metrics["auc"].estimate, null)
     difference = None
     if 0 < label.sum() < len(label):
-        difference = paired_auc_difference(label, network, probabilities, family, draws=draws, seed=seed)
+        difference = paired_auc_difference(label, network, probabilities, family, resampling=resampling)
     return Control(name, count, probabilities, metrics, difference, null, p_value)
 
 
@@ -228,16 +227,14 @@ def evaluate_controls(
     table: pd.DataFrame,
     extra: Mapping[str, np.ndarray] | None = None,
     permutations: int = PERMUTATIONS,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> list[Control]:
-    """The majority class, the cheap controls of the table's covariates, and any extra feature sets, in this order.
+    """The majority class, the controls from covariates, and any extra feature sets, in this order.
 
-    The null is refitted ``permutations`` times for sets of fewer than `MANY_FEATURES` columns; larger ones are scored
-    without it.
+    Sets of fewer than `MANY_FEATURES` features get a null of ``permutations`` refits; larger ones get none.
     """
-    controls = [evaluate_control("Majority class", table, None, draws=draws, seed=seed)]
+    controls = [evaluate_control("Majority class", table, None, resampling=resampling)]
     for name, features in {**covariate_features(table), **(extra or {})}.items():
         repeats = permutations if features.shape[1] < MANY_FEATURES else 0
-        controls.append(evaluate_control(name, table, features, repeats, draws, seed))
+        controls.append(evaluate_control(name, table, features, repeats, resampling))
     return controls

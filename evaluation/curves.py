@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves with pointwise family-bootstrap bands."""
+"""ROC and precision-recall curves with pointwise bands from a bootstrap of families."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from evaluation.metrics import checked_pair
-from evaluation.uncertainty import DRAWS, family_weights
+from .metrics import checked_pair
+from .uncertainty import DEFAULT_RESAMPLING, Resampling, bootstrap_weights, family_weights
 
 GRID = np.linspace(0, 1, 101)
 
 
 def _cumulative(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives (draws, thresholds) as the threshold falls through the distinct scores."""
+    """True and false positives (draws, thresholds), by falling threshold."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) < 0])
     positive = np.add.reduceat(weights[:, order] * (labels[order] == 1), starts, axis=1)
@@ -26,26 +26,24 @@ def roc_band(
     labels: ArrayLike,
     probabilities: ArrayLike,
     families: ArrayLike,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> pd.DataFrame:
     """Sensitivity on a grid of false-positive rates: ``false_positive_rate, sensitivity, low, high``.
 
-    ``low`` and ``high`` are percentiles over draws at each rate by itself, not a band for the whole curve. Draws of one
-    class are left out. Needs both classes.
+    ``low`` and ``high`` are pointwise percentiles over draws, not a simultaneous band. Both classes are needed; draws
+    of one class are left out.
     """
     label, probability = checked_pair(labels, probabilities)
     rate, sensitivity, _ = roc_curve(label, probability)
-    tp, fp = _cumulative(label, probability, family_weights(families, draws, seed))
+    tp, fp = _cumulative(label, probability, family_weights(families, resampling))
     both = (tp[:, -1] > 0) & (fp[:, -1] > 0)
     drawn = np.array(
         [
-            np.interp(GRID, np.r_[0, f / f[-1]], np.r_[0, t / t[-1]])  # at a vertical step, its upper end
+            np.interp(GRID, np.r_[0, f / f[-1]], np.r_[0, t / t[-1]])  # the upper end of a vertical step
             for t, f in zip(tp[both], fp[both], strict=True)
         ]
     )
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(drawn, resampling.quantiles, axis=0)
     middle = np.interp(GRID, rate, sensitivity)
     return pd.DataFrame({"false_positive_rate": GRID, "sensitivity": middle, "low": low, "high": high})
 
@@ -54,27 +52,25 @@ def precision_recall_band(
     labels: ArrayLike,
     probabilities: ArrayLike,
     families: ArrayLike,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> pd.DataFrame:
-    """Precision on a grid of recalls, that of the highest threshold to reach it: ``recall, precision, low, high``."""
+    """Precision at the highest threshold that reaches each recall of a grid: ``recall, precision, low, high``."""
     label, probability = checked_pair(labels, probabilities)
-    weights = np.vstack([np.ones((1, len(label))), family_weights(families, draws, seed)])
+    weights = bootstrap_weights(families, resampling)
     tp, fp = _cumulative(label, probability, weights)
     some = tp[:, -1] > 0
-    grid = GRID[1:]  # no precision without a single call
+    grid = GRID[1:]  # precision is undefined if no scan is called injured
     curves = []
     for t, f in zip(tp[some], fp[some], strict=True):
         reached = np.searchsorted(t / t[-1], grid - 1e-12)
         called = t[reached] + f[reached]
         curves.append(t[reached] / called)
-    low, high = np.quantile(np.array(curves[1:]), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(np.array(curves[1:]), resampling.quantiles, axis=0)
     return pd.DataFrame({"recall": grid, "precision": curves[0], "low": low, "high": high})
 
 
 def roc_points(labels: ArrayLike, probabilities: ArrayLike) -> pd.DataFrame:
-    """Every operating point: ``false_positive_rate, sensitivity, threshold`` (infinite for calling nobody)."""
+    """Every operating point: ``false_positive_rate, sensitivity, threshold`` (infinite if no scan is called)."""
     label, probability = checked_pair(labels, probabilities)
     rate, sensitivity, threshold = roc_curve(label, probability, drop_intermediate=False)
     return pd.DataFrame({"false_positive_rate": rate, "sensitivity": sensitivity, "threshold": threshold})

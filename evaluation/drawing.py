@@ -1,19 +1,21 @@
-"""How every figure of a report looks, and how it is saved: colours that survive colour blindness and a grey printer."""
+"""Style and saving of all figures. They can be read with colour blindness and in greyscale."""
 
 from __future__ import annotations
 
 import base64
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito's palette (DOI 10.1038/nmeth.1618); every line has a dash and a marker of its own besides
+from run_folder.files import replacing
+
+# Okabe & Ito's palette (DOI 10.1038/nmeth.1618); lines also differ in dash and marker
 BLACK, BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = (
     "#000000",
     "#0072B2",
@@ -24,7 +26,7 @@ BLACK, BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = (
     "#CC79A7",
 )
 GREY = "#767676"
-STYLES = [
+STYLES: list[dict[str, Any]] = [
     {"color": BLUE, "linestyle": "-", "marker": "o"},
     {"color": VERMILLION, "linestyle": "--", "marker": "s"},
     {"color": GREEN, "linestyle": "-.", "marker": "^"},
@@ -33,7 +35,7 @@ STYLES = [
     {"color": ORANGE, "linestyle": (0, (8, 2)), "marker": "P"},
     {"color": SKY, "linestyle": (0, (1, 3)), "marker": "X"},
 ]
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
@@ -52,12 +54,12 @@ SETTINGS = {
 }
 
 
-styled = matplotlib.rc_context(SETTINGS)  # a decorator: texts and legends take their look when they are made
+styled = matplotlib.rc_context(SETTINGS)  # a decorator: texts and legends take their style when they are created
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure: file name without extension, caption, the figure, and the numbers drawn."""
+    """A finished figure: file name without extension, caption, figure, and the numbers it shows."""
 
     name: str
     caption: str
@@ -66,29 +68,27 @@ class Drawing:
 
 
 def new_figure(width: float = 4.6, height: float = 4.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) and its axes, not registered with pyplot, so nothing has to be closed; call inside `styled`."""
+    """A figure (size in inches) and its axes, without pyplot, so that it needs no closing. Call it inside `styled`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def save_drawing(drawing: Drawing, folder: Path) -> str:
-    """Write NAME.svg, .pdf, .png and .csv (the numbers drawn), each beside and renamed; same input, same bytes.
+    """Write NAME.svg, .pdf, .png and .csv (the numbers shown), each atomically. The same input gives the same bytes.
 
     Returns:
-        The figure as a ``data:`` address (SVG), so that a page holds it without files beside.
+        The SVG as a ``data:`` URL, so that a page can contain the figure.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {kind: rendered(drawing.figure, kind) for kind in ("svg", "pdf", "png")}
     contents["csv"] = drawing.data.to_csv(index=False).encode("utf-8")
     for kind, content in contents.items():
-        beside = folder / f".{drawing.name}.{os.getpid()}.{kind}"
-        beside.write_bytes(content)
-        os.replace(beside, folder / f"{drawing.name}.{kind}")
+        with replacing(folder / f"{drawing.name}.{kind}") as temporary:
+            temporary.write_bytes(content)
     return "data:image/svg+xml;base64," + base64.b64encode(contents["svg"]).decode("ascii")
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
-    """The figure as a file's bytes, without a date; its layout is settled by the first rendering."""
+    """The figure as the bytes of a file without a date. The first rendering fixes the layout."""
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
     buffer = io.BytesIO()
     with matplotlib.rc_context(SETTINGS):

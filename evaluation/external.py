@@ -1,7 +1,7 @@
-"""External validation: a finished model's predictions on another site's scans, set against that site's labels.
+"""External validation: predictions of a finished model on scans of another site, joined with that site's labels.
 
-Nothing is fitted here. Thresholds and temperature stay as they were frozen with the model: the probabilities of
-predict.py already carry the temperature, and the thresholds come from the model's folder.
+Nothing is fitted here. The temperature is already applied to the probabilities of predict.py, and the thresholds are
+those stored with the model.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import pandas as pd
 
 from cohort.labels import MISSING, SEXES, SINGLETONS, LabelRow, assign, has_labels, read_rows
 from cohort.scans import DHCP_ID, CohortError
-from evaluation.study import KEYS, Study, phantom_preset
 from run_folder.files import InputError, read_json
+from run_folder.layout import ModelFolder
 from run_folder.predictions import check_predictions
 from run_folder.tables import read_table
+
+from .study import KEYS, Study, phantom_preset
 
 COLUMNS = ("scan", "p_injury", "p_injury_no_tta", "status", "message")
 ENTITIES = re.compile(r"(?:^|[/\\_])(sub|ses)-([A-Za-z0-9]+)(?=[/\\_.])")
@@ -28,21 +30,20 @@ ENTITIES = re.compile(r"(?:^|[/\\_])(sub|ses)-([A-Za-z0-9]+)(?=[/\\_.])")
 def read_external(
     predictions: str | os.PathLike[str], labels: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
 ) -> Study:
-    """Join predict.py's table with a table of labels.
+    """Join the output of predict.py with a table of labels.
 
     Args:
-        predictions: ``scan, p_injury, p_injury_no_tta, status, message`` a scan.
-        labels: TSV or CSV with ``label``, ``score_group`` or ``radiology_score``, and ``participant_id`` (with
-            ``session_id`` or not), matched to the ``sub-`` and ``ses-`` of the scan's path; or else ``scan``, matched
-            to the path or file name. Columns ``family_id, birth_age, birth_weight, sex, singleton, scan_age`` are used
-            when there.
-        model: the folder of the model that made the predictions (``runs/NAME/fold-K/model``), for its thresholds.
+        predictions: CSV with ``scan, p_injury, p_injury_no_tta, status, message``, one row per scan.
+        labels: TSV or CSV with ``label``, ``score_group`` or ``radiology_score``. Its rows are matched by
+            ``participant_id`` (and ``session_id``) to ``sub-`` and ``ses-`` in the paths of the scans, or by ``scan``
+            to their paths or file names. Optional: ``family_id, birth_age, birth_weight, sex, singleton, scan_age``.
+        model: folder of the model that made the predictions (``runs/NAME/fold-K/model``), for its thresholds.
 
     Returns:
-        A `Study` of one fold; scans that failed, have no label or are of poor quality are counted in its flow.
+        A `Study` of one fold. Its flow counts the scans that failed, have no label or have poor quality.
 
     Raises:
-        InputError: a column is missing, no scan has both a prediction and a label, or a row is in doubt.
+        InputError: a column is missing, a row is ambiguous, or no scan has both a prediction and a label.
     """
     path = Path(predictions)
     table = read_table(path, COLUMNS)
@@ -56,12 +57,16 @@ def read_external(
         raise InputError(str(error)) from error
     triples = list(zip(records, matched, states, strict=True))
     counts = Counter(status for status, _ in states)
-    rows = [_scan(record, *match) for record, match, (status, _) in triples if status == "used"]
+    rows = [
+        _scan(record, participant, session, row)
+        for record, (participant, session, row), (status, _) in triples
+        if status == "used" and row is not None
+    ]
     if not rows:
         counted = ", ".join(f"{number} {status}" for status, number in counts.items())
         raise InputError(
             f"No scan of {path} has both a prediction and a label in {labels}: {counted}. "
-            "Do the participant_id (or scan) columns agree with the paths?"
+            "Check that participant_id (or scan) in the labels agrees with the paths of the scans."
         )
     excluded = [(*match[:2], *state) for _, match, state in triples if state[0] != "used"]
     joined = check_predictions(pd.DataFrame(rows), str(path))
@@ -90,13 +95,13 @@ def read_external(
 
 
 def entities(scan: str) -> tuple[str, str] | None:
-    """Participant and session of a BIDS path, without ``sub-`` and ``ses-``; None when it names no participant."""
-    found = dict(ENTITIES.findall(scan))  # the last of each kind wins: the file's own name, where it has them
+    """Participant and session of a BIDS path, without ``sub-`` and ``ses-``; None if it names no participant."""
+    found = dict(ENTITIES.findall(scan))  # the last match wins, so the file name takes precedence over folders
     return (found["sub"], found.get("ses", "")) if "sub" in found else None
 
 
 def _match(table: pd.DataFrame, labels: Path) -> tuple[list[tuple[str, str, LabelRow | None]], int]:
-    """Participant, session and label row (None without one) of every predicted scan; labelled scans not among them."""
+    """(participant, session, label row or None) per predicted scan, and the number of labelled scans without one."""
     header = read_table(labels, as_text=True)
     if "participant_id" not in header.columns and "scan" in header.columns:
         return _match_by_name(table, header, labels)
@@ -108,7 +113,7 @@ def _match(table: pd.DataFrame, labels: Path) -> tuple[list[tuple[str, str, Labe
     ids = [entities(scan) for scan in table["scan"]]
     if not any(ids):
         raise InputError(
-            f"None of the scans, e.g. {table['scan'].iloc[0]}, has a path with sub-<participant_id>; give the labels "
+            f"No scan has a path with sub-<participant_id> (the first is {table['scan'].iloc[0]}); give the labels "
             "in a table with a column scan that names the files."
         )
     sessions: dict[str, dict[str, float | None]] = {}
@@ -134,7 +139,7 @@ def _match_by_name(
         raise InputError(
             f"{labels} has no column label, score_group or radiology_score; it has {', '.join(header.columns)}."
         )
-    # a whole path, or a file name where it is the only one of that name
+    # match by whole path, or by file name if only one scan has that name
     names = Counter(Path(scan).name for scan in [*table["scan"]])
     keys = [scan if scan in rows or names[Path(scan).name] > 1 else Path(scan).name for scan in table["scan"]]
     unseen = sum(row.label is not None for key, row in rows.items() if key not in set(keys))
@@ -150,9 +155,9 @@ def _state(record: dict, found: LabelRow | None) -> tuple[str, str]:
     if record["status"] != "ok":
         return "not screened", str(record["message"])
     if found is None or not found.is_informative:
-        return "unlabelled", "The label table says nothing of it."
+        return "unlabelled", "No row of the label table gives this scan a label."
     if found.score == "Q":
-        return "poor quality", "Its radiology score is Q: the quality of the scan was too poor to be scored."
+        return "poor quality", "Its radiology score is Q: the scan quality was too poor for a score."
     return "used", ""
 
 
@@ -180,17 +185,18 @@ def _scan(record: dict, participant: str, session: str, found: LabelRow) -> dict
 def _frozen_thresholds(
     model: str | os.PathLike[str] | None, n: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str], str]:
-    """Thresholds of the model's own training, and how its epoch was selected ("unknown" without its metrics.json)."""
-    thresholds, notes = {"0.5": np.full(n, 0.5)}, {"0.5": "fixed beforehand"}
+    """Thresholds stored with the model, notes on them, and how its epoch was selected ("unknown" if not recorded)."""
+    thresholds, notes = {"0.5": np.full(n, 0.5)}, {"0.5": "fixed in advance"}
     if model is None:
         return thresholds, notes, "unknown"
     folder = Path(model)
-    config = read_json(folder / "config.json")
+    trained = ModelFolder(folder.parent)
+    config = read_json(folder / trained.config.name)
     own = config.get("threshold", 0.5)
     if own != 0.5:
         thresholds["Model's own"] = np.full(n, float(own))
-        notes["Model's own"] = f"{own:g}, of the model's config"
-    record = folder.parent / "metrics.json"
+        notes["Model's own"] = f"{own:g}, from the model's configuration"
+    record = trained.metrics
     if not record.is_file():
         return thresholds, notes, "unknown"
     metrics = read_json(record)
@@ -200,7 +206,3 @@ def _frozen_thresholds(
             thresholds[title] = np.full(n, float(inner[key]))
             notes[title] = f"{inner[key]:.3f}, chosen on the inner scans of the model's training fold"
     return thresholds, notes, str(metrics.get("selection", "unknown"))
-
-
-def _count(states: list[tuple[str, str]]) -> str:
-    return ", ".join(f"{number} {state}" for state, number in Counter(state for state, _ in states).items())

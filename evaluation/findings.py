@@ -1,4 +1,4 @@
-"""Everything a report says of one study, computed once and kept as numbers."""
+"""All numbers of the report on one study, computed once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation.calibration import Calibration, calibration
-from evaluation.controls import Control, evaluate_controls
-from evaluation.metrics import confusion_counts, cross_validation_metrics
-from evaluation.optimism import OptimismAudit, audit_optimism
-from evaluation.study import Study
-from evaluation.subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts
-from evaluation.uncertainty import (
-    DRAWS,
+from .calibration import Calibration, calibration
+from .controls import Control, evaluate_controls
+from .metrics import confusion_counts, cross_validation_metrics
+from .optimism import OptimismAudit, audit_optimism
+from .study import Study
+from .subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts
+from .uncertainty import (
+    DEFAULT_RESAMPLING,
     PERMUTATIONS,
     Interval,
     PairedDifference,
+    Resampling,
     bootstrap_metrics,
     fixed_prediction_null,
     paired_auc_difference,
@@ -31,9 +32,14 @@ NULL_STATISTICS = ("pooled_auc", "mean_auc", "pooled_accuracy", "mean_accuracy")
 
 @dataclass(frozen=True)
 class NetworkNull:
-    """What chance gives the network: by permuting labels against its predictions, and by training on permuted labels.
+    """The network compared with chance. Every dictionary has the keys `NULL_STATISTICS`.
 
-    Each maps `NULL_STATISTICS` to values; ``refitted`` has one value a null run and is empty without such runs.
+    Attributes:
+        observed: the values of the network.
+        fixed: (permutations,) null with fixed predictions and permuted labels.
+        fixed_p: p-values under that null, where defined.
+        refitted: (runs,) values of runs trained on permuted labels; empty without such runs.
+        refitted_p: p-values under that null, where defined.
     """
 
     observed: dict[str, float]
@@ -45,7 +51,7 @@ class NetworkNull:
 
 @dataclass(frozen=True)
 class Findings:
-    """The numbers of one report; see `evaluate_study`."""
+    """The numbers of one report, from `evaluate_study`."""
 
     study: Study
     cross_validation: dict[str, Any]
@@ -58,13 +64,12 @@ class Findings:
     audit: OptimismAudit | None
     sensitivity: list[Part]
     subgroups: list[Part]
-    draws: int
+    resampling: Resampling
     permutations: int
-    seed: int
 
     @property
     def both_classes(self) -> bool:
-        """Whether there is anything to tell apart."""
+        """Whether the scans include both normal and injured ones."""
         return self.study.table["label"].nunique() == 2
 
 
@@ -73,60 +78,57 @@ def evaluate_study(
     *,
     features: Mapping[str, np.ndarray] | None = None,
     null_runs: Sequence[pd.DataFrame] = (),
-    draws: int = DRAWS,
+    resampling: Resampling = DEFAULT_RESAMPLING,
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Findings:
-    """Compute everything.
+    """Compute all numbers of a report.
 
     Args:
         study: from `read_run` or `read_external`.
-        features: extra controls, name -> (n, d) aligned with the study's table.
-        null_runs: predictions of networks trained on permuted labels, for a null with refitting.
-        draws: of the family bootstrap.
-        permutations: of each null; 0 leaves nulls out.
-        seed: of all resampling.
+        features: extra controls: name -> (n, d), aligned with ``study.table``.
+        null_runs: predictions of networks trained on permuted labels, for a null with retraining.
+        resampling: of the bootstrap; its seed also seeds the permutations.
+        permutations: number of permutations per null; 0 for no nulls.
     """
     table = study.table
     label, p, family = (table[column].to_numpy() for column in ("label", "p_injury", "family"))
     at_threshold, confusion = {}, {}
     for name, threshold in study.thresholds.items():
         args = (label, p, family, threshold, table["fold"].to_numpy() if len(study.folds) > 1 else None)
-        at_threshold[name] = bootstrap_metrics(*args, draws=draws, seed=seed)
+        at_threshold[name] = bootstrap_metrics(*args, resampling=resampling)
         confusion[name] = _pooled_confusion(label, p, threshold)
     both = len(set(label.tolist())) == 2
     several = len(study.folds) > 1
     augmentation = None
     if both and not np.allclose(p, table["p_injury_no_tta"]):
-        augmentation = paired_auc_difference(label, p, table["p_injury_no_tta"], family, draws, seed)
+        augmentation = paired_auc_difference(label, p, table["p_injury_no_tta"], family, resampling)
     controls = []
     if several and both:
-        controls = evaluate_controls(table, features, permutations, draws, seed)
+        controls = evaluate_controls(table, features, permutations, resampling)
     return Findings(
         study=study,
         cross_validation=cross_validation_metrics(table),
         at_threshold=at_threshold,
         confusion=confusion,
-        calibration=calibration(label, p, family, draws, seed),
+        calibration=calibration(label, p, family, resampling),
         augmentation=augmentation,
         controls=controls,
-        null=network_null(table, null_runs, permutations, seed) if both and permutations else None,
+        null=network_null(table, null_runs, permutations, resampling.seed) if both and permutations else None,
         audit=audit_optimism(study.histories, study.fold_metrics) if study.histories else None,
-        sensitivity=evaluate_parts(table, SENSITIVITY_ANALYSES, draws=draws, seed=seed),
-        subgroups=evaluate_parts(table, SUBGROUPS, draws=draws, seed=seed),
-        draws=draws,
+        sensitivity=evaluate_parts(table, SENSITIVITY_ANALYSES, resampling=resampling),
+        subgroups=evaluate_parts(table, SUBGROUPS, resampling=resampling),
+        resampling=resampling,
         permutations=permutations,
-        seed=seed,
     )
 
 
 def _pooled_confusion(label: np.ndarray, p: np.ndarray, threshold: np.ndarray) -> dict[str, int]:
-    """One matrix over scans whose thresholds may differ by fold: a call is p >= its own threshold."""
+    """One confusion matrix over scans whose thresholds may differ by fold."""
     return confusion_counts(label, (p >= threshold).astype(float), 0.5)
 
 
 def null_statistics(table: pd.DataFrame) -> dict[str, float]:
-    """Pooled and fold-mean AUC and accuracy at threshold 0.5; NaN where undefined."""
+    """AUC, and accuracy at threshold 0.5, pooled and as means over folds: `NULL_STATISTICS`, NaN if undefined."""
     result = cross_validation_metrics(table)
     values = {
         "pooled_auc": result["pooled"]["auc"],
@@ -140,10 +142,10 @@ def null_statistics(table: pd.DataFrame) -> dict[str, float]:
 def network_null(
     table: pd.DataFrame, null_runs: Sequence[pd.DataFrame] = (), permutations: int = PERMUTATIONS, seed: int = 0
 ) -> NetworkNull:
-    """The network against chance.
+    """Compare the network with chance, using the two nulls of `NetworkNull`.
 
-    ``fixed`` permutes labels over families against the predictions as they are. ``refitted`` takes runs of the same
-    recipe on permuted labels, each giving one value; only that null shows the bias of cross-validation itself.
+    Each of ``null_runs`` (same recipe, permuted labels) gives one value of the refitted null. Only that null shows the
+    bias of cross-validation itself; see `fixed_prediction_null`.
     """
     observed = null_statistics(table)
     args = (table["label"], table["p_injury"], table["family"], table["fold"])
@@ -163,10 +165,15 @@ def network_null(
 
 
 def summary_for_json(findings: Findings) -> dict[str, Any]:
-    """The findings beyond `cross_validation_metrics` as plain values, for ``cv_metrics.json``; undefined is null."""
-    null, audit = findings.null, findings.audit
+    """The findings beyond `cross_validation_metrics`, as plain values for ``cv_metrics.json``; undefined is None."""
+    null, audit, resampling = findings.null, findings.audit, findings.resampling
     content = {
-        "bootstrap": {"draws": findings.draws, "unit": "family", "interval": "percentile, 95 %", "seed": findings.seed},
+        "bootstrap": {
+            "draws": resampling.draws,
+            "unit": "family",
+            "interval": f"percentile, {100 * resampling.level:g} %",
+            "seed": resampling.seed,
+        },
         "thresholds": {
             name: {
                 "note": findings.study.threshold_notes[name],
@@ -187,7 +194,7 @@ def summary_for_json(findings: Findings) -> dict[str, Any]:
                 "features": control.features,
                 "metrics": _intervals(control.metrics),
                 "network_minus_control": control.difference and _difference(control.difference),
-                "null": _null(control.null) if control.null is not None else None,
+                "null": null_spread(control.null) if control.null is not None else None,
                 "p_value": control.p_value,
             }
             for control in findings.controls
@@ -196,8 +203,8 @@ def summary_for_json(findings: Findings) -> dict[str, Any]:
         and {
             name: {
                 "observed": null.observed[name],
-                "fixed_predictions": {**_null(null.fixed[name]), "p_value": null.fixed_p.get(name)},
-                "retrained": {**_null(null.refitted[name]), "p_value": null.refitted_p.get(name)}
+                "fixed_predictions": {**null_spread(null.fixed[name]), "p_value": null.fixed_p.get(name)},
+                "retrained": {**null_spread(null.refitted[name]), "p_value": null.refitted_p.get(name)}
                 if name in null.refitted
                 else None,
             }
@@ -222,7 +229,8 @@ def _difference(pair: PairedDifference) -> dict[str, Any]:
     return {**asdict(pair), "difference": _intervals({"d": pair.difference})["d"]}
 
 
-def _null(values: np.ndarray) -> dict[str, Any]:
+def null_spread(values: np.ndarray) -> dict[str, Any]:
+    """Number of defined values of a null, their mean and their 95th percentile (None if there are none)."""
     defined = values[np.isfinite(values)]
     if not len(defined):
         return {"n": 0, "mean": None, "percentile_95": None}
@@ -234,7 +242,7 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _plain(content: Any) -> Any:
-    """Numpy scalars as Python's, NaN as None, all the way down."""
+    """The same structure with Python scalars instead of NumPy ones and None instead of NaN."""
     if isinstance(content, Mapping):
         return {str(key): _plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

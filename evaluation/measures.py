@@ -1,8 +1,8 @@
-"""Simple measurements of each scan: image quality, as a stand-in for motion, and tissue volumes from a segmentation.
+"""Simple measurements of each scan: image quality (a proxy for motion) and tissue volumes from a segmentation.
 
-They feed the controls (`evaluation.controls`): a network that merely sees a blurred scan or a large ventricle does no
-better than a logistic regression on these numbers. The quality measures answer to anatomy too (a mature brain has more
-edges); they are proxies, not a motion diagnosis.
+They are features for `controls`: a network that only detects blur or large ventricles does no better than a logistic
+regression on these numbers. The quality measures also depend on anatomy (a mature brain has more edges), so they are
+proxies and do not diagnose motion.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from machine.programs import one_line
 from run_folder.files import InputError
 
 QUALITY = ("entropy_focus", "edge_strength", "noise", "background", "slice_jumps")
-TISSUES = {  # DrawEM's nine labels; 4 is the background
+TISSUES = {  # DrawEM-9 labels; 4 is the background
     1: "csf_ml",
     2: "cortical_grey_matter_ml",
     3: "white_matter_ml",
@@ -31,37 +32,41 @@ TISSUES = {  # DrawEM's nine labels; 4 is the background
 
 
 def read_ras(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """A 3D image as float32 in RAS axis order, and its voxel size in mm (3,). Raises InputError when unreadable."""
+    """A 3D image as float32 in RAS axis order, and its voxel size in mm (3,).
+
+    Raises:
+        InputError: the file is unreadable, not one 3D volume, or has voxels that are not finite.
+    """
     try:
         image = nib.as_closest_canonical(nib.load(path))
         volume = np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path} cannot be read as an image ({' '.join(str(error).split())}).") from error
+        raise InputError(f"{path} cannot be read as an image ({one_line(error)}).") from error
     volume = volume.reshape(volume.shape[:3]) if volume.shape[3:] == (1,) * (volume.ndim - 3) else volume
     if volume.ndim != 3 or not np.isfinite(volume).all():
-        raise InputError(f"{path} is not a single three-dimensional image of finite voxels.")
+        raise InputError(f"{path} must be a single 3D image with finite voxels only.")
     return volume, np.asarray(nib.affines.voxel_sizes(image.affine))
 
 
 def image_quality(volume: np.ndarray) -> dict[str, float]:
-    """Five label-free measures of one volume in RAS order, each without unit and independent of intensity scaling.
+    """Five quality measures of one volume in RAS order. They have no unit and do not depend on intensity scaling.
 
-    - ``entropy_focus``: Shannon entropy of the voxel energies over its maximum; ghosts and blur raise it (Atkinson
-      1997, DOI 10.1109/42.650886; as in MRIQC, DOI 10.1371/journal.pone.0184661).
-    - ``edge_strength``: root mean square gradient over mean intensity inside the head; blur lowers it (the mean
-      gradient would hardly notice: a blurred edge is lower but wider).
-    - ``noise``: robust spread of the voxels' difference from their six neighbours' mean over mean intensity, in the
-      head.
-    - ``background``: mean intensity outside the head over inside; ghosts raise it.
-    - ``slice_jumps``: mean absolute second difference of the axial slices' mean intensities, over mean intensity;
-      through-plane motion raises it.
+    - ``entropy_focus``: Shannon entropy of the voxel energies, divided by its maximum. Ghosts and blur raise it
+      (Atkinson 1997, DOI 10.1109/42.650886; as in MRIQC, DOI 10.1371/journal.pone.0184661).
+    - ``edge_strength``: root mean square gradient divided by mean intensity, inside the head. Blur lowers it. (The mean
+      gradient would hardly change: a blurred edge is lower but wider.)
+    - ``noise``: robust spread of each voxel's difference from the mean of its six neighbours, divided by mean
+      intensity, inside the head.
+    - ``background``: mean intensity outside the head divided by that inside. Ghosts raise it.
+    - ``slice_jumps``: mean absolute second difference between the mean intensities of axial slices, divided by mean
+      intensity. Through-plane motion raises it.
 
     Raises:
-        InputError: a constant volume.
+        InputError: the volume is constant.
     """
     volume = volume - volume.min()
     if volume.max() <= 0:
-        raise InputError("a constant volume has no quality to measure.")
+        raise InputError("image quality cannot be measured on a constant volume.")
     head = volume > 0.15 * np.percentile(volume[volume > 0], 99)
     mean = float(volume[head].mean())
     energy = volume.astype(np.float64) ** 2
@@ -83,9 +88,12 @@ def image_quality(volume: np.ndarray) -> dict[str, float]:
 
 
 def tissue_volumes(path: str | Path) -> dict[str, float]:
-    """Volumes of a DrawEM-9 segmentation in mL, and ``ventricle_share``, ventricles over all tissue and CSF.
+    """Volumes in mL of a DrawEM-9 segmentation, and ``ventricle_share``: ventricles divided by all tissue and CSF.
 
-    volume = voxels of the label x |det(affine)| / 1000. Raises InputError when the file is unreadable or has no tissue.
+    Volume = voxels of the label x |det(affine)| / 1000.
+
+    Raises:
+        InputError: the file is unreadable or has no tissue label.
     """
     segmentation, voxel_size = read_ras(path)
     counts = np.bincount(np.rint(segmentation).astype(np.int64).ravel().clip(0), minlength=10)
@@ -93,7 +101,7 @@ def tissue_volumes(path: str | Path) -> dict[str, float]:
     volumes = {name: float(counts[label] * millilitres) for label, name in TISSUES.items()}
     total = sum(volumes.values())
     if total == 0:
-        raise InputError(f"{path} holds none of DrawEM's nine tissue labels.")
+        raise InputError(f"{path} has no voxel with a DrawEM-9 tissue label.")
     return {**volumes, "ventricle_share": volumes["ventricles_ml"] / total}
 
 
@@ -104,13 +112,13 @@ def _measured(scans: pd.DataFrame, column: str, measure) -> Iterator[dict[str, o
 
 
 def measure_quality(scans: pd.DataFrame) -> pd.DataFrame:
-    """`image_quality` of every scan that has an ``image``: ``participant_id, session_id`` and a column a measure.
+    """`image_quality` of every scan that has an ``image``: ``participant_id, session_id`` and one column per measure.
 
-    About 0.3 s a scan of 1 mm, 4 s at 0.5 mm.
+    It takes about 0.3 s per scan at 1 mm and 4 s at 0.5 mm.
     """
     return pd.DataFrame(_measured(scans, "image", lambda path: image_quality(read_ras(path)[0])))
 
 
 def measure_volumes(scans: pd.DataFrame) -> pd.DataFrame:
-    """`tissue_volumes` of every scan that has a ``segmentation``; the same keys, empty when none has."""
+    """`tissue_volumes` of every scan that has a ``segmentation``; same keys, empty if no scan has one."""
     return pd.DataFrame(_measured(scans, "segmentation", tissue_volumes))

@@ -1,14 +1,13 @@
-"""Screening metrics, all from one confusion matrix and one ranking of the probabilities.
+"""Screening metrics: eight from the confusion matrix, two from the ranking of the probabilities.
 
-Definitions follow Metrics Reloaded (DOI 10.1038/s41592-023-02151-z). A scan is called injured when
-``probability >= threshold``. A metric that the data leave undefined (0 / 0) is None, never 0; ``undefined`` says why.
+Definitions follow Metrics Reloaded (DOI 10.1038/s41592-023-02151-z). A scan is called injured if
+``probability >= threshold``. An undefined metric (0 / 0) is None, never 0, and ``undefined`` gives the reason.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from run_folder.files import read_json, write_json
+from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions
 
 METRIC_NAMES = (
@@ -44,7 +44,7 @@ def checked_pair(labels: ArrayLike, probabilities: ArrayLike) -> tuple[np.ndarra
     """Labels as int64 (n,) and probabilities as float64 (n,), checked.
 
     Raises:
-        ValueError: unequal lengths, no scans, a label other than 0 or 1, a probability not finite or not in [0, 1].
+        ValueError: unequal lengths, no scans, a label other than 0 or 1, or a probability outside [0, 1] or not finite.
     """
     label = np.asarray(labels)
     probability = np.asarray(probabilities, dtype=np.float64)
@@ -64,14 +64,14 @@ def checked_pair(labels: ArrayLike, probabilities: ArrayLike) -> tuple[np.ndarra
         )
     if probability.min() < 0 or probability.max() > 1:
         raise ValueError(
-            f"Probabilities must lie in [0, 1], got {probability.min():g} to {probability.max():g}; "
+            f"Probabilities must be in [0, 1], got {probability.min():g} to {probability.max():g}; "
             "pass softmax output, not logits."
         )
     return label.astype(np.int64), probability
 
 
 def confusion_counts(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> dict[str, int]:
-    """Counts ``tn, fp, fn, tp`` with injury (1) as the positive class and ``probability >= threshold`` as its call."""
+    """Counts ``tn, fp, fn, tp``. Injury (1) is the positive class; it is called if ``probability >= threshold``."""
     label, probability = checked_pair(labels, probabilities)
     called = probability >= threshold
     return {
@@ -83,7 +83,7 @@ def confusion_counts(labels: ArrayLike, probabilities: ArrayLike, threshold: flo
 
 
 def metrics_from_counts(tn: int, fp: int, fn: int, tp: int) -> tuple[dict[str, float | None], dict[str, str]]:
-    """The eight metrics of a confusion matrix, and the reason for each that is undefined.
+    """The eight metrics of a confusion matrix, and the reason why any of them is undefined.
 
     accuracy = (tp + tn) / n, sensitivity = tp / (tp + fn), specificity = tn / (tn + fp),
     balanced accuracy = (sensitivity + specificity) / 2, ppv = tp / (tp + fp), npv = tn / (tn + fn),
@@ -123,7 +123,7 @@ def screening_metrics(labels: ArrayLike, probabilities: ArrayLike, threshold: fl
     Args:
         labels: (n,) 0 = normal, 1 = injury.
         probabilities: (n,) probability of injury in [0, 1].
-        threshold: a scan is called injured when its probability is at least this.
+        threshold: a scan is called injured if its probability is at least this.
 
     Returns:
         The ten metrics of ``METRIC_NAMES`` (None where undefined), ``confusion_matrix`` {tn, fp, fn, tp}, ``n``,
@@ -131,7 +131,7 @@ def screening_metrics(labels: ArrayLike, probabilities: ArrayLike, threshold: fl
         AUC is the Mann-Whitney probability (ties count half); average precision is sum_k (R_k - R_{k-1}) P_k.
 
     Raises:
-        ValueError: see `checked_pair`; or a threshold that is no number.
+        ValueError: see `checked_pair`; or the threshold is not finite.
 
     Example:
         >>> screening_metrics([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])["confusion_matrix"]
@@ -162,7 +162,7 @@ def screening_metrics(labels: ArrayLike, probabilities: ArrayLike, threshold: fl
 
 
 class ScreeningMetrics(evaluate.Metric):
-    """`screening_metrics` behind the `evaluate` interface; needs no network and runs no downloaded code.
+    """`screening_metrics` as a metric of the `evaluate` library. It needs no network and runs no downloaded code.
 
     Example:
         >>> metric = ScreeningMetrics()
@@ -192,7 +192,8 @@ def summarise_folds(folds: Sequence[dict[str, Any]]) -> dict[str, dict[str, floa
     """Mean and standard deviation (n - 1 in the denominator) of each metric over the folds in which it is defined.
 
     Returns:
-        metric -> {"mean", "sd", "n_defined", "n_folds"}; mean is None where no fold defines it, sd where < 2 do.
+        metric -> {"mean", "sd", "n_defined", "n_folds"}. The mean is None if the metric is undefined in every fold, the
+        SD if it is defined in fewer than two.
     """
     if not folds:
         raise ValueError("There are no folds to summarise.")
@@ -209,10 +210,10 @@ def summarise_folds(folds: Sequence[dict[str, Any]]) -> dict[str, dict[str, floa
 
 
 def best_fold(folds: Sequence[dict[str, Any]]) -> tuple[int, str]:
-    """The fold to publish and why: highest AUC, ties by higher accuracy, then by lower number.
+    """The fold to publish and why: highest AUC, then higher accuracy, then lower number.
 
-    An undefined AUC ranks below every defined one. The best of several folds is chosen on the scored data, and
-    the reason says so: its figures are no estimate of performance on new infants.
+    An undefined AUC ranks lowest. The best of several folds is chosen on the scored scans, so its metrics are not an
+    estimate of performance on new infants; the reason says so.
     """
     if not folds:
         raise ValueError("There are no folds to choose from.")
@@ -230,14 +231,14 @@ def best_fold(folds: Sequence[dict[str, Any]]) -> tuple[int, str]:
         why = f"highest AUC of {len(folds)} folds, {auc:.3f}"
         if len(tied) > 1:
             why += f" (shared by {len(tied)} folds; then higher accuracy, then the lower number)"
-    return number, why + "; chosen on the scored scans, so its figures flatter it."
+    return number, why + "; chosen on the scored scans, so its metrics are optimistic."
 
 
 def cross_validation_metrics(predictions: pd.DataFrame, threshold: float = 0.5) -> dict[str, Any]:
-    """Per fold, mean +- SD over folds, and pooled out-of-fold, from the predictions alone.
+    """Metrics per fold, their mean ± SD over folds, and metrics of the pooled out-of-fold predictions.
 
     Args:
-        predictions: columns ``fold, label, p_injury`` at least; ``p_injury_no_tta`` and ``family`` are used when there.
+        predictions: columns ``fold, label, p_injury``, and optionally ``p_injury_no_tta`` and ``family``.
 
     Returns:
         ``threshold, num_folds, n, n_injury, n_families, folds`` (one `screening_metrics` each, with ``fold``),
@@ -245,7 +246,7 @@ def cross_validation_metrics(predictions: pd.DataFrame, threshold: float = 0.5) 
         ``best_fold`` and ``best_fold_reason``.
 
     Note:
-        Pooling ranks probabilities of different models against each other; mean and pooled AUC therefore differ.
+        The pooled AUC compares probabilities of different models, so it differs from the mean AUC over folds.
     """
     folds = [
         {"fold": int(fold), **screening_metrics(rows["label"], rows["p_injury"], threshold)}
@@ -271,20 +272,21 @@ def cross_validation_metrics(predictions: pd.DataFrame, threshold: float = 0.5) 
 
 
 def write_cv_metrics(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Compute `cross_validation_metrics` of a finished run; write them to ``cv_metrics.json`` (beside, then renamed).
+    """Compute `cross_validation_metrics` of a finished run and write them to ``cv_metrics.json``.
 
-    ``selection`` is taken from the folds' ``metrics.json``; ``optimistic`` is true when epochs were chosen on the
-    scored fold (``--selection paper``). Raises InputError naming what is missing when the run is partial.
+    Adds ``selection``, as recorded for the folds, and ``optimistic``: whether epochs were chosen on the scored fold
+    (``--selection paper``).
+
+    Raises:
+        InputError: the run is not finished; the message names what is missing.
     """
-    run = Path(run_folder)
-    result = cross_validation_metrics(read_predictions(run))
-    selections = {
-        str(read_json(run / f"fold-{fold['fold']}" / "metrics.json").get("selection")) for fold in result["folds"]
-    }
+    run = RunFolder(run_folder)
+    result = cross_validation_metrics(read_predictions(run.path))
+    selections = {str(read_json(run.fold(fold["fold"]).metrics).get("selection")) for fold in result["folds"]}
     result = {
         "selection": selections.pop() if len(selections) == 1 else ", ".join(sorted(selections)),
         **result,
     }
     result["optimistic"] = "paper" in result["selection"].split(", ")
-    write_json(run / "cv_metrics.json", result)
+    write_json(run.cv_metrics, result)
     return result

@@ -1,7 +1,7 @@
-"""How much a figure gains when the epoch is chosen on the very scans it is reported for.
+"""Optimism audit: how much metrics improve if the epoch is chosen on the scans they are reported for.
 
-Varma & Simon 2006 (DOI 10.1186/1471-2105-7-91). Both figures come from the same run: the weights of every epoch were
-scored on the held-out fold and only the record of it (`history.csv`) is read here.
+Varma & Simon 2006 (DOI 10.1186/1471-2105-7-91). Both results come from the same run: training scored the held-out fold
+after every epoch, and the audit reads that record (`history.csv`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ class OptimismAudit:
     """The audit of one run.
 
     Attributes:
-        folds: a row a fold: ``fold, honest_epoch, best_epoch`` and ``honest_*``, ``best_*`` of each metric; NaN where
-            undefined.
-        summary: a row a metric: ``metric, honest, best, difference`` (means over folds that define both), ``n_folds``.
-        rule: how the honest epoch was chosen ("last" or "inner").
+        folds: one row per fold: ``fold, honest_epoch, best_epoch``, and ``honest_*`` and ``best_*`` of each metric (NaN
+            if undefined). ``honest`` is the epoch chosen without the scored fold, ``best`` the best one on it.
+        summary: one row per metric: ``metric, honest, best, difference, n_folds``; means over the folds that define
+            both.
+        rule: how the unbiased (``honest``) epoch was chosen: "last" or "inner".
     """
 
     folds: pd.DataFrame
@@ -37,19 +38,19 @@ class OptimismAudit:
 def audit_optimism(
     histories: Mapping[int, pd.DataFrame], selections: Mapping[int, Mapping[str, Any]] | None = None
 ) -> OptimismAudit:
-    """Set the honest epoch's figures beside those of the best epoch on the scored fold.
+    """Compare the metrics of the unbiased epoch with those of the best epoch on the scored fold.
+
+    The best epoch is the first one with the highest accuracy on the scored fold, as in the authors' code. Its other
+    metrics are those of the same epoch, so their difference can be negative.
 
     Args:
-        histories: fold -> its ``history.csv``: ``epoch, val_accuracy`` ... (scored fold, test-time augmentation,
-            threshold 0.5).
-        selections: fold -> ``{"selection": "last" | "inner" | "paper", "selected_epoch": int}``. The honest epoch is
-            the one selected under "inner"; otherwise, also for a run of the paper's rule, the last one.
-
-    The best epoch is the first of highest accuracy on the scored fold, as the authors' code keeps it. Its other metrics
-    are that epoch's too, so a difference can be negative for some: it is the accuracy that was chased.
+        histories: fold -> its ``history.csv``: ``epoch, val_accuracy`` and other metrics of the scored fold (with
+            test-time augmentation, at threshold 0.5).
+        selections: fold -> ``{"selection": "last" | "inner" | "paper", "selected_epoch": int}``. The unbiased epoch
+            is the selected one for "inner", otherwise the last one (also for "paper").
 
     Raises:
-        InputError: a history without rows or without ``val_accuracy``.
+        InputError: there is no history, or a history lacks rows, ``val_accuracy`` or the selected epoch.
     """
     if not histories:
         raise InputError("There is no history to audit: the run has no fold-K/history.csv.")
@@ -58,14 +59,14 @@ def audit_optimism(
     for fold, history in sorted(histories.items()):
         if history.empty or "val_accuracy" not in history or history["val_accuracy"].isna().any():
             raise InputError(
-                f"The history of fold {fold} lacks val_accuracy for some epoch; the audit needs all of them."
+                f"The history of fold {fold} lacks val_accuracy for some epochs; the audit needs every epoch."
             )
         selection = (selections or {}).get(fold, {})
         inner = selection.get("selection") == "inner"
         rules.add("inner" if inner else "last")
         epoch = int(selection["selected_epoch"]) if inner else int(history["epoch"].max())
         if epoch not in set(history["epoch"]):
-            raise InputError(f"The history of fold {fold} has no epoch {epoch}, though that one was selected.")
+            raise InputError(f"The history of fold {fold} has no epoch {epoch}, although it was selected.")
         honest = history[history["epoch"] == epoch].iloc[0]
         best = history.loc[history["val_accuracy"].idxmax()]
         row: dict[str, float] = {"fold": fold, "honest_epoch": epoch, "best_epoch": int(best["epoch"])}

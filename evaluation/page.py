@@ -1,4 +1,4 @@
-"""From findings to one HTML page with its figures inside, and the figures' own files."""
+"""The HTML page of a report, with its figures inside, and the files of the figures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from evaluation import wording
-from evaluation.cases import phantom_truth, thumbnails, wrong_by_score, wrong_calls
-from evaluation.comparison import Comparison
-from evaluation.drawing import Drawing, save_drawing
-from evaluation.figures import (
+from run_folder.predictions import scan_name
+
+from . import wording
+from .cases import phantom_truth, thumbnails, wrong_by_score, wrong_calls
+from .comparison import Comparison
+from .controls import Control
+from .drawing import Drawing, save_drawing
+from .figures import (
     TITLES,
     comparison_figure,
     counted,
@@ -28,12 +31,12 @@ from evaluation.figures import (
     reliability_figure,
     roc_figure,
 )
-from evaluation.findings import NULL_STATISTICS, Findings
-from evaluation.metrics import METRIC_NAMES
-from evaluation.published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
-from evaluation.study import Study
-from evaluation.table_one import fold_counts, score_counts, table_one
-from run_folder.predictions import scan_name
+from .findings import NULL_STATISTICS, Findings, NetworkNull, null_spread
+from .metrics import METRIC_NAMES
+from .published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
+from .study import Study
+from .table_one import fold_counts, score_counts, table_one
+from .uncertainty import Interval, Resampling
 
 NULL_TITLES = {
     "pooled_auc": "AUC, pooled",
@@ -50,7 +53,7 @@ CONTENTS = [
     ("optimism", "Optimism audit"),
     ("parts", "Sensitivity analyses and subgroups"),
     ("errors", "Missed cases and false alarms"),
-    ("paper", "The paper's figures"),
+    ("paper", "Results printed in the paper"),
     ("limits", "Limits"),
     ("methods", "Methods"),
 ]
@@ -59,7 +62,15 @@ CONTENTS = [
 def render_study(
     findings: Findings, folder: Path, numbers_file: str, *, with_scans: bool = True, controls_missing: str = ""
 ) -> str:
-    """The page of one study; its figures are saved into ``folder`` too (SVG, PDF, PNG, CSV)."""
+    """The page of one study. Its figures are also saved in ``folder`` (SVG, PDF, PNG, CSV).
+
+    Args:
+        findings: the numbers of the page.
+        folder: for the figures.
+        numbers_file: name of the JSON file with all metrics, which the page mentions.
+        with_scans: name the misclassified scans and show slices of them.
+        controls_missing: a sentence on controls that were not computed.
+    """
     study, table = findings.study, findings.study.table
     figures = _save(study_drawings(findings), folder)
     missed, alarms = wrong_calls(table)
@@ -106,8 +117,8 @@ def render_study(
         "null_titles": {
             name: NULL_TITLES[name] for name in NULL_STATISTICS if not study.external or "mean" not in name
         },
-        "null_rows": {name: _spread(values) for name, values in null.fixed.items()} if null else {},
-        "refitted_rows": {name: _spread(values) for name, values in null.refitted.items()} if null else {},
+        "null_rows": {name: null_spread(values) for name, values in null.fixed.items()} if null else {},
+        "refitted_rows": {name: null_spread(values) for name, values in null.refitted.items()} if null else {},
         "null_runs": len(next(iter(null.refitted.values()))) if null and null.refitted else 0,
         "audit": audit,
         "audit_rows": audit.summary.to_dict("records") if audit else [],
@@ -131,8 +142,8 @@ def render_study(
     return _environment().get_template("report.html.jinja").render(context)
 
 
-def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: Path, draws: int) -> str:
-    """The page of several runs beside each other; its figure is saved into ``folder`` too."""
+def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: Path, resampling: Resampling) -> str:
+    """The page that compares several runs. Its figure is also saved in ``folder``."""
     drawings = [comparison_figure(comparison)] if comparison.table["label"].nunique() == 2 else []
     phantoms = sorted({study.phantom for study in studies if study.phantom})
     metrics = ["auc", "within_fold_auc", "accuracy", "sensitivity", "specificity"]
@@ -145,7 +156,7 @@ def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: 
         "over_runs": {
             metric: _mean_sd([comparison.metrics[n][metric].estimate for n in comparison.names]) for metric in metrics
         },
-        "draws": draws,
+        "draws": resampling.draws,
         "figures": _save(drawings, folder),
         "families": comparison.table["family"].nunique(),
         "injured": int(comparison.table["label"].sum()),
@@ -154,35 +165,37 @@ def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: 
 
 
 def study_drawings(findings: Findings) -> list[Drawing]:
-    """All figures that the study allows, in the order of the page."""
+    """All figures that the study has data for, in the order of the page."""
     study, metrics = findings.study, findings.at_threshold["0.5"]
     table, drawings = study.table, []
     if findings.both_classes:
-        drawings.append(roc_figure(table, metrics["auc"], study.thresholds, findings.draws, findings.seed))
+        drawings.append(roc_figure(table, metrics["auc"], study.thresholds, findings.resampling))
         average = metrics["average_precision"]
-        drawings.append(precision_recall_figure(table, average, findings.draws, findings.seed))
+        drawings.append(precision_recall_figure(table, average, findings.resampling))
     if not study.external:
         drawings.append(folds_figure(findings.cross_validation["folds"], metrics))
     if findings.both_classes:
-        drawings += [reliability_figure(table), decision_figure(table, findings.draws, findings.seed)]
+        drawings += [reliability_figure(table), decision_figure(table, findings.resampling)]
     if findings.controls:
         rows = [("Network", metrics["auc"]), *((c.name, c.metrics["auc"]) for c in findings.controls)]
-        caption = "Pooled AUC of the network (shaded: its interval) and of the controls on the same folds."
+        caption = "Pooled AUC of the network and of the controls on the same folds. Shaded: interval of the network."
         drawings.append(forest_figure("controls", caption, counted(table["label"]), rows, metrics["auc"]))
     if findings.null:
-        drawings.append(null_figure(*_nulls(findings)))
+        drawings.append(null_figure(*_nulls(findings.null, findings.controls)))
     if findings.audit:
         drawings.append(optimism_figure(findings.audit))
     parts = [*findings.sensitivity, *findings.subgroups[1:]]
     rows = [(f"{part.name} (n = {part.n})", part.metrics["auc"]) for part in parts if part.metrics]
     if len(rows) > 1:
-        caption = "AUC in parts of the cohort; shaded: the interval of all scans."
+        caption = "AUC in parts of the cohort. Shaded: interval of all scans."
         drawings.append(forest_figure("parts", caption, counted(table["label"]), rows, rows[0][1]))
     return drawings
 
 
-def _nulls(findings: Findings) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, float]]:
-    null = findings.null
+def _nulls(
+    null: NetworkNull, controls: Sequence[Control]
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, float]]:
+    """Null AUCs, observed AUC and p-value of the network and of each control, by title."""
     nulls = {"Network, predictions fixed": null.fixed["pooled_auc"]}
     observed = {"Network, predictions fixed": null.observed["pooled_auc"]}
     p_values = {"Network, predictions fixed": null.fixed_p["pooled_auc"]}
@@ -190,16 +203,16 @@ def _nulls(findings: Findings) -> tuple[dict[str, np.ndarray], dict[str, float],
         nulls["Network, retrained"] = null.refitted["pooled_auc"]
         observed["Network, retrained"] = null.observed["pooled_auc"]
         p_values["Network, retrained"] = null.refitted_p["pooled_auc"]
-    for control in findings.controls:
-        if control.null is not None and control.p_value is not None:
+    for control in controls:
+        auc = control.metrics["auc"].estimate
+        if control.null is not None and control.p_value is not None and auc is not None:
             title = f"{control.name}, refitted"
-            nulls[title], p_values[title] = control.null, control.p_value
-            observed[title] = control.metrics["auc"].estimate
+            nulls[title], observed[title], p_values[title] = control.null, auc, control.p_value
     return nulls, observed, p_values
 
 
 def _save(drawings: Sequence[Drawing], folder: Path) -> dict[str, dict[str, Any]]:
-    """Save each figure's files and return what the page shows of it, by name."""
+    """Save the files of each figure; return name -> number, caption and address for the page."""
     figures = {}
     for number, drawing in enumerate(drawings, start=1):
         address = save_drawing(drawing, folder)
@@ -216,7 +229,7 @@ def _subtitle(study: Study) -> str:
 
 def _flow_rows(flow: dict[str, int]) -> list[tuple[str, int]]:
     titles = {"found": "Found", "labelled": "With a label", "used": "Used"}
-    titles |= {"used normal": "of these normal", "used injury": "of these injured"}
+    titles |= {"used normal": "Used: normal", "used injury": "Used: injured"}
     return [(titles.get(name, f"Excluded: {name}"), count) for name, count in flow.items()]
 
 
@@ -224,23 +237,17 @@ def _case_rows(cases: pd.DataFrame, truth: dict, with_scans: bool) -> list[dict[
     pictures = thumbnails(cases) if with_scans else [None] * len(cases)
     rows = []
     for row, picture in zip(cases.to_dict("records"), pictures, strict=True):
-        held = truth.get((row["participant_id"], row["session_id"]), "")
-        rows.append({**row, "name": scan_name(row), "picture": picture, "truth": held})
+        injuries = truth.get((row["participant_id"], row["session_id"]), "")
+        rows.append({**row, "name": scan_name(row), "picture": picture, "truth": injuries})
     return rows
 
 
 def _mean_sd(values: list[float | None]) -> str:
-    """Mean and SD of the runs, "–" where one is undefined."""
-    if any(value is None for value in values):
+    """Mean and SD over runs; "–" if one is undefined."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return "–"
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.3f}"
-
-
-def _spread(values: np.ndarray) -> dict[str, float | None]:
-    defined = values[np.isfinite(values)]
-    if not len(defined):
-        return {"mean": None, "percentile_95": None}
-    return {"mean": float(defined.mean()), "percentile_95": float(np.quantile(defined, 0.95))}
+    return f"{np.mean(known):.2f} ± {np.std(known, ddof=1):.3f}"
 
 
 def _environment() -> jinja2.Environment:
@@ -251,26 +258,28 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": fixed, "signed": signed, "p": p_value}
+    environment.filters |= {"fixed": fixed, "signed": signed, "p": p_value, "interval": interval_text}
     return environment
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals, a dash where there is none."""
+    """A number with a fixed number of decimals; a dash if it is undefined."""
     if value is None or isinstance(value, float) and not np.isfinite(value):
         return "–"
-    text = f"{value:.{digits}f}"
-    if not text.strip("-0."):
-        text = text.lstrip("-")  # no "-0.00"
-    return text.replace("-", "−")
+    return f"{value:z.{digits}f}".replace("-", "−")  # z: no "-0.00"
+
+
+def interval_text(interval: Interval, digits: int = 3) -> str:
+    """An interval as text, with a true minus sign."""
+    return f"{interval:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """As `fixed`, with its sign."""
+    """As `fixed`, with a sign."""
     text = fixed(value, digits)
     return f"+{text}" if text[0].isdigit() and value else text
 
 
 def p_value(value: float | None) -> str:
-    """A p-value, a dash where there is none."""
+    """A p-value; a dash if it is undefined."""
     return "–" if value is None else p_text(value)

@@ -1,4 +1,4 @@
-"""What the paper prints (arXiv 2606.02498), kept as printed: shown beside a run's own figures, never as ours."""
+"""Values printed in the paper (arXiv 2606.02498), as printed. They are always shown as the paper's, never as ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLE_2_MEANS = {
 }
 TABLE_2_BEST_FOLD = {"GloResNet, best fold": ("81.82%", ".81", ".87", ".733", ".534", ".861")}
 
-# Table 1, mean and SD (or count) of the normal and the injured, and the p-value printed.
+# Table 1: mean and SD (or count) of normal and injured infants, and the printed p-value.
 TABLE_1 = {
     "birth_age": ((32.91, 2.98), (31.96, 3.74), 0.127),
     "birth_weight": ((1.92, 0.66), (1.74, 0.74), 0.159),
@@ -25,7 +25,7 @@ TABLE_1 = {
     "male": (48, 30, 0.377),
 }
 
-# Table 3, settings I-IV: average accuracy, then the peaks (best fold) of accuracy, AUC and MCC.
+# Table 3, settings I-IV: mean accuracy, then the peak (best fold) of accuracy, AUC and MCC.
 TABLE_3_COLUMNS = ("accuracy", "peak_accuracy", "peak_auc", "peak_mcc")
 TABLE_3 = {
     "I": ("50.00%", "52.00%", ".500", ".124"),
@@ -34,21 +34,21 @@ TABLE_3 = {
     "IV": ("75.18%", "81.82%", ".861", ".534"),
 }
 
-# Table 4, all from MedicalNet's weights: training and validation accuracy.
+# Table 4, all with MedicalNet weights: training and validation accuracy.
 TABLE_4_COLUMNS = ("train_accuracy", "accuracy")
 TABLE_4 = {"resnet50": ("95%", "62.45%"), "resnet18": ("85%", "50.00%"), "resnet10": ("82%", "72.20%")}
 
-# Table 5, by initial weights: accuracy, and epochs until convergence.
+# Table 5, by initial weights: accuracy and epochs to convergence.
 TABLE_5_COLUMNS = ("accuracy", "epochs_to_converge")
 TABLE_5 = {"random": ("50.00%", "did not converge"), "medicalnet": ("67.22%", "15")}
 
-# Table 6, each step with those before it: accuracy and sensitivity.
+# Table 6, cumulative steps: accuracy and sensitivity.
 TABLE_6_COLUMNS = ("accuracy", "sensitivity")
 TABLE_6 = {"baseline": ("67.22%", ".62"), "mixup": ("71.40%", ".72"), "mixup and TTA": ("75.18%", ".76")}
 
 
 def number(printed: str) -> float | None:
-    """A printed figure as a number, percentages as shares; None for words."""
+    """A printed value as a number (75.18% is 0.7518); None if it is not a number."""
     try:
         return float(printed.removesuffix("%")) / (100 if printed.endswith("%") else 1)
     except ValueError:

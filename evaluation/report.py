@@ -1,11 +1,11 @@
-"""One self-contained report of a run, of a model on another site's scans, or of several runs beside each other.
+"""Write a self-contained report on a run, on a model applied to another site's scans, or on several runs.
 
     python -m evaluation.report runs/NAME                         report.html, figures/ and cv_metrics.json in runs/NAME
     python -m evaluation.report predictions.csv --labels labels.tsv --model runs/NAME/fold-4/model
     python -m evaluation.report runs/A runs/B --output comparison
 
-The page needs no network and no file beside it. Exit status: 0 written, 1 the input cannot be evaluated, 2 the call
-was wrong.
+The page needs no network and no other file. Exit status: 0 report written, 1 the input cannot be evaluated, 2 wrong
+arguments.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from evaluation.comparison import compare_studies
-from evaluation.controls import QUALITY_COLUMNS, VOLUME_COLUMNS, measured_features
-from evaluation.external import read_external
-from evaluation.findings import evaluate_study, summary_for_json
-from evaluation.measures import measure_quality, measure_volumes
-from evaluation.metrics import write_cv_metrics
-from evaluation.page import render_comparison, render_study
-from evaluation.study import KEYS, Study, read_run
-from evaluation.uncertainty import DRAWS, PERMUTATIONS
+from machine.programs import run_program
 from run_folder.files import InputError, write_json, write_text
+from run_folder.layout import ModelFolder, RunFolder
 from run_folder.predictions import read_predictions
 from run_folder.tables import read_table
 
-FEW_BYTES = 500e6  # up to this much of images is measured without being asked
+from .comparison import compare_studies
+from .controls import QUALITY_COLUMNS, VOLUME_COLUMNS, measured_features
+from .external import read_external
+from .findings import evaluate_study, summary_for_json
+from .measures import measure_quality, measure_volumes
+from .metrics import write_cv_metrics
+from .page import render_comparison, render_study
+from .study import KEYS, Study, read_run
+from .uncertainty import DEFAULT_RESAMPLING, PERMUTATIONS, Resampling
+
+FEW_BYTES = 500e6  # images are measured by default if their files are at most this large in total
 
 
 def write_report(
@@ -43,41 +45,40 @@ def write_report(
     features: Sequence[str | os.PathLike[str]] = (),
     null_runs: Sequence[str | os.PathLike[str]] = (),
     with_scans: bool = True,
-    draws: int = DRAWS,
+    resampling: Resampling = DEFAULT_RESAMPLING,
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Path:
-    """Evaluate a finished run: ``report.html``, ``figures/`` and ``cv_metrics.json`` in its folder.
+    """Evaluate a finished run; write ``report.html``, ``figures/`` and ``cv_metrics.json`` in its folder.
 
     Args:
-        run_folder: ``runs/NAME`` with all folds done.
-        image_controls: measure image quality and tissue volumes for controls; None does so for small cohorts (up to
-            500 MB of image files) or where an earlier report kept the measurements.
-        features: tables (``participant_id, session_id`` and numbers) of an encoder's features, each a control.
-        null_runs: run folders of the same recipe trained on permuted labels, for a null with retraining.
-        with_scans: name the wrongly called scans and show slices of them.
-        draws, permutations, seed: of the resampling.
+        run_folder: ``runs/NAME`` with all folds finished.
+        image_controls: whether to measure image quality and tissue volumes for controls. None: only if the image files
+            have at most 500 MB in total, or an earlier report has saved the measurements.
+        features: tables of encoder features (``participant_id, session_id`` and numbers); each is one control.
+        null_runs: runs of the same recipe trained on permuted labels, for a null with retraining.
+        with_scans: name the misclassified scans and show slices of them.
+        resampling, permutations: see `evaluate_study`.
 
     Returns:
         The path of ``report.html``.
 
     Raises:
-        InputError: the run is partial or broken; the message names what is missing.
+        InputError: the run is not finished or damaged, or another input cannot be used; the message says why.
     """
-    run = Path(run_folder)
-    study = read_run(run)
-    measured = _measurements(study, run / "figures", image_controls)
+    run = RunFolder(run_folder)
+    study = read_run(run.path)
+    measured = _measurements(study, run.figures, image_controls)
     sets = {name: measured_features(study.table, *table) for name, table in measured.items()}
     for path in map(Path, features):
         sets[f"Features: {path.stem}"] = _features(study, path)
     nulls = [read_predictions(folder) for folder in null_runs]
-    findings = evaluate_study(study, features=sets, null_runs=nulls, draws=draws, permutations=permutations, seed=seed)
+    findings = evaluate_study(study, features=sets, null_runs=nulls, resampling=resampling, permutations=permutations)
     missing = ""
     if not measured and (study.table["image"] != "").any():
-        missing = "Controls from image quality and tissue volumes: --image_controls."
-    write_json(run / "cv_metrics.json", {**write_cv_metrics(run), "report": summary_for_json(findings)})
-    page = render_study(findings, run / "figures", "cv_metrics.json", with_scans=with_scans, controls_missing=missing)
-    return write_text(run / "report.html", page)
+        missing = "Use --image_controls to add controls from image quality and tissue volumes."
+    write_json(run.cv_metrics, {**write_cv_metrics(run.path), "report": summary_for_json(findings)})
+    page = render_study(findings, run.figures, run.cv_metrics.name, with_scans=with_scans, controls_missing=missing)
+    return write_text(run.report, page)
 
 
 def write_external_report(
@@ -87,44 +88,43 @@ def write_external_report(
     *,
     model: str | os.PathLike[str] | None = None,
     with_scans: bool = True,
-    draws: int = DRAWS,
+    resampling: Resampling = DEFAULT_RESAMPLING,
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Path:
-    """Evaluate a finished model on labelled scans it never met; see `read_external`.
+    """Evaluate a finished model on labelled scans of another site; see `read_external` for the inputs.
 
-    Writes ``report.html``, ``figures/`` and ``metrics.json`` into ``output`` (default: beside the predictions, in
-    ``PREDICTIONS-report``) and returns the path of ``report.html``.
+    Writes ``report.html``, ``figures/`` and ``metrics.json`` in ``output`` (default: ``PREDICTIONS-report`` next to the
+    predictions) and returns the path of ``report.html``.
     """
     study = read_external(predictions, labels, model)
     folder = Path(output) if output else Path(predictions).with_name(f"{Path(predictions).stem}-report")
-    findings = evaluate_study(study, draws=draws, permutations=permutations, seed=seed)
+    findings = evaluate_study(study, resampling=resampling, permutations=permutations)
     pooled = findings.cross_validation["pooled"]
-    write_json(folder / "metrics.json", {**pooled, "flow": study.flow, "report": summary_for_json(findings)})
-    page = render_study(findings, folder / "figures", "metrics.json", with_scans=with_scans)
-    return write_text(folder / "report.html", page)
+    target, metrics = RunFolder(folder), ModelFolder(folder).metrics  # file names as in a run and in a fold
+    write_json(metrics, {**pooled, "flow": study.flow, "report": summary_for_json(findings)})
+    page = render_study(findings, target.figures, metrics.name, with_scans=with_scans)
+    return write_text(target.report, page)
 
 
 def write_comparison(
     run_folders: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Path:
-    """Compare finished runs on the scans they share: paired AUC differences, one overlaid ROC figure.
+    """Compare finished runs on their shared scans: paired AUC differences and a figure of all ROC curves.
 
-    Writes ``report.html`` and ``figures/`` into ``output`` and returns the path of ``report.html``.
+    Writes ``report.html`` and ``figures/`` in ``output`` and returns the path of ``report.html``.
     """
     studies = [read_run(folder) for folder in run_folders]
-    comparison = compare_studies(studies, draws, seed)
-    folder = Path(output)
-    page = render_comparison(comparison, studies, folder / "figures", draws)
-    return write_text(folder / "report.html", page)
+    comparison = compare_studies(studies, resampling)
+    target = RunFolder(output)  # file names as in a run
+    page = render_comparison(comparison, studies, target.figures, resampling)
+    return write_text(target.report, page)
 
 
 def _measurements(study: Study, folder: Path, wanted: bool | None) -> dict[str, tuple[pd.DataFrame, list[str]]]:
-    """Name of a control -> (measurements, columns); kept as CSV, so that a second report need not open the images."""
+    """Control -> (measurements, columns). They are saved as CSV, so that later reports need not open the images."""
     tasks = {
         "Image quality (motion proxies)": ("image", "image_quality", measure_quality, QUALITY_COLUMNS),
         "Tissue and ventricle volumes": ("segmentation", "tissue_volumes", measure_volumes, VOLUME_COLUMNS),
@@ -139,10 +139,10 @@ def _measurements(study: Study, folder: Path, wanted: bool | None) -> dict[str, 
             paths = [Path(path) for path in study.table[column] if path]
             present = [path for path in paths if path.is_file()]
             if wanted and not paths:
-                continue  # nothing of the kind in this cohort
+                continue  # this cohort has no such files
             if wanted and len(present) < len(paths):
                 lost = next(path for path in paths if not path.is_file())
-                raise InputError(f"{lost} is not there any more; put the cohort back, or leave out --image_controls.")
+                raise InputError(f"{lost} is missing; restore the cohort, or leave out --image_controls.")
             small = sum(path.stat().st_size for path in present) <= FEW_BYTES
             if wanted is False or not paths or len(present) < len(paths) or not (wanted or small):
                 continue
@@ -156,7 +156,7 @@ def _features(study: Study, path: Path) -> np.ndarray:
     table = read_table(path, tuple(KEYS))
     numeric = [c for c in table.columns if c not in KEYS and pd.api.types.is_numeric_dtype(table[c])]
     if not numeric:
-        raise InputError(f"{path} has no numeric column beside participant_id and session_id.")
+        raise InputError(f"{path} has no numeric column other than participant_id and session_id.")
     values = measured_features(study.table, table, numeric)
     absent = int(np.isnan(values).all(axis=1).sum())
     if absent:
@@ -164,55 +164,69 @@ def _features(study: Study, path: Path) -> np.ndarray:
     return values
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; see the module's head."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; see the module docstring."""
+    default = DEFAULT_RESAMPLING
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "input", nargs="+", type=Path, metavar="RUN|PREDICTIONS", help="run folders, or a predictions.csv"
+        "input", nargs="+", type=Path, metavar="RUN|PREDICTIONS", help="one or more run folders, or one predictions.csv"
     )
-    parser.add_argument("--labels", type=Path, help="labels of the scans in predictions.csv (TSV or CSV)")
-    parser.add_argument("--model", type=Path, help="model folder behind predictions.csv, for its frozen thresholds")
-    parser.add_argument("--output", type=Path, help="folder of an external report or a comparison")
+    parser.add_argument("--labels", type=Path, help="TSV or CSV with the labels of the scans in predictions.csv")
+    parser.add_argument(
+        "--model", type=Path, help="folder of the model that made predictions.csv; its thresholds are used"
+    )
+    parser.add_argument("--output", type=Path, help="folder for a comparison or for the report on a predictions.csv")
     parser.add_argument(
         "--image_controls",
         action=argparse.BooleanOptionalAction,
-        help="controls that open every image and segmentation",
+        help="add controls that open every image and segmentation",
     )
     parser.add_argument(
-        "--features", nargs="+", type=Path, default=[], metavar="CSV", help="encoder features as controls"
+        "--features",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="CSV",
+        help="encoder features; each file is a control",
     )
-    parser.add_argument("--null_runs", nargs="+", type=Path, default=[], metavar="RUN", help="runs on permuted labels")
-    parser.add_argument("--without_scans", action="store_true", help="no scan named, no slice shown")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="bootstrap draws, default %(default)s")
-    parser.add_argument("--permutations", type=int, default=PERMUTATIONS, help="default %(default)s; 0 for no nulls")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling, default %(default)s")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--null_runs", nargs="+", type=Path, default=[], metavar="RUN", help="runs trained on permuted labels"
+    )
+    parser.add_argument("--without_scans", action="store_true", help="name no scan and show no slice")
+    parser.add_argument("--draws", type=int, default=default.draws, help="bootstrap draws, default %(default)s")
+    parser.add_argument(
+        "--permutations",
+        type=int,
+        default=PERMUTATIONS,
+        help="permutations per null, default %(default)s, 0 for none",
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="seed of all resampling, default %(default)s")
+    options = parser.parse_args(argv)
     if options.draws < 100 or options.permutations < 0 or options.seed < 0:
-        parser.error("--draws is at least 100, --permutations and --seed at least 0.")
-    resampling: dict[str, Any] = {"draws": options.draws, "seed": options.seed}
+        parser.error("--draws must be at least 100; --permutations and --seed must be at least 0.")
     first = options.input[0]
-    try:
+    if first.is_file() and (options.labels is None or len(options.input) > 1):
+        parser.error("a predictions.csv must be the only input and needs --labels.")
+
+    def job() -> None:
+        resampling = Resampling(options.draws, options.seed)
+        common = {"with_scans": not options.without_scans, "permutations": options.permutations}
         if first.is_file():
-            if options.labels is None or len(options.input) > 1:
-                parser.error("a predictions.csv is given alone and needs --labels.")
             report = write_external_report(
-                first, options.labels, options.output, model=options.model, permutations=options.permutations,
-                with_scans=not options.without_scans, **resampling,
-            )  # fmt: skip
+                first, options.labels, options.output, model=options.model, resampling=resampling, **common
+            )
         elif len(options.input) > 1:
-            report = write_comparison(options.input, options.output or Path("comparison"), **resampling)
+            report = write_comparison(options.input, options.output or Path("comparison"), resampling=resampling)
         else:
             report = write_report(
                 first, image_controls=options.image_controls, features=options.features, null_runs=options.null_runs,
-                with_scans=not options.without_scans, permutations=options.permutations, **resampling,
+                resampling=resampling, **common,
             )  # fmt: skip
-    except (InputError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    print(report)
-    return 0
+        print(report)
+
+    return run_program(parser.prog, job, failed=(InputError, OSError), interrupted="interrupted")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is evaluated: predictions of a run, or of a finished model elsewhere, with all that is known of the scans."""
+"""A study: predictions of a run, or of a model on other scans, joined with everything known about the scans."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from cohort.phantom import phantom_description
 from cohort.scans import CohortError, Scan, flow, read_cohort
-from run_folder.files import InputError, read_json
+from run_folder.files import InputError, read_json, read_yaml
+from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions, scan_name
 from run_folder.tables import read_table
 
@@ -24,22 +24,22 @@ HISTORY_COLUMNS = ("epoch", "val_accuracy")
 
 @dataclass(frozen=True)
 class Study:
-    """A set of out-of-sample predictions ready to be evaluated.
+    """Out-of-sample predictions, ready for evaluation.
 
     Attributes:
-        name: of the run folder or predictions file.
-        table: a row a scored scan: the columns of ``predictions.csv`` and `COVARIATES` ("" or NaN where unknown).
+        name: of the run folder or of the predictions file.
+        table: one row per scored scan: the columns of ``predictions.csv`` and `COVARIATES` ("" or NaN if unknown).
         cohort: name of the cohort's folder.
-        phantom: preset of the generated phantom cohort, None for real scans.
-        flow: scans found, excluded by reason, and used.
-        exclusions: ``participant_id, session_id, status, reason`` of the scans that were not used.
-        selection: how each fold's epoch was chosen: last, inner, paper (optimistic), or external.
-        thresholds: name -> (n,) each scan's own threshold, fixed before its fold was seen.
-        threshold_notes: name -> what the threshold is, and its values.
+        phantom: preset of the phantom cohort; None for real scans.
+        flow: number of scans found, excluded (by reason) and used.
+        exclusions: ``participant_id, session_id, status, reason`` of the excluded scans.
+        selection: how epochs were chosen: "last", "inner", "paper" (optimistic), or "unknown" (external only).
+        thresholds: name -> (n,) threshold of each scan, fixed without its fold.
+        threshold_notes: name -> explanation of the threshold, with its values.
         splits, recipe, environment: as recorded by training; empty for an external study.
         histories: fold -> ``history.csv``.
         fold_metrics: fold -> ``metrics.json``.
-        external: whether the scans come from outside the run that trained the model.
+        external: whether the scans are from outside the run that trained the model.
     """
 
     name: str
@@ -60,36 +60,35 @@ class Study:
 
     @property
     def folds(self) -> list[int]:
-        """The numbers of the folds, in order."""
+        """The fold numbers, in order."""
         return sorted(int(fold) for fold in self.table["fold"].unique())
 
 
 def read_run(run_folder: str | os.PathLike[str]) -> Study:
-    """Read a finished run folder and check that its parts belong together.
+    """Read the folder of a finished run and check that its files agree.
 
     Raises:
-        InputError: the folder is partial or broken; the message names what is missing or contradicts.
+        InputError: a file is missing or damaged, or two files contradict each other; the message names them.
     """
-    run = Path(run_folder)
-    predictions = read_predictions(run)
-    splits = read_json(run / "splits.json")
-    scans = _read_scans(run / "cohort.csv")
+    run = RunFolder(run_folder)
+    predictions = read_predictions(run.path)
+    splits = read_json(run.splits)
+    scans = _read_scans(run.cohort)
     table = _join(predictions, scans, run)
     _check_splits(table, splits, run)
-    environment = read_json(run / "environment.json")
-    folds = sorted(predictions["fold"].unique())
-    fold_metrics = {int(k): read_json(run / f"fold-{k}" / "metrics.json") for k in folds}
+    environment = read_json(run.environment)
+    folds = {int(k): run.fold(k) for k in sorted(predictions["fold"].unique())}
+    fold_metrics = {k: read_json(fold.metrics) for k, fold in folds.items()}
     for k, metrics in fold_metrics.items():
         if metrics.get("selection") not in ("last", "inner", "paper"):
-            path = run / f"fold-{k}" / "metrics.json"
-            raise InputError(f"{path} does not say how the epoch was selected (last, inner or paper).")
+            raise InputError(f"{folds[k].metrics} does not say how the epoch was selected (last, inner or paper).")
     selections = sorted({metrics["selection"] for metrics in fold_metrics.values()})
     if len(selections) > 1:
-        raise InputError(f"{run}: the folds were selected by different rules ({', '.join(selections)}).")
+        raise InputError(f"{run}: the folds chose their epochs by different rules ({', '.join(selections)}).")
     thresholds, notes = _inner_thresholds(table, fold_metrics)
     source = environment.get("source", {}).get("data_dir") or ""
     return Study(
-        name=run.resolve().name,
+        name=run.name,
         table=table,
         cohort=Path(source).name or "cohort",
         phantom=phantom_preset([source, *_folders_above(table)]),
@@ -99,16 +98,16 @@ def read_run(run_folder: str | os.PathLike[str]) -> Study:
         thresholds=thresholds,
         threshold_notes=notes,
         splits=splits,
-        recipe=_read_recipe(run / "recipe.yaml"),
+        recipe=read_yaml(run.recipe),
         environment=environment,
-        histories={int(k): read_table(run / f"fold-{k}" / "history.csv", HISTORY_COLUMNS) for k in folds},
+        histories={k: read_table(fold.history, HISTORY_COLUMNS) for k, fold in folds.items()},
         fold_metrics=fold_metrics,
     )
 
 
 def _read_scans(path: Path) -> list[Scan]:
     if not path.is_file():
-        raise InputError(f"{path} is missing; it lists the scans the run found, and train.py writes it.")
+        raise InputError(f"{path} is missing; train.py writes it when a run starts.")
     try:
         return read_cohort(path)
     except CohortError as error:
@@ -116,43 +115,45 @@ def _read_scans(path: Path) -> list[Scan]:
 
 
 def scan_table(scans: list[Scan]) -> pd.DataFrame:
-    """The scans' identifiers, labels and covariates as a table."""
+    """Identifiers, labels and covariates of the scans, one row per scan."""
     columns = [*KEYS, "family", "label", "radiology_score", *COVARIATES]
     table = pd.DataFrame([[getattr(scan, column) for column in columns] for scan in scans], columns=columns)
     table[["image", "segmentation"]] = table[["image", "segmentation"]].fillna("")
     return table.astype({"birth_age": float, "birth_weight": float, "scan_age": float})
 
 
-def _join(predictions: pd.DataFrame, scans: list[Scan], run: Path) -> pd.DataFrame:
+def _join(predictions: pd.DataFrame, scans: list[Scan], run: RunFolder) -> pd.DataFrame:
     used = scan_table([scan for scan in scans if scan.status == "used"])
     table = predictions.merge(used[[*KEYS, "label", *COVARIATES]], on=KEYS, how="left", suffixes=("", "_cohort"))
     unknown = table["label_cohort"].isna()
     if unknown.any():
         name = scan_name(table[unknown].iloc[0])
-        raise InputError(f"{run}: {name} was predicted but is not among the scans used in cohort.csv.")
+        raise InputError(f"{run}: {name} was predicted but {run.cohort.name} does not list it as used.")
     other = table["label_cohort"] != table["label"]
     if other.any():
         raise InputError(
-            f"{run}: {scan_name(table[other].iloc[0])} has another label in cohort.csv than in its predictions."
+            f"{run}: {scan_name(table[other].iloc[0])} has another label in {run.cohort.name} than in its predictions."
         )
     predicted = set(map(tuple, predictions[KEYS].to_numpy()))
     left = [row for row in used.to_dict("records") if (row["participant_id"], row["session_id"]) not in predicted]
     if left:
-        raise InputError(f"{run}: {len(left)} scan(s) of cohort.csv were never predicted, e.g. {scan_name(left[0])}.")
+        raise InputError(
+            f"{run}: {len(left)} scan(s) of {run.cohort.name} were never predicted, e.g. {scan_name(left[0])}."
+        )
     return table.drop(columns="label_cohort")
 
 
-def _check_splits(table: pd.DataFrame, splits: dict[str, Any], run: Path) -> None:
+def _check_splits(table: pd.DataFrame, splits: dict[str, Any], run: RunFolder) -> None:
     participants = splits.get("participants")
     if not isinstance(participants, dict):
-        raise InputError(f"{run / 'splits.json'} does not list the participants' folds; the run folder is broken.")
+        raise InputError(f"{run.splits} does not list the participants' folds; the run folder is damaged.")
     for row in table.to_dict("records"):
         entry = participants.get(row["participant_id"])
         if entry is None or entry.get("fold") != row["fold"]:
             place = "in no fold" if entry is None else f"in fold {entry.get('fold')}"
             raise InputError(
                 f"{run}: sub-{row['participant_id']} was predicted in fold {row['fold']}, "
-                f"but splits.json has it {place}."
+                f"but {run.splits.name} has it {place}."
             )
 
 
@@ -160,10 +161,13 @@ def _inner_thresholds(
     table: pd.DataFrame, fold_metrics: dict[int, dict[str, Any]]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     thresholds = {"0.5": np.full(len(table), 0.5)}
-    notes = {"0.5": "fixed beforehand"}
+    notes = {"0.5": "fixed in advance"}
     titles = {
         "threshold_youden": ("Youden", "highest sensitivity + specificity on the inner scans"),
-        "threshold_sensitivity_90": ("Sensitivity 0.90", "highest with sensitivity of 0.90 or more on the inner scans"),
+        "threshold_sensitivity_90": (
+            "Sensitivity 0.90",
+            "highest threshold with sensitivity of at least 0.90 on the inner scans",
+        ),
     }
     for key, (title, meaning) in titles.items():
         values = {fold: (metrics.get("inner") or {}).get(key) for fold, metrics in fold_metrics.items()}
@@ -180,27 +184,15 @@ def _exclusions(scans: list[Scan]) -> pd.DataFrame:
 
 
 def _folders_above(table: pd.DataFrame) -> list[str]:
-    """Folders that may hold the cohort of the first image: sub-X/ses-Y/anat lies three or four levels below it."""
+    """Folders above the first image that may be the cohort: it is three or four levels above sub-X/ses-Y/anat/IMAGE."""
     images = [path for path in table["image"] if path]
     return [str(folder) for folder in Path(images[0]).parents[1:5]] if images else []
 
 
 def phantom_preset(folders: list[str]) -> str | None:
-    """Preset of the phantom cohort that one of the folders says it is, else None."""
+    """Preset of the phantom cohort, if one of the folders is one; else None."""
     for folder in filter(None, folders):
         description = phantom_description(folder)
         if description is not None:
             return str(description.get("preset", "unknown"))
     return None
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; train.py writes it when a run starts.")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path} holds no settings; the run folder is broken.")
-    return recipe

@@ -1,7 +1,7 @@
-"""The same metrics on parts of the cohort: does a figure rest on one score, one age, or one child of each family?
+"""The same metrics on parts of the cohort: do results depend on one score, one age group or on siblings?
 
-Every part is cut from the out-of-fold predictions; nothing is trained again. Parts are small and many, so their
-intervals are wide and some will look remarkable by chance: they are there to be read together, not one by one.
+Each part is a subset of the out-of-fold predictions; nothing is trained again. The parts are small and many, so their
+intervals are wide and some will look remarkable by chance. Read them together, not one by one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from evaluation.uncertainty import DRAWS, Interval, bootstrap_metrics
+from .uncertainty import DEFAULT_RESAMPLING, Interval, Resampling, bootstrap_metrics
 
 SHOWN = ("auc", "sensitivity", "specificity", "accuracy")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the cohort: its metrics with intervals, or the reason why it has none."""
+    """One part of the cohort: its metrics with intervals, or a note on why it has none."""
 
     name: str
     n: int
@@ -34,12 +34,12 @@ def _score(scans: pd.DataFrame) -> pd.Series:
 
 
 def _one_sibling(scans: pd.DataFrame) -> pd.Series:
-    """All scans of the first infant (by id) of each family."""
+    """All scans of one infant per family, the first by id."""
     return scans["participant_id"] == scans.groupby("family")["participant_id"].transform("min")
 
 
 def _first_session(scans: pd.DataFrame) -> pd.Series:
-    """The youngest scan of each infant; by session id where an age is missing."""
+    """The scan of each infant at the youngest age; by session id if ages are missing."""
     order = scans.sort_values(["participant_id", "scan_age", "session_id"], na_position="last")
     first = order.groupby("participant_id").head(1).index
     return scans.index.to_series().isin(first)
@@ -49,7 +49,7 @@ SENSITIVITY_ANALYSES: dict[str, tuple[tuple[str, ...], Callable[[pd.DataFrame], 
     "Score 5 against 1-2": (("radiology_score",), lambda s: _score(s).isin([1, 2, 5])),
     "Score 3 against 1-2": (("radiology_score",), lambda s: _score(s).isin([1, 2, 3])),
     "Without score 4": (("radiology_score",), lambda s: _score(s) != 4),
-    "One sibling a family": ((), _one_sibling),
+    "One sibling per family": ((), _one_sibling),
     "First session only": (("scan_age",), _first_session),
     "PMA 37 weeks or more at scan": (("scan_age",), lambda s: s["scan_age"] >= 37),
 }
@@ -75,19 +75,19 @@ def evaluate_parts(
     predictions: pd.DataFrame,
     parts: dict[str, tuple[tuple[str, ...], Callable[[pd.DataFrame], pd.Series]]],
     threshold: float | np.ndarray = 0.5,
-    draws: int = DRAWS,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> list[Part]:
-    """Metrics of each part of the cohort, the whole first.
+    """Metrics of the whole cohort, then of each part.
 
     Args:
-        predictions: out-of-fold predictions joined with ``scan_age, birth_age, sex`` (a row a scan).
-        parts: `SENSITIVITY_ANALYSES` or `SUBGROUPS`: name -> (columns needed, which scans belong).
-        threshold: one, or (n,) each scan's own.
+        predictions: out-of-fold predictions with ``scan_age, birth_age, sex``, one row per scan.
+        parts: `SENSITIVITY_ANALYSES` or `SUBGROUPS`: name -> (columns needed, function that selects the scans).
+        threshold: one number, or (n,) if the threshold differs by fold.
+        resampling: of the bootstrap.
 
     Returns:
-        A `Part` each. Parts whose columns are unknown to this cohort, or that hold no scan, are left out; one of fewer
-        than two classes or two families carries a note in place of metrics; scans whose value is missing are in none.
+        One `Part` each. A part is left out if the cohort lacks its columns or has no such scan. A part with one class
+        or one family has a note instead of metrics. Scans with a missing value are in no part that needs it.
     """
     thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), len(predictions))
     table = predictions.reset_index(drop=True)
@@ -103,12 +103,12 @@ def evaluate_parts(
             continue
         metrics, note = {}, ""
         if injured in (0, n):
-            note = f"all {n} scans are {'injured' if injured else 'normal'}: nothing to tell apart"
+            note = f"all {n} scans are {'injured' if injured else 'normal'}"
         elif families < 2:
             note = "all scans are of one family"
         else:
             args = (part["label"], part["p_injury"], part["family"], thresholds[inside])
-            every = bootstrap_metrics(*args, draws=draws, seed=seed)
+            every = bootstrap_metrics(*args, resampling=resampling)
             metrics = {metric: every[metric] for metric in SHOWN}
         results.append(Part(name, n, injured, families, metrics, note))
     return results

@@ -1,9 +1,10 @@
-"""Table 1: who the infants are, normal beside injured.
+"""Table 1: characteristics of the normal and the injured scans.
 
-The tests are those that reproduce the p-values of the paper's Table 1: Welch's t-test for measurements, Pearson's
-chi-square with Yates' correction for proportions (Fisher's exact test where an expected count is below 5). They take
-scans as independent, which siblings are not; the standardised mean difference, which knows no sample size, is the
-better guide to imbalance (Austin 2009, DOI 10.1080/03610910902859574; above 0.1 is usually called noticeable).
+The tests are those that reproduce the p-values of the paper's Table 1: Welch's t-test for measurements, and Pearson's
+chi-square test with Yates' correction for proportions (Fisher's exact test if an expected count is below 5). They
+assume independent scans, but siblings are not independent. The standardised mean difference does not depend on the
+sample size and is the better guide to imbalance (Austin 2009, DOI 10.1080/03610910902859574; values above 0.1 are
+usually called noticeable).
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ MEASUREMENTS = {
     "birth_weight": "Birth weight (kg)",
     "scan_age": "Post-menstrual age at scan (weeks)",
 }
-PROPORTIONS = {"sex": ("Male", "M"), "singleton": ("Of a multiple birth", "M")}
+PROPORTIONS = {"sex": ("Male", "M"), "singleton": ("Multiple birth", "M")}
 COLUMNS = ["variable", "normal", "injury", "n_normal", "n_injury", "smd", "p_value", "test"]
 
 
 def standardised_mean_difference(normal: np.ndarray, injury: np.ndarray) -> float | None:
-    """(mean injury - mean normal) / sqrt((variance injury + variance normal) / 2); None when it is 0 / 0.
+    """(mean injury - mean normal) / sqrt((variance injury + variance normal) / 2); None if undefined.
 
     Sample variances (n - 1) for measurements. For 0/1 values use `standardised_proportion_difference`.
     """
@@ -36,7 +37,7 @@ def standardised_mean_difference(normal: np.ndarray, injury: np.ndarray) -> floa
 
 
 def standardised_proportion_difference(normal: float, injury: float) -> float | None:
-    """(p injury - p normal) / sqrt((p (1 - p) of both) / 2), of two proportions; None when it is 0 / 0."""
+    """(p injury - p normal) / sqrt((sum of p (1 - p)) / 2) of two proportions; None if undefined."""
     return _standardise(injury - normal, (normal * (1 - normal) + injury * (1 - injury)) / 2)
 
 
@@ -55,16 +56,16 @@ def compare_proportions(counts: np.ndarray) -> tuple[float | None, str]:
 
 
 def table_one(scans: pd.DataFrame) -> pd.DataFrame:
-    """Table 1 of the scans in use.
+    """Table 1 of the scans used.
 
     Args:
-        scans: a row a scan with ``label`` and any of ``birth_age, birth_weight, scan_age, sex, singleton``; a column
-            that is absent or empty throughout is left out.
+        scans: one row per scan with ``label`` and any of ``birth_age, birth_weight, scan_age, sex, singleton``. A
+            column that is missing or empty is left out.
 
     Returns:
-        A row a variable: ``variable``; ``normal`` and ``injury``, "mean ± SD" or "count (percent)"; ``n_normal`` and
-        ``n_injury``, scans in which it is known; ``smd`` (injury minus normal), ``p_value`` and ``test``, None or ""
-        where they cannot be had.
+        One row per variable: ``variable``; ``normal`` and ``injury``, as "mean ± SD" or "count (percent)"; ``n_normal``
+        and ``n_injury``, the number of scans with a known value; ``smd`` (injury minus normal), ``p_value`` and
+        ``test``, which are None or "" if undefined.
     """
     rows: list[Mapping[str, object]] = []
     normal, injury = (scans[scans["label"] == label] for label in (0, 1))
@@ -102,7 +103,7 @@ def _counted(counts: np.ndarray) -> str:
 
 
 def score_counts(scans: pd.DataFrame) -> pd.DataFrame:
-    """Scans, infants and families of each radiology score (``score, label, scans, infants, families``), worst last."""
+    """Number of scans, infants and families per radiology score: ``score, label, scans, infants, families``."""
     groups = scans.assign(score=scans["radiology_score"].replace("", "unknown")).groupby(["score", "label"])
     return groups.agg(
         scans=("participant_id", "size"), infants=("participant_id", "nunique"), families=("family", "nunique")
@@ -110,7 +111,7 @@ def score_counts(scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def fold_counts(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Scans, injured scans, infants and families of each fold (``fold, scans, injury, infants, families``)."""
+    """Number of scans, injured scans, infants and families per fold: ``fold, scans, injury, infants, families``."""
     groups = predictions.groupby("fold")
     return groups.agg(
         scans=("label", "size"),

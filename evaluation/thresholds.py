@@ -1,4 +1,4 @@
-"""Decision thresholds chosen on inner scans, before the scored fold is seen (`--selection inner`)."""
+"""Decision thresholds chosen on inner scans, without the scored fold (`--selection inner`)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
-from evaluation.metrics import checked_pair
+from .metrics import checked_pair
 
-FIXED_THRESHOLD = 0.5
 TARGET_SENSITIVITY = 0.90
 
 
 def _candidates(labels: ArrayLike, probabilities: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sensitivity, specificity and a threshold for every distinct way of calling the scans, from few calls to many.
+    """Sensitivity, specificity and threshold of every operating point, by falling threshold.
 
-    A threshold stands midway between the last probability it calls injury and the next lower one, so that a new scan
-    just below an inner scan is treated like it. The first candidate of `roc_curve`, which calls nobody, is left out.
+    A threshold is midway between the lowest probability that it calls injury and the next lower one, so that a new scan
+    just below an inner scan is treated like it. The point at which no scan is called is left out.
     """
     label, probability = checked_pair(labels, probabilities)
     if label.min() == label.max():
-        raise ValueError("A threshold cannot be chosen from scans of one class; the inner scans need both.")
+        raise ValueError("A threshold cannot be chosen on scans of one class; the inner scans must include both.")
     false_positive_rate, sensitivity, called_from = roc_curve(label, probability, drop_intermediate=False)
     called_from = called_from[1:]
     next_lower = np.append(called_from[1:], 0.0)
@@ -28,9 +27,12 @@ def _candidates(labels: ArrayLike, probabilities: ArrayLike) -> tuple[np.ndarray
 
 
 def youden_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """The threshold of highest J = sensitivity + specificity - 1 (Youden 1950, Cancer 3:32).
+    """The threshold with the highest J = sensitivity + specificity - 1 (Youden 1950, Cancer 3:32).
 
-    Among equals the one of highest sensitivity, this being a screening test. Needs both classes, else ValueError.
+    Of several, the one with the highest sensitivity, because this is a screening test.
+
+    Raises:
+        ValueError: the scans are all of one class, or see `checked_pair`.
     """
     sensitivity, specificity, threshold = _candidates(labels, probabilities)
     youden = sensitivity + specificity
@@ -40,8 +42,12 @@ def youden_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
 def sensitivity_threshold(
     labels: ArrayLike, probabilities: ArrayLike, sensitivity: float = TARGET_SENSITIVITY
 ) -> float:
-    """The highest threshold at which at least ``sensitivity`` of the injured are called injured. Needs both classes."""
+    """The highest threshold with at least this sensitivity.
+
+    Raises:
+        ValueError: the target is outside (0, 1], the scans are all of one class, or see `checked_pair`.
+    """
     if not 0 < sensitivity <= 1:
-        raise ValueError(f"The target sensitivity must lie in (0, 1], got {sensitivity}.")
+        raise ValueError(f"The target sensitivity must be in (0, 1], got {sensitivity}.")
     reached, _, threshold = _candidates(labels, probabilities)
     return float(threshold[np.flatnonzero(reached >= sensitivity - 1e-12)[0]])

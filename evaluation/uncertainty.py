@@ -1,29 +1,27 @@
-"""Intervals, differences and nulls that know that siblings and repeated sessions are not independent.
+"""Confidence intervals, paired differences and permutation nulls, with the family as the sampling unit.
 
-Families are the sampling unit throughout: siblings share genes, home and scanner week, sessions share the infant.
-Cluster bootstrap: Davison & Hinkley 1997, section 3.8 (DOI 10.1017/CBO9780511802843). Cross-validated predictions
-carry a second source of variation, the training sets, that no resampling of the scored scans can see
-(DOI 10.1016/j.neuroimage.2017.06.061); the intervals are therefore a lower bound of the uncertainty.
+Scans of siblings, and repeated scans of one infant, are not independent, so whole families are resampled (cluster
+bootstrap: Davison & Hinkley 1997, section 3.8, DOI 10.1017/CBO9780511802843). Cross-validated predictions also vary
+with the training sets. Resampling the scored scans does not show that variation (DOI
+10.1016/j.neuroimage.2017.06.061), so the intervals are a lower bound of the uncertainty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
-from evaluation.metrics import checked_pair
+from .metrics import checked_pair
 
-DRAWS = 2000
 PERMUTATIONS = 1000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic and its percentile interval; ``low`` and ``high`` are None when it is undefined in too many draws."""
+    """A statistic and its interval. ``low`` and ``high`` are None if the statistic is undefined in too many draws."""
 
     estimate: float | None
     low: float | None
@@ -32,39 +30,87 @@ class Interval:
     level: float = 0.95
 
     def __str__(self) -> str:
+        """For example "0.830 (0.750 to 0.900)"; or "0.830 (no interval)", or "undefined"."""
+        return format(self, ".3f")
+
+    def __format__(self, spec: str) -> str:
+        """As `str`, with each number formatted by `spec`: `f"{interval:.2f}"` is "0.83 (0.75 to 0.90)"."""
+        return self._formatted(spec or ".3f", "")
+
+    def with_level(self) -> str:
+        """As `str`, for running text: "0.830 (95 % CI 0.750 to 0.900)"."""
+        return self._formatted(".3f", f"{100 * self.level:g} % CI ")
+
+    def _formatted(self, spec: str, level: str) -> str:
         if self.estimate is None:
             return "undefined"
+        estimate = format(self.estimate, f"z{spec}")  # z: no "-0.00"
         if self.low is None or self.high is None:
-            return f"{self.estimate:.3f} (no interval)"
-        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
+            return f"{estimate} (no interval)"
+        return f"{estimate} ({level}{self.low:z{spec}} to {self.high:z{spec}})"
 
 
-def family_weights(families: ArrayLike, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """How often each scan appears in each bootstrap draw, when whole families are drawn with replacement.
+@dataclass(frozen=True)
+class Resampling:
+    """How bootstrap intervals are computed.
+
+    Attributes:
+        draws: number of bootstrap draws, at least 1.
+        seed: of the random generator.
+        level: confidence level of the percentile intervals.
+    """
+
+    draws: int = 2000
+    seed: int = 0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"At least one bootstrap draw is needed, got {self.draws}.")
+
+    @property
+    def quantiles(self) -> tuple[float, float]:
+        """The two quantiles of the draws that bound an interval, such as 0.025 and 0.975."""
+        return (1 - self.level) / 2, (1 + self.level) / 2
+
+
+DEFAULT_RESAMPLING = Resampling()
+
+
+def family_weights(families: ArrayLike, resampling: Resampling = DEFAULT_RESAMPLING) -> np.ndarray:
+    """How often each scan appears in each bootstrap draw of whole families.
 
     Returns:
-        float64 (draws, n): every scan has its family's count; a draw's family counts sum to the families.
+        float64 (draws, n). All scans of a family have the same count; the counts of the families sum to the number of
+        families in each draw.
     """
     name, member = np.unique(np.asarray(families).astype(str), return_inverse=True)
-    if draws < 1:
-        raise ValueError(f"At least one bootstrap draw is needed, got {draws}.")
-    counts = np.random.default_rng(seed).multinomial(len(name), np.full(len(name), 1 / len(name)), size=draws)
+    random = np.random.default_rng(resampling.seed)
+    counts = random.multinomial(len(name), np.full(len(name), 1 / len(name)), size=resampling.draws)
     return counts[:, member].astype(np.float64)
 
 
+def bootstrap_weights(families: ArrayLike, resampling: Resampling = DEFAULT_RESAMPLING) -> np.ndarray:
+    """A row of ones, for the observed scans, followed by `family_weights`: (1 + draws, n)."""
+    drawn = family_weights(families, resampling)
+    return np.vstack([np.ones((1, drawn.shape[1])), drawn])
+
+
 def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: np.ndarray) -> np.ndarray:
-    """ROC AUC under many weightings at once: sum_ij u_i v_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum u sum v).
+    """ROC AUC under many weightings: sum_ij u_i v_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum u sum v).
+
+    Here u are the weights of the injured scans and v those of the normal scans.
 
     Args:
         labels, scores: (n,).
-        weights: (draws, n); or several weightings of any origin.
+        weights: (draws, n), such as from `family_weights`.
 
     Returns:
         (draws,), NaN where a draw has only one class.
     """
     label, score = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])  # first scan of each group of tied scores
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])  # first scan of each group of ties
     positive = np.add.reduceat(weights[:, order] * (label[order] == 1), starts, axis=1)
     negative = np.add.reduceat(weights[:, order] * (label[order] == 0), starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative
@@ -87,9 +133,9 @@ def weighted_average_precision(labels: ArrayLike, scores: ArrayLike, weights: np
 
 
 def weighted_within_fold_auc(labels: ArrayLike, scores: ArrayLike, folds: ArrayLike, weights: np.ndarray) -> np.ndarray:
-    """AUC over pairs of the same fold only, so that no two models' probabilities are ranked together: (draws,).
+    """AUC over pairs of scans of the same fold, so that probabilities of two models are never compared: (draws,).
 
-    sum over folds of concordant pairs / sum over folds of pairs.
+    AUC = concordant pairs, summed over folds / pairs, summed over folds.
     """
     label, fold = np.asarray(labels), np.asarray(folds)
     concordant, pairs = np.zeros(len(weights)), np.zeros(len(weights))
@@ -107,9 +153,9 @@ def weighted_within_fold_auc(labels: ArrayLike, scores: ArrayLike, folds: ArrayL
 def weighted_screening_metrics(
     labels: ArrayLike, scores: ArrayLike, weights: np.ndarray, threshold: float | np.ndarray = 0.5
 ) -> dict[str, np.ndarray]:
-    """The ten metrics of `evaluation.metrics` under many weightings: name -> (draws,), NaN where undefined.
+    """The ten metrics of `metrics.METRIC_NAMES` under many weightings: name -> (draws,), NaN where undefined.
 
-    ``threshold`` may be (n,): the threshold of each scan's own fold.
+    ``threshold`` is one number, or (n,) if the threshold differs by fold.
     """
     label, score = checked_pair(labels, scores)
     called = score >= threshold
@@ -132,15 +178,17 @@ def weighted_screening_metrics(
         }
 
 
-def percentile_interval(estimate: float | None, draws: np.ndarray, level: float = 0.95) -> Interval:
-    """Percentile interval of the draws in which the statistic is defined; none when fewer than half of them are."""
+def percentile_interval(
+    estimate: float | None, draws: np.ndarray, resampling: Resampling = DEFAULT_RESAMPLING
+) -> Interval:
+    """Percentile interval over the draws in which the statistic is defined; none if fewer than half of them are."""
     defined = draws[np.isfinite(draws)]
     if estimate is None or not np.isfinite(estimate):
-        return Interval(None, None, None, len(defined), level)
+        return Interval(None, None, None, len(defined), resampling.level)
     if len(defined) < max(2, len(draws) / 2):
-        return Interval(float(estimate), None, None, len(defined), level)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(estimate), float(low), float(high), len(defined), level)
+        return Interval(float(estimate), None, None, len(defined), resampling.level)
+    low, high = np.quantile(defined, resampling.quantiles)
+    return Interval(float(estimate), float(low), float(high), len(defined), resampling.level)
 
 
 def bootstrap_metrics(
@@ -149,34 +197,30 @@ def bootstrap_metrics(
     families: ArrayLike,
     threshold: float | np.ndarray = 0.5,
     folds: ArrayLike | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> dict[str, Interval]:
-    """Every metric of the scans with its family-cluster bootstrap interval (percentile).
+    """Every metric with its percentile interval from a bootstrap of families.
 
     Args:
         labels, probabilities, families: (n,).
-        threshold: one threshold, or (n,) each scan's own (thresholds chosen inside each training fold).
-        folds: (n,), adds ``within_fold_auc`` (`weighted_within_fold_auc`).
+        threshold: one number, or (n,) if thresholds were chosen separately for each fold.
+        folds: (n,); adds ``within_fold_auc`` (`weighted_within_fold_auc`).
 
     Returns:
-        metric -> `Interval`. At a bound (an AUC of 1, a sensitivity of 0) resampling repeats the bound: the interval is
-        then empty-handed, and the true value may well lie beyond it.
+        metric -> `Interval`. If the estimate is at a bound (an AUC of 1, a sensitivity of 0), every draw gives the same
+        value. The interval then has zero width, and the true value may well be outside it.
     """
     label, probability = checked_pair(labels, probabilities)
-    weights = np.vstack(
-        [np.ones((1, len(label))), family_weights(families, draws, seed)]
-    )  # row 0: the scans as they are
+    weights = bootstrap_weights(families, resampling)
     values = weighted_screening_metrics(label, probability, weights, threshold)
     if folds is not None:
         values["within_fold_auc"] = weighted_within_fold_auc(label, probability, folds, weights)
-    return {name: percentile_interval(each[0], each[1:], level) for name, each in values.items()}
+    return {name: percentile_interval(each[0], each[1:], resampling) for name, each in values.items()}
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """AUC of two models on the same scans, the difference a - b with its interval, a two-sided bootstrap p-value."""
+    """AUC of two models on the same scans, the difference a - b with its interval, and a two-sided p-value."""
 
     auc_a: float
     auc_b: float
@@ -189,27 +233,28 @@ def paired_auc_difference(
     scores_a: ArrayLike,
     scores_b: ArrayLike,
     families: ArrayLike,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> PairedDifference:
-    """Difference of two AUCs on the same scans; each draw resamples families for both models together.
+    """Difference of two AUCs on the same scans. Each draw takes the same families for both models.
 
-    p = 2 min(share of draws <= 0, share of draws >= 0), each with the +1 rule.
+    p = 2 min(share of draws <= 0, share of draws >= 0), where share = (1 + count) / (1 + draws).
+
+    Raises:
+        ValueError: the scans are all of one class, or see `checked_pair`.
     """
     label, a = checked_pair(labels, scores_a)
     label, b = checked_pair(labels, scores_b)
-    weights = np.vstack([np.ones((1, len(label))), family_weights(families, draws, seed)])
+    weights = bootstrap_weights(families, resampling)
     auc_a, auc_b = weighted_auc(label, a, weights), weighted_auc(label, b, weights)
     if not np.isfinite(auc_a[0]):
-        raise ValueError("AUCs cannot be compared: the scans are all of one class.")
+        raise ValueError("AUC is undefined: all scans are of one class.")
     difference = auc_a - auc_b
     defined = difference[1:][np.isfinite(difference[1:])]
     tails = [(1 + np.sum(defined <= 0)) / (1 + len(defined)), (1 + np.sum(defined >= 0)) / (1 + len(defined))]
     return PairedDifference(
         float(auc_a[0]),
         float(auc_b[0]),
-        percentile_interval(difference[0], difference[1:], level),
+        percentile_interval(difference[0], difference[1:], resampling),
         float(min(1.0, 2 * min(tails))),
     )
 
@@ -217,9 +262,9 @@ def paired_auc_difference(
 def permute_labels(labels: ArrayLike, families: ArrayLike, permutations: int, seed: int = 0) -> np.ndarray:
     """Labels permuted over families: (permutations, n).
 
-    Families of equal size swap their sets of labels, and labels are shuffled inside each family (whole-block and
-    within-block exchange, DOI 10.1016/j.neuroimage.2015.05.092). Each permutation keeps the class counts and how alike
-    siblings are; a family whose size no other has keeps its own labels, in another order.
+    Families of equal size exchange their labels, and labels are shuffled within each family (whole-block and
+    within-block exchange, DOI 10.1016/j.neuroimage.2015.05.092). This keeps the number of injured scans and the
+    similarity of siblings. If no other family has the same size, a family keeps its labels in a new order.
     """
     label = np.asarray(labels)
     family = np.asarray(families).astype(str)
@@ -243,19 +288,8 @@ def permutation_p_value(observed: float, null: ArrayLike) -> float:
     values = np.asarray(null, dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) == 0:
-        raise ValueError("The null distribution is empty: no permutation gave a defined statistic.")
+        raise ValueError("The null distribution is empty: the statistic is undefined in every permutation.")
     return float((1 + np.sum(values >= observed - 1e-12)) / (1 + len(values)))
-
-
-def permutation_null(
-    labels: ArrayLike,
-    families: ArrayLike,
-    statistic: Callable[[np.ndarray], float],
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
-) -> np.ndarray:
-    """The statistic recomputed from the start (refitting included) for each permutation over families."""
-    return np.array([statistic(row) for row in permute_labels(labels, families, permutations, seed)], dtype=np.float64)
 
 
 def fixed_prediction_null(
@@ -267,14 +301,15 @@ def fixed_prediction_null(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Null of predictions that are kept as they are while labels are permuted over families (nothing is refitted).
+    """Null distribution for fixed predictions: labels are permuted over families and no model is refitted.
 
-    Says what chance gives to *these* probabilities. It cannot show the pull below 0.5 that cross-validation itself has
-    under the null, because the training labels stay; a null with refitting (`permutation_null`) can.
+    It shows which values these probabilities reach by chance. Cross-validation also biases results below chance when
+    labels carry no signal. This null does not show that bias, because the models keep their training labels; runs
+    trained on permuted labels do.
 
     Returns:
-        ``pooled_accuracy, mean_accuracy`` (over folds), ``pooled_auc, mean_auc``: each (permutations,); a fold of one
-        class is left out of that permutation's mean AUC.
+        ``pooled_accuracy, mean_accuracy, pooled_auc, mean_auc`` (means are over folds), each (permutations,). A fold
+        that has one class in a permutation does not count in the mean AUC of that permutation.
     """
     label, probability = checked_pair(labels, probabilities)
     permuted = permute_labels(label, families, permutations, seed)
@@ -295,7 +330,7 @@ def fixed_prediction_null(
 
 
 def _auc_of_many_labels(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """AUC of one score under many labellings (draws, n), by average ranks (Mann-Whitney): (draws,)."""
+    """AUC of one score for many sets of labels (draws, n), from ranks (Mann-Whitney): (draws,)."""
     positives = labels.sum(axis=1)
     negatives = labels.shape[1] - positives
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,4 +1,4 @@
-"""The sentences of a report: what was done, what it means, and what it does not."""
+"""The sentences of a report: what was done, what the results mean, and their limits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from statsmodels.stats.proportion import proportion_confint
 
-from evaluation.figures import TITLES
-from evaluation.findings import Findings
-from evaluation.uncertainty import Interval
+from .figures import TITLES
+from .findings import Findings
+from .uncertainty import Interval
 
 REFERENCES = [
     ("Metrics Reloaded", "10.1038/s41592-023-02151-z"),
@@ -28,38 +28,37 @@ REFERENCES = [
 
 
 def banners(findings: Findings) -> list[str]:
-    """What nobody may overlook."""
+    """Warnings at the top of the page."""
     study, lines = findings.study, []
     if study.phantom:
         lines.append(
-            f"Phantom cohort (preset {study.phantom}): the images were computed from formulae and no infant was "
-            "scanned. "
-            "These figures test the software; they are not clinical evidence."
+            f"Phantom cohort (preset {study.phantom}): a program generated the images, no infant was scanned. These "
+            "results test the software; they are not clinical evidence."
         )
     if study.selection == "paper" and not study.external:
         lines.append(
             "Optimistic: the epoch of each fold was chosen for its accuracy on the scored scans (--selection paper). "
-            "Every figure here is flattered by that choice; the optimism audit says by how much."
+            "This choice inflates all results here; the optimism audit shows by how much."
         )
     if study.splits.get("torn_sibling_pairs"):
         lines.append(
-            f"{study.splits['torn_sibling_pairs']} of {study.splits.get('sibling_pairs', '?')} sibling pairs stand in "
-            "different folds (--split paper): a network may know one twin's brain from the other's."
+            f"{study.splits['torn_sibling_pairs']} of {study.splits.get('sibling_pairs', '?')} sibling pairs are split "
+            "across folds (--split paper): a network may have been trained on the sibling of a scored infant."
         )
     if not findings.both_classes:
-        lines.append("All scans are of one class: nothing can be said about telling the classes apart.")
+        lines.append("All scans are of one class, so the report cannot show whether the model separates the classes.")
     return lines
 
 
 def summary(findings: Findings) -> str:
-    """The findings in a few sentences."""
+    """The main results in a few sentences."""
     metrics, counts = findings.at_threshold["0.5"], findings.confusion["0.5"]
     injured, normal = counts["tp"] + counts["fn"], counts["tn"] + counts["fp"]
     kind = "out-of-fold " if not findings.study.external else ""
     sentences = [
-        f"At a probability of 0.5 the {kind}predictions found {counts['tp']} of {injured} injured scans"
-        f"{_bracket('sensitivity', metrics['sensitivity'])} and called {counts['fp']} of {normal} normal ones injured"
-        f"{_bracket('specificity', metrics['specificity'])}; ROC AUC {said(metrics['auc'])}."
+        f"At a threshold of 0.5, the {kind}predictions found {counts['tp']} of {injured} injured scans"
+        f"{_bracket('sensitivity', metrics['sensitivity'])} and called {counts['fp']} of {normal} normal scans injured"
+        f"{_bracket('specificity', metrics['specificity'])}. ROC AUC: {metrics['auc'].with_level()}."
     ]
     best = _best_control(findings)
     if best:
@@ -67,19 +66,21 @@ def summary(findings: Findings) -> str:
     if findings.audit is not None:
         row = findings.audit.summary.set_index("metric").loc["accuracy"]
         sentences.append(
-            "Choosing each fold's epoch on the scored scans would have raised mean accuracy from "
-            f"{row['honest']:.3f} to "
-            f"{row['best']:.3f}."
+            "Choosing the epoch of each fold on the scored scans raises the mean accuracy from "
+            f"{row['honest']:.3f} to {row['best']:.3f}."
         )
     return " ".join(sentences)
 
 
 def _best_control(findings: Findings) -> str:
-    ranked = [c for c in findings.controls if c.features and c.metrics["auc"].estimate is not None and c.difference]
+    ranked = [
+        (auc, control.name, control.difference.difference)
+        for control in findings.controls
+        if control.features and control.difference and (auc := control.metrics["auc"].estimate) is not None
+    ]
     if not ranked:
         return ""
-    best = max(ranked, key=lambda control: control.metrics["auc"].estimate)
-    difference = best.difference.difference
+    auc, name, difference = max(ranked, key=lambda control: control[0])
     verdict = ""
     if difference.low is not None and difference.high is not None:
         verdict = (
@@ -90,18 +91,9 @@ def _best_control(findings: Findings) -> str:
             else ", and the interval of the difference includes 0"
         )
     return (
-        f"The best control ({best.name}) reaches AUC {best.metrics['auc'].estimate:.3f}{verdict} "
-        f"(difference {said(difference)})."
+        f"The best control ({name}) reaches an AUC of {auc:.3f}{verdict}; "
+        f"network minus control: {difference.with_level().replace('-', '−')}."
     )
-
-
-def said(interval: Interval) -> str:
-    """ "0.830 (95 % CI 0.750 to 0.900)"."""
-    if interval.estimate is None:
-        return "undefined"
-    if interval.low is None:
-        return f"{interval.estimate:.3f}"
-    return f"{interval.estimate:.3f} (95 % CI {interval.low:.3f} to {interval.high:.3f})"
 
 
 def _bracket(name: str, interval: Interval) -> str:
@@ -112,49 +104,47 @@ def selection(findings: Findings) -> str:
     """How epochs and thresholds were chosen."""
     study = findings.study
     if study.external:
-        frozen = "The model came finished; nothing was fitted to these scans."
+        sentence = "The model was trained beforehand; nothing was fitted to these scans."
         if len(study.thresholds) == 1:
-            frozen += " Thresholds frozen with the model, where it has any, come with --model FOLDER."
-        return frozen
+            sentence += " Use --model FOLDER to add the thresholds stored with the model, if it has any."
+        return sentence
     rule = {
-        "last": "The weights are those of the last epoch of a schedule fixed beforehand: nothing was chosen on "
-        "the data.",
-        "inner": "Epoch, temperature and thresholds were chosen on inner scans, a family-grouped part of each training "
-        "fold that neither trained the network nor is scored here.",
-        "paper": "The epoch was chosen for its accuracy on the scored fold itself: optimistic.",
+        "last": "The weights are those of the last epoch of a fixed schedule. Nothing was chosen on the data.",
+        "inner": "Epoch, temperature and thresholds were chosen on inner scans: whole families of each training part "
+        "that were used neither to train the network nor for the scores.",
+        "paper": "The epoch was chosen for its accuracy on the scored fold, so the results are optimistic.",
     }[study.selection]
     if "Youden" not in study.thresholds:
-        rule += " Thresholds chosen inside the training folds (Youden, sensitivity 0.90) come with --selection inner."
+        rule += " With --selection inner, thresholds are also chosen (Youden, sensitivity 0.90)."
     return rule
 
 
 def split(findings: Findings) -> str:
-    """How the folds were dealt."""
+    """How scans were assigned to folds."""
     splits = findings.study.splits
-    rule = "whole families in one fold" if splits.get("rule") == "family" else "infants, not families, kept together"
-    pairs = splits.get("sibling_pairs")
-    torn = f"; {splits.get('torn_sibling_pairs', 0)} of {pairs} sibling pairs torn" if pairs is not None else ""
-    return f"Stratified by label, {rule}, seed {splits.get('seed', 'unknown')}{torn}."
+    together = "families" if splits.get("rule") == "family" else "all scans of an infant, but not families,"
+    pairs, split_pairs = splits.get("sibling_pairs"), splits.get("torn_sibling_pairs", 0)
+    siblings = f" {split_pairs} of {pairs} sibling pairs are split across folds." if pairs is not None else ""
+    return f"Stratified by label, {together} kept in one fold, seed {splits.get('seed', 'unknown')}.{siblings}"
 
 
 def interval_notes(findings: Findings) -> list[str]:
     """How to read the intervals."""
     notes = [
-        "Intervals resample families, so that siblings and repeated scans count as one piece of evidence. They "
-        "hold the "
-        "trained models fixed and do not show how much another training set would change them."
+        "The intervals resample families, because siblings and repeated scans are not independent. The trained models "
+        "stay fixed, so the intervals do not include the variation between training sets."
     ]
     notes += _at_a_bound(findings)
     if not findings.study.external:
         notes.append(
-            "Pooled AUC ranks scans of different folds, scored by different networks, against each other; the AUC "
-            "within folds compares only scans of the same fold."
+            "The pooled AUC compares probabilities of different networks; the AUC within folds compares only scans of "
+            "the same fold."
         )
     return notes
 
 
 def _at_a_bound(findings: Findings) -> list[str]:
-    """What a proportion of exactly 0 or 1 at threshold 0.5 is compatible with, where resampling only repeats it."""
+    """Exact limits for proportions of 0 or 1 at threshold 0.5, for which the bootstrap interval has zero width."""
     table, metrics = findings.study.table, findings.at_threshold["0.5"]
     called = table["p_injury"] >= 0.5
     denominators = {
@@ -175,11 +165,10 @@ def _at_a_bound(findings: Findings) -> list[str]:
     if not any(interval.estimate in (0.0, 1.0) for interval in metrics.values()):
         return []
     if not bounds:
-        return ["A value of exactly 0 or 1 is the same in every draw, so its bootstrap interval has no width."]
+        return ["A value of exactly 0 or 1 is the same in every draw, so its bootstrap interval has zero width."]
     return [
-        "A value of exactly 0 or 1 is the same in every draw, so its bootstrap interval has no width. Exact 95 % "
-        "limits "
-        f"that count families once (Clopper-Pearson): {'; '.join(bounds)}."
+        "A value of exactly 0 or 1 is the same in every draw, so its bootstrap interval has zero width. Exact 95 % "
+        f"limits (Clopper-Pearson), each family counted once: {'; '.join(bounds)}."
     ]
 
 
@@ -187,87 +176,82 @@ def temperature(findings: Findings) -> str:
     """Whether the probabilities were calibrated."""
     inner = [metrics.get("inner") for metrics in findings.study.fold_metrics.values()]
     if inner and all(inner):
-        values = ", ".join(f"{i['temperature']:.2f}" for i in inner)
+        values = ", ".join(f"{i['temperature']:.2f}" for i in inner if i)
         return f"Temperatures fitted on the inner scans and applied to these probabilities, by fold: {values}."
     if findings.study.external:
-        return "The probabilities carry the temperature stored in the model; nothing was recalibrated on these scans."
+        return "The probabilities include the temperature stored in the model; nothing was recalibrated on these scans."
     return (
-        "No temperature was fitted (it is with --selection inner). A network trained with class weights answers as if "
-        "half of the scans were injured."
+        "No temperature was fitted (--selection inner does that). A network trained with class weights gives "
+        "probabilities as if half of the scans were injured."
     )
 
 
 def limits(findings: Findings) -> list[str]:
-    """What these figures cannot carry."""
+    """The limits of the results."""
     study, lines = findings.study, []
     n = len(study.table)
     if study.phantom:
-        lines.append("Synthetic images: nothing here says how the method does on infants.")
+        lines.append("The images are synthetic: the results say nothing about the method on infants.")
     if study.external:
-        lines.append("One external cohort, evaluated once; other sites, scanners and reading habits may differ.")
+        lines.append("One external cohort, evaluated once. Other sites, scanners and readers may differ.")
     else:
         lines.append(
-            "No external validation: all scans come from one cohort, and figures on another site's scans are "
-            "usually lower."
+            "No external validation: all scans are from one cohort. Results on scans of another site are usually lower."
         )
-    lines.append(
-        f"{n} scans, {int(study.table['label'].sum())} injured: the intervals are wide because the cohort is small."
-    )
+    lines.append(f"Small cohort ({n} scans, {int(study.table['label'].sum())} injured), so the intervals are wide.")
     if not study.external:
         lines.append(
-            "The folds' training sets overlap, so the SD over folds is no standard error, and the best fold is "
-            "the best "
-            "of several tries."
+            "The training sets of the folds overlap, so the SD over folds is not a standard error. The best fold is "
+            "the best of several tries."
         )
-    lines.append("The label is one radiological score a scan; disagreement between readers is not modelled.")
-    lines.append("Not a medical device; not for clinical decisions.")
+    lines.append("The label comes from one radiology score per scan; disagreement between readers is not modelled.")
+    lines.append("For research use only. Not a medical device; not for clinical decisions.")
     return lines
 
 
 def methods(findings: Findings) -> str:
-    """What was computed, for a supplement."""
-    study = findings.study
+    """What was computed, as for a supplement of a paper."""
+    study, resampling = findings.study, findings.resampling
     parts = [
-        "A scan is called injured when its probability is at least the threshold. Metrics come from one "
-        "confusion matrix "
-        "and one ranking; undefined values (0/0) are left undefined.",
-        f"Intervals: percentile bootstrap over families, {findings.draws} draws, seed {findings.seed}.",
-        "Calibration intercept and slope: logistic regression of the label on the logit of the probability, covariance "
-        "clustered on families. Brier score: mean squared difference of probability and label.",
+        "A scan is called injured if its probability is at least the threshold. Metrics are computed from the "
+        "confusion matrix and the ranking of the probabilities; 0/0 is reported as undefined.",
+        f"Intervals: percentile bootstrap over families, {resampling.draws} draws, seed {resampling.seed}.",
+        "Calibration intercept and slope: logistic regression of the label on the logit of the probability, with a "
+        "covariance clustered on families. Brier score: mean squared difference between probability and label.",
     ]
     if findings.controls:
         parts.append(
-            "Controls: median imputation with missingness flags, standardisation, class-weighted logistic regression "
-            "(C = 1; with 32 or more features C is chosen on inner family-grouped folds), fitted on each training fold."
+            "Controls: median imputation with missingness flags, standardisation, and class-weighted logistic "
+            "regression (C = 1; with 32 or more features, C is chosen on inner folds of families), fitted on the "
+            "training part of each fold."
         )
     if findings.permutations:
         parts.append(
-            f"Nulls: {findings.permutations} permutations; families of equal size exchange their labels, and "
-            "labels are "
-            "shuffled within families; p = (1 + hits) / (1 + n), one-sided."
+            f"Nulls: {findings.permutations} permutations. Families of equal size exchange their labels, and labels "
+            "are shuffled within families. One-sided p = (1 + k) / (1 + n), where k of n null values reach the "
+            "observed value."
         )
     if study.histories:
-        parts.append("Optimism audit: from the record of the scored fold after every epoch.")
+        parts.append("Optimism audit: from the metrics of the scored fold recorded after every epoch.")
     return " ".join(parts)
 
 
 def paper_sentence(findings: Findings) -> str:
-    """How the paper's figures relate to these."""
+    """How the results of the paper relate to these."""
     other = (
-        "This run is of phantoms, so the comparison says nothing about the method."
+        "This run used phantoms, so the comparison says nothing about the method."
         if findings.study.phantom
-        else "They are of another cohort unless yours is the same 128 infants of the dHCP."
+        else "They are from another cohort, unless this one has the same 128 infants of the dHCP."
     )
     return (
-        "For orientation only, as printed in arXiv 2606.02498, Table 2. "
-        f"{other} The printed rows cannot come from 74 normal and 54 injured scans, neither as one confusion "
-        "matrix nor as "
-        "means over five stratified folds (python -m replication.consistency shows why)."
+        "For orientation only: values as printed in arXiv 2606.02498, Table 2. "
+        f"{other} The printed rows are not possible for 74 normal and 54 injured scans, neither as one confusion "
+        "matrix nor as means over five stratified folds (see python -m replication.consistency)."
     )
 
 
 def settings(findings: Findings) -> list[tuple[str, Any]]:
-    """Recipe and environment, as rows."""
+    """Settings and environment of the run, as rows of a table."""
     study = findings.study
     environment = study.environment
     rows: list[tuple[str, Any]] = [(name, _setting(value)) for name, value in study.recipe.items()]
@@ -281,5 +265,5 @@ def settings(findings: Findings) -> list[tuple[str, Any]]:
 
 
 def _setting(value: Any) -> str:
-    """A setting as printed; of a path only the file's name, which is all that a reader elsewhere can use."""
+    """A setting as printed. A path is cut to its file name, because the folders mean nothing on another machine."""
     return "none" if value is None else Path(str(value)).name if os.sep in str(value) else str(value)

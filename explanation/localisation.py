@@ -39,7 +39,7 @@ from evaluation.drawing import (
     styled,
 )
 from evaluation.study import KEYS, read_run
-from evaluation.uncertainty import Interval, family_weights, percentile_interval
+from evaluation.uncertainty import DEFAULT_RESAMPLING, Interval, Resampling, family_weights, percentile_interval
 from explanation.gradcam import METHODS, explain, scan_image
 from machine.programs import run_program
 from preprocessing import read_volume
@@ -185,7 +185,7 @@ def random_twin(model: torch.nn.Module, seed: int) -> torch.nn.Module:
         return type(model)(model.config).to(model.device).eval()
 
 
-def summarise(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def summarise(table: pd.DataFrame, resampling: Resampling = DEFAULT_RESAMPLING) -> pd.DataFrame:
     """One row per kind of injury and map: scans, median energy ratio with its interval over families, share of hits."""
     groups = [(kind, part) for kind, part in table.groupby("kind", sort=True)]
     focal = table[table["region"] == FOCAL]
@@ -196,7 +196,7 @@ def summarise(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
         for name in MAPS:
             own = part[part["map"] == name]
             ratio = own["energy_ratio"].dropna()
-            interval = median_interval(ratio, own.loc[ratio.index, "family"], draws, seed)
+            interval = median_interval(ratio, own.loc[ratio.index, "family"], resampling)
             rows.append(
                 {
                     "kind": kind,
@@ -215,13 +215,13 @@ def summarise(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def median_interval(values: pd.Series, families: pd.Series, draws: int, seed: int) -> Interval:
+def median_interval(values: pd.Series, families: pd.Series, resampling: Resampling) -> Interval:
     """The median and its bootstrap percentile interval. Whole families are drawn with replacement."""
     if values.empty:
         return Interval(None, None, None, 0)
-    counts = family_weights(families, draws, seed).astype(int)
+    counts = family_weights(families, resampling).astype(int)
     medians = np.array([np.median(np.repeat(values, count)) if count.any() else np.nan for count in counts])
-    return percentile_interval(float(values.median()), medians)
+    return percentile_interval(float(values.median()), medians, resampling)
 
 
 def markdown(summary: pd.DataFrame) -> str:
@@ -311,7 +311,7 @@ def _write_localisation(run: RunFolder, seed: int) -> None:
     table = localise(run.path, seed)
     if table.empty:
         raise InputError(f"No injured scan of {run} has a focal lesion or enlarged ventricles.")
-    summary = summarise(table, seed=seed)
+    summary = summarise(table, Resampling(seed=seed))
     save_drawing(localisation_figure(table, summary), run.figures)
     write_text(run.localisation, table.to_csv(index=False))
     print(markdown(summary))

@@ -22,7 +22,7 @@ from cohort.scans import Scan
 from evaluation.curves import roc_band, roc_points
 from evaluation.drawing import BLACK, GREY, STYLES, Drawing, new_figure, save_drawing, styled
 from evaluation.figures import counted
-from evaluation.uncertainty import DRAWS, bootstrap_metrics
+from evaluation.uncertainty import bootstrap_metrics
 from replication.cells import Bench, Cell
 from replication.maps import gradcam_figures
 from replication.measured import run_volumes
@@ -95,7 +95,7 @@ def roc(bench: Bench) -> tuple[list[Drawing], list[str]]:
         table = bench.predictions(row.cell)
         label = table["label"].to_numpy()
         points = roc_points(label, table["p_injury"])
-        auc = bootstrap_metrics(label, table["p_injury"], table["family"], draws=DRAWS)["auc"]
+        auc = bootstrap_metrics(label, table["p_injury"], table["family"])["auc"]
         line = {"color": style["color"], "linestyle": style["linestyle"]}
         if main and row.cell == main.cell:
             band = roc_band(label, table["p_injury"], table["family"])
@@ -103,8 +103,7 @@ def roc(bench: Bench) -> tuple[list[Drawing], list[str]]:
             axes.fill_between(*span, color=style["color"], alpha=0.15, linewidth=0)
             line["linewidth"] = 2.4
             data.append(band.assign(model=f"{row.title}, band"))
-        interval = "" if auc.low is None else f" ({auc.low:.2f}-{auc.high:.2f})"
-        title = f"{short(row.title)}: {auc.estimate:.2f}{interval}"
+        title = f"{short(row.title)}: {auc:.2f}"
         axes.plot(points["false_positive_rate"], points["sensitivity"], **line, label=title)
         data.append(points.assign(model=row.title, auc=auc.estimate, auc_low=auc.low, auc_high=auc.high))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))

@@ -15,7 +15,7 @@ from cohort.folds import fold_scans, read_splits
 from cohort.scans import Scan, read_cohort
 from evaluation.metrics import cross_validation_metrics
 from evaluation.published import number
-from evaluation.uncertainty import DRAWS, bootstrap_metrics
+from evaluation.uncertainty import DEFAULT_RESAMPLING, Resampling, bootstrap_metrics
 from preprocessing import GloResNetImageProcessor
 from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
@@ -58,14 +58,16 @@ class Value:
         return "yes" if self.low <= value <= self.high else "no"
 
 
-def screening_values(predictions: pd.DataFrame, tta: bool, draws: int = DRAWS) -> dict[str, Value]:
+def screening_values(
+    predictions: pd.DataFrame, tta: bool, resampling: Resampling = DEFAULT_RESAMPLING
+) -> dict[str, Value]:
     """Every metric of a run's out-of-fold predictions at threshold 0.5, by name.
 
     `peak_NAME` is the highest value of any fold, `best_NAME` the value of the fold with the highest AUC.
     """
     table = predictions if tta else predictions.assign(p_injury=predictions["p_injury_no_tta"])
     metrics = cross_validation_metrics(table)
-    intervals = bootstrap_metrics(table["label"], table["p_injury"], table["family"], draws=draws)
+    intervals = bootstrap_metrics(table["label"], table["p_injury"], table["family"], resampling=resampling)
     values = {}
     for name, over in metrics["mean_sd"].items():
         found = intervals[name]

@@ -15,7 +15,7 @@ from evaluation import published
 from evaluation.figures import TITLES
 from evaluation.study import scan_table
 from evaluation.table_one import table_one
-from evaluation.uncertainty import DRAWS, paired_auc_difference
+from evaluation.uncertainty import Interval, paired_auc_difference
 from replication.cells import Bench
 from replication.measured import CONVERGED, Value, epochs_to_converge, screening_values, train_accuracy
 from replication.rows import COMPACT, ROWS, TableRow, compact_rows, with_twins
@@ -134,7 +134,7 @@ def _compared(bench: Bench, row: TableRow) -> str:
     if both["label"].nunique() < 2:
         return f"Compact and {row.title}: not compared, because all scans are of one class."
     pair = both["p_injury"], both["p_injury_other"]
-    found = paired_auc_difference(both["label"], *pair, both["family"], draws=DRAWS)
+    found = paired_auc_difference(both["label"], *pair, both["family"])
     difference = found.difference
     holds = difference.low is not None and difference.low > -0.05
     verdict = "excludes" if holds else "does not exclude"
@@ -214,11 +214,7 @@ def _mean(value: Value) -> str:
 
 
 def _pooled(value: Value) -> str:
-    if value.pooled is None:
-        return "-"
-    if value.low is None:
-        return f"{value.pooled:.3f}"
-    return f"{value.pooled:.3f} ({value.low:.3f}-{value.high:.3f})"
+    return "-" if value.pooled is None else str(Interval(value.pooled, value.low, value.high, draws=0))
 
 
 def _write_table_1(bench: Bench) -> Path:

@@ -12,7 +12,7 @@ REFIT, ENSEMBLE = "refit", "ensemble"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What one trained model of a run leaves: `fold-K/`, `refit/` or `ensemble/`."""
+    """The files of one trained model of a run: `fold-K/`, `refit/` or `ensemble/`."""
 
     path: Path
 
@@ -40,7 +40,7 @@ class ModelFolder:
 
     @property
     def metrics(self) -> Path:
-        """Figures of the held-out scans. Written last: it marks a fold as finished."""
+        """Metrics of the held-out scans. Written last: it marks a fold as finished."""
         return self.path / "metrics.json"
 
     @property
@@ -101,7 +101,7 @@ class RunFolder:
 
     @property
     def cv_metrics(self) -> Path:
-        """Figures over all folds."""
+        """Metrics over all folds."""
         return self.path / "cv_metrics.json"
 
     @property
@@ -146,7 +146,7 @@ class RunFolder:
         return [self.fold(number) for number in range(count)]
 
     def existing_folds(self) -> list[ModelFolder]:
-        """The folders of the folds that were begun, sorted by name."""
+        """The folders of the folds that exist, sorted by name."""
         return [ModelFolder(path) for path in sorted(self.path.glob("fold-[0-9]*"))]
 
     @property

@@ -8,7 +8,7 @@ import pandas as pd
 
 from .files import InputError
 
-TEXT_COLUMNS = (  # read as text whatever they hold; every other column is a number when all its cells are
+TEXT_COLUMNS = (  # always read as text; any other column becomes numbers if all its cells are numbers or empty
     *("participant_id", "session_id", "family", "radiology_score", "status", "reason", "sex", "singleton"),
     *("image", "mask", "segmentation", "scan", "message", "predicted_label"),
 )
@@ -19,11 +19,11 @@ def read_table(path: Path, required: tuple[str, ...] = (), as_text: bool = False
 
     Args:
         path: the file; a name ending in `.tsv` is tab-separated, any other comma-separated.
-        required: columns that must be there.
-        as_text: keep every cell as it is written.
+        required: columns that must be present.
+        as_text: keep every cell as written.
 
     Raises:
-        InputError: missing, unreadable or empty file, or a required column is absent (naming those found).
+        InputError: the file is missing, unreadable or empty, or it lacks a required column.
     """
     path = Path(path)
     if not path.is_file():

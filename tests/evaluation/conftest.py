@@ -1,4 +1,4 @@
-"""Run folders made up from a seed, with properties that the tests know: no network, no images unless asked for."""
+"""Synthetic run folders with known properties, generated from a seed. No network is trained; images are optional."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COVARIATES = ["sex", "birth_age", "birth_weight", "singleton", "scan_age"]
 
 
 def synthetic_cohort(n: int = 128, twin_pairs: int = 20, seed: int = 0, folds: int = 5) -> pd.DataFrame:
-    """A dHCP-like cohort: twins share most labels and a fold, covariates are independent of the label."""
+    """A cohort like the dHCP: twins share a fold and mostly a label; covariates are independent of the label."""
     random = np.random.default_rng(seed)
     family = np.r_[np.repeat(np.arange(twin_pairs), 2), np.arange(twin_pairs, n - twin_pairs)]
     letters = ["AB"[i % 2] if i < 2 * twin_pairs else "X" for i in range(n)]
@@ -46,14 +46,14 @@ def synthetic_cohort(n: int = 128, twin_pairs: int = 20, seed: int = 0, folds: i
             "reason": "",
         }
     )
-    # families dealt in turn, the injured first, so that every fold holds both classes
+    # assign families to folds in turn, injured first, so that every fold has both classes
     order = pd.Series(label).groupby(family).mean().sort_values(ascending=False, kind="stable").index
     fold_of_family = {name: position % folds for position, name in enumerate(order)}
     return table.assign(fold=[fold_of_family[f] for f in family])
 
 
 def write_tiny_images(folder: Path, cohort: pd.DataFrame) -> pd.DataFrame:
-    """A head-like ball with a ventricle that is larger in the injured, and its segmentation."""
+    """A ball as head, with a ventricle that is larger in injured scans, and its segmentation."""
     random = np.random.default_rng(1)
     grid = np.stack(np.meshgrid(*[np.arange(24) - 11.5] * 3, indexing="ij"))
     radius = np.sqrt((grid**2).sum(axis=0))
@@ -87,7 +87,7 @@ def write_synthetic_run(
     images: bool = False,
     phantom: str | None = None,
 ) -> Path:
-    """A finished run folder as train.py leaves it; `signal` is the shift of the injured scans' log odds."""
+    """A finished run folder like that of train.py; `signal` shifts the log odds of injured scans."""
     random = np.random.default_rng([seed, noise_seed])
     cohort = synthetic_cohort(n, twin_pairs, seed, folds)
     bids = folder.parent / f"{folder.name}-bids"
@@ -166,13 +166,13 @@ def write_synthetic_run(
 
 @pytest.fixture
 def make_run(tmp_path):
-    """`make_run(name, **settings)` writes a synthetic run under the test's own folder."""
+    """`make_run(name, **settings)` writes a synthetic run in the folder of the test."""
     return lambda name="run", **settings: write_synthetic_run(tmp_path / name, **settings)
 
 
 @pytest.fixture
 def cohort_table():
-    """`cohort_table(**settings)`: covariates, label, fold and a made-up p_injury, one row a scan."""
+    """`cohort_table(**settings)`: covariates, label, fold and a synthetic p_injury, one row per scan."""
 
     def make(signal: float = 1.5, seed: int = 0, **settings) -> pd.DataFrame:
         table = synthetic_cohort(seed=seed, **settings)

@@ -1,4 +1,4 @@
-"""Calibration, temperature, thresholds and net benefit against statsmodels, scikit-learn and hand arithmetic."""
+"""Calibration, temperature, thresholds and net benefit, checked with statsmodels, scikit-learn and by hand."""
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from evaluation.calibration import (
     smooth_calibration,
 )
 from evaluation.thresholds import sensitivity_threshold, youden_threshold
+from evaluation.uncertainty import Resampling
 
 
 def calibrated(n=4000, seed=0):
@@ -24,7 +25,7 @@ def calibrated(n=4000, seed=0):
 
 def test_calibrated_probabilities_have_intercept_zero_and_slope_one():
     label, log_odds = calibrated()
-    result = calibration(label, expit(log_odds), np.arange(len(label)), draws=200)
+    result = calibration(label, expit(log_odds), np.arange(len(label)), resampling=Resampling(200))
     assert result.intercept.low < 0 < result.intercept.high
     assert result.slope.low < 1 < result.slope.high
     assert result.brier.estimate == pytest.approx(brier_score_loss(label, expit(log_odds)))
@@ -34,18 +35,20 @@ def test_calibrated_probabilities_have_intercept_zero_and_slope_one():
 def test_known_distortion_is_recovered_and_equals_statsmodels_logit():
     label, log_odds = calibrated()
     distorted = expit(2 * log_odds + 1)  # twice too extreme: slope 1/2
-    result = calibration(label, distorted, np.arange(len(label)), draws=50)
+    result = calibration(label, distorted, np.arange(len(label)), resampling=Resampling(50))
     assert result.slope.estimate == pytest.approx(0.5, abs=0.05)
     fit = sm.Logit(label, sm.add_constant(logit(distorted))).fit(disp=0)
     assert result.slope.estimate == pytest.approx(fit.params[1], abs=1e-6)
-    shifted = calibration(label, expit(log_odds + 1), np.arange(len(label)), draws=50)
+    shifted = calibration(label, expit(log_odds + 1), np.arange(len(label)), resampling=Resampling(50))
     assert shifted.intercept.estimate == pytest.approx(-1, abs=0.1)
 
 
 def test_interval_of_the_slope_is_clustered_on_families():
     label, log_odds = calibrated(300)
-    once = calibration(label, expit(log_odds), np.arange(300), draws=50).slope
-    twice = calibration(np.tile(label, 2), np.tile(expit(log_odds), 2), np.tile(np.arange(300), 2), draws=50).slope
+    once = calibration(label, expit(log_odds), np.arange(300), resampling=Resampling(50)).slope
+    twice = calibration(
+        np.tile(label, 2), np.tile(expit(log_odds), 2), np.tile(np.arange(300), 2), resampling=Resampling(50)
+    ).slope
     assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=0.02)
 
 
@@ -53,12 +56,12 @@ def test_interval_of_the_slope_is_clustered_on_families():
     ("label", "probability", "missing", "reason"),
     [
         ([0, 0, 0], [0.1, 0.2, 0.3], {"slope", "intercept"}, "one class"),
-        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], {"slope"}, "without error"),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], {"slope"}, "perfectly"),
         ([0, 1, 0, 1], [0.4, 0.4, 0.4, 0.4], {"slope"}, "same probability"),
     ],
 )
 def test_undefined_calibration_says_why(label, probability, missing, reason):
-    result = calibration(label, probability, np.arange(len(label)), draws=50)
+    result = calibration(label, probability, np.arange(len(label)), resampling=Resampling(50))
     assert set(result.undefined) == missing and reason in result.undefined["slope"]
     assert result.slope.estimate is None
 
@@ -69,7 +72,7 @@ def test_reliability_table_by_hand():
     table = reliability_table(label, probability, bins=2)
     assert table["n"].tolist() == [4, 4] and table["n_injury"].tolist() == [1, 3]
     assert table["mean_probability"].tolist() == pytest.approx([0.25, 0.75])
-    # Wilson interval of 1 in 4, by its formula
+    # the Wilson interval of 1 in 4, from its formula
     z, n, p = 1.959964, 4, 0.25
     centre, half = (p + z**2 / (2 * n)), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     expected = [(centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)]
@@ -108,12 +111,12 @@ def test_temperature_minimises_the_log_loss_of_the_averaged_views():
     assert fit_temperature([1, 1], [0.4, 0.9]) == 1.0  # nothing to fit
 
 
-def test_scans_that_are_all_called_rightly_cannot_tell_the_temperature():
+def test_temperature_is_1_if_all_calls_are_right_or_all_are_wrong():
     assert fit_temperature([0, 0, 1, 1], [0.1, 0.4, 0.6, 0.7]) == 1.0
-    assert fit_temperature([0, 0, 1, 1], [0.9, 0.6, 0.4, 0.3]) == 1.0  # nor scans that are all called wrongly
+    assert fit_temperature([0, 0, 1, 1], [0.9, 0.6, 0.4, 0.3]) == 1.0
 
 
-def test_youden_threshold_is_the_best_of_the_curve_and_stands_between_scores():
+def test_youden_threshold_is_the_best_of_the_curve_and_between_two_scores():
     random = np.random.default_rng(2)
     label = np.r_[0, 1, random.integers(0, 2, 58)]
     probability = np.round(expit(random.normal(size=60) + label), 2)
@@ -123,11 +126,11 @@ def test_youden_threshold_is_the_best_of_the_curve_and_stands_between_scores():
     assert youden_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]) == pytest.approx(0.4)
 
 
-def test_sensitivity_threshold_reaches_the_target_and_no_lower():
+def test_sensitivity_threshold_is_the_highest_that_reaches_the_target():
     label = np.r_[np.zeros(10, int), np.ones(10, int)]
     probability = np.r_[np.linspace(0.05, 0.5, 10), np.linspace(0.35, 0.8, 10)]
     threshold = sensitivity_threshold(label, probability, 0.9)
-    assert threshold == pytest.approx((0.4 + 0.35) / 2)  # nine of ten injured called, the tenth at 0.35 not
+    assert threshold == pytest.approx((0.4 + 0.35) / 2)  # calls nine of ten injured scans; the tenth is at 0.35
     assert np.mean(probability[label == 1] >= threshold) == 0.9
     assert sensitivity_threshold(label, probability, 1.0) < 0.35
     with pytest.raises(ValueError, match="one class"):
@@ -147,7 +150,7 @@ def test_decision_curve_by_hand():
 
 def test_decision_curve_of_a_perfect_model_is_the_prevalence():
     label = np.repeat([0, 1], [60, 40])
-    table = decision_curve(label, np.where(label == 1, 0.95, 0.05), np.arange(100), draws=500)
+    table = decision_curve(label, np.where(label == 1, 0.95, 0.05), np.arange(100), resampling=Resampling(500))
     assert len(table) == 51 and table["threshold"].iloc[[0, -1]].tolist() == [0.1, 0.6]
     assert table["model"].to_numpy() == pytest.approx(0.4)
     assert (table["model_low"] < 0.4).all() and (table["model_high"] > 0.4).all()

@@ -1,4 +1,4 @@
-"""Wrong calls and what is shown of them."""
+"""Missed cases and false alarms, their thumbnails, and the true injuries of phantoms."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ def test_thumbnail_shows_anterior_up_and_the_patients_right_on_the_left(tmp_path
     volume = np.zeros((40, 50, 30), np.float32)
     volume[5:35, 5:45, 5:25] = 50
     volume[30:34, 40:44, 5:25] = 200  # right, anterior
-    nib.save(nib.Nifti1Image(volume[::-1], np.diag([-1.0, 1, 1, 1])), tmp_path / "scan.nii.gz")  # stored L to R turned
+    nib.save(nib.Nifti1Image(volume[::-1], np.diag([-1.0, 1, 1, 1])), tmp_path / "scan.nii.gz")  # x is reversed
     picture = decode(thumbnail(tmp_path / "scan.nii.gz"))
     axial = picture[:, : picture.shape[1] // 2]
     row, column = np.argwhere(axial > 150).mean(axis=0)
@@ -70,7 +70,7 @@ def test_no_image_no_thumbnail(tmp_path):
     assert thumbnails(table) == [None, None, None]
 
 
-def test_phantoms_tell_what_they_hold(tmp_path):
+def test_true_injuries_of_phantoms(tmp_path):
     image = tmp_path / "sub-A" / "ses-1" / "anat" / "sub-A_ses-1_T2w.nii.gz"
     (tmp_path / "truth.tsv").write_text(
         "participant_id\tsession_id\tinjuries\tmotion\nA\t1\tivh:minor:left cystic_pvl:large\t0.0\nB\t1\tnone\t1.0\n"

@@ -1,4 +1,4 @@
-"""Curves and bands against scikit-learn, and the figures' files."""
+"""Curves and bands, checked with scikit-learn, and the files of figures."""
 
 import numpy as np
 import pandas as pd
@@ -8,10 +8,10 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from evaluation.curves import GRID, precision_recall_band, precision_recall_points, roc_band, roc_points
 from evaluation.drawing import save_drawing
 from evaluation.figures import forest_figure, p_said, reliability_figure, roc_figure
-from evaluation.uncertainty import Interval, bootstrap_metrics
+from evaluation.uncertainty import Interval, Resampling, bootstrap_metrics
 
 
-def test_points_are_scikit_learns(cohort_table):
+def test_points_equal_scikit_learn(cohort_table):
     table = cohort_table()
     points = roc_points(table["label"], table["p_injury"])
     area = auc(points["false_positive_rate"], points["sensitivity"])
@@ -22,11 +22,11 @@ def test_points_are_scikit_learns(cohort_table):
     assert np.sum(steps * points["precision"]) == pytest.approx(average)
 
 
-def test_bands_hold_the_curve_and_narrow_with_more_families(cohort_table):
+def test_bands_contain_the_curve_and_narrow_with_more_families(cohort_table):
     wide, narrow = cohort_table(n=60, twin_pairs=5), cohort_table(n=600, twin_pairs=50)
     widths = []
     for table in (wide, narrow):
-        band = roc_band(table["label"], table["p_injury"], table["family"], draws=300)
+        band = roc_band(table["label"], table["p_injury"], table["family"], resampling=Resampling(300))
         assert (band["low"] <= band["sensitivity"] + 0.02).all() and (band["sensitivity"] <= band["high"] + 0.02).all()
         assert band["sensitivity"].is_monotonic_increasing and band["sensitivity"].iloc[-1] == 1
         widths.append((band["high"] - band["low"]).mean())
@@ -35,20 +35,20 @@ def test_bands_hold_the_curve_and_narrow_with_more_families(cohort_table):
 
 def test_precision_band_is_the_precision_of_the_first_threshold_to_reach_a_recall(cohort_table):
     table = cohort_table(n=80, twin_pairs=8)
-    band = precision_recall_band(table["label"], table["p_injury"], table["family"], draws=100)
+    band = precision_recall_band(table["label"], table["p_injury"], table["family"], resampling=Resampling(100))
     precision, recall, _ = precision_recall_curve(table["label"], table["p_injury"])
     for row in band.iloc[::7].to_dict("records"):
-        first = np.flatnonzero(recall >= row["recall"] - 1e-12)[-1]  # recall falls along scikit-learn's arrays
+        first = np.flatnonzero(recall >= row["recall"] - 1e-12)[-1]  # recall falls along the arrays of scikit-learn
         assert row["precision"] == pytest.approx(precision[first])
     assert len(band) == len(GRID) - 1
 
 
-def test_figures_are_saved_four_ways_and_repeat_bitwise(cohort_table, tmp_path):
+def test_figures_are_saved_in_four_formats_with_the_same_bytes_each_time(cohort_table, tmp_path):
     table = cohort_table(n=60, twin_pairs=5)
-    interval = bootstrap_metrics(table["label"], table["p_injury"], table["family"], draws=100)["auc"]
+    interval = bootstrap_metrics(table["label"], table["p_injury"], table["family"], resampling=Resampling(100))["auc"]
 
     def draw():
-        return roc_figure(table, interval, {"0.5": np.full(60, 0.5)}, draws=100)
+        return roc_figure(table, interval, {"0.5": np.full(60, 0.5)}, resampling=Resampling(100))
 
     address = save_drawing(draw(), tmp_path / "a")
     assert address.startswith("data:image/svg+xml;base64,") and address == save_drawing(draw(), tmp_path / "b")
@@ -59,13 +59,13 @@ def test_figures_are_saved_four_ways_and_repeat_bitwise(cohort_table, tmp_path):
     assert {"pooled", "band", "fold 0", "fold 4"} <= set(data["curve"])
 
 
-def test_every_figure_says_how_many_scans(cohort_table):
+def test_a_figure_shows_the_number_of_scans(cohort_table):
     table = cohort_table(n=60, twin_pairs=5)
     title = reliability_figure(table).figure.axes[0].get_title(loc="left")
     assert title == f"n = 60 scans ({table['label'].sum()} injured)"
 
 
-def test_forest_draws_what_is_defined():
+def test_forest_figure_with_undefined_values():
     rows = [
         ("all", Interval(0.8, 0.7, 0.9, 100)),
         ("few", Interval(0.6, None, None, 3)),
@@ -73,7 +73,7 @@ def test_forest_draws_what_is_defined():
     ]
     drawing = forest_figure("parts", "caption", "title", rows, rows[0][1])
     texts = [text.get_text() for text in drawing.figure.axes[0].texts]
-    assert texts == ["0.80 (0.70–0.90)", "0.60", "undefined"]
+    assert texts == ["0.80 (0.70 to 0.90)", "0.60 (no interval)", "undefined"]
     assert drawing.data["auc"].tolist()[:2] == [0.8, 0.6]
 
 

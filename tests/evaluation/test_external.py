@@ -1,4 +1,4 @@
-"""External validation: predictions joined with another site's labels, nothing fitted, every scan counted."""
+"""External validation: predictions are joined with the labels of another site, and every scan is counted."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_scans_are_joined_by_their_bids_names(tmp_path):
     assert study.exclusions.set_index("status").loc["not screened", "reason"] == "cut short"
 
 
-def test_files_of_any_name_are_joined_by_a_column_scan(tmp_path):
+def test_files_with_other_names_are_joined_by_a_column_scan(tmp_path):
     predictions = write_predictions(tmp_path, ["/x/a.nii.gz", "/x/b.nii.gz", "/y/c.nii", "/z/c.nii"])
     labels = tmp_path / "labels.csv"
     labels.write_text("scan,label\na.nii.gz,0\n/x/b.nii.gz,1\n/z/c.nii,1\n")
@@ -90,7 +90,7 @@ def test_dhcp_families_are_known_without_a_column(tmp_path):
     assert study.table["family"].tolist() == ["CC00123", "CC00123", "CC00200"]
 
 
-def test_thresholds_come_frozen_with_the_model(tmp_path):
+def test_thresholds_are_those_stored_with_the_model(tmp_path):
     scans = ["/d/sub-A_T2w.nii", "/d/sub-B_T2w.nii"]
     labels = tmp_path / "l.csv"
     labels.write_text("participant_id,label\nA,0\nB,1\n")
@@ -110,7 +110,10 @@ def test_thresholds_come_frozen_with_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("participant_id,label\nZ,1\n", "has both a prediction and a label in .* 2 unlabelled. Do the participant_id"),
+        (
+            "participant_id,label\nZ,1\n",
+            "both a prediction and a label in .* 2 unlabelled. Check that participant_id",
+        ),
         (
             "participant_id,score\nA,1\n",
             "no column label, score_group or radiology_score; it has participant_id, score",

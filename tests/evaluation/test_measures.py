@@ -1,4 +1,4 @@
-"""Image measurements: what blurring, ghosts and voxel size must and must not change."""
+"""Image measurements: the effect of blur, ghosts, noise, intensity scale and voxel size."""
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +24,7 @@ def head(noise=3.0, seed=0):
     return (volume + np.random.default_rng(seed).normal(scale=noise, size=volume.shape)).clip(0).astype(np.float32)
 
 
-def test_quality_moves_the_way_the_artefact_says():
+def test_each_artefact_changes_its_quality_measures():
     clean = image_quality(head())
     assert set(clean) == set(QUALITY)
     blurred = image_quality(ndimage.gaussian_filter(head(), 1.5))
@@ -44,7 +44,7 @@ def test_quality_does_not_depend_on_the_intensity_scale():
         image_quality(np.ones((5, 5, 5)))
 
 
-def test_entropy_focus_of_a_single_bright_voxel_is_zero_and_of_even_ones_is_one():
+def test_entropy_focus_is_0_for_one_bright_voxel_and_1_for_equal_voxels():
     point = np.zeros((6, 6, 6))
     point[2, 2, 2] = 1
     assert image_quality(point)["entropy_focus"] == pytest.approx(0)
@@ -56,8 +56,8 @@ def test_entropy_focus_of_a_single_bright_voxel_is_zero_and_of_even_ones_is_one(
 def test_volumes_by_hand_in_any_axis_order(tmp_path):
     labels = np.zeros((10, 10, 10), np.uint8)
     labels[:5] = 3  # 500 voxels of white matter
-    labels[5, :, :2] = 5  # 20 of ventricle
-    labels[9, 9, 9] = 4  # background counts for nothing
+    labels[5, :, :2] = 5  # 20 voxels of ventricle
+    labels[9, 9, 9] = 4  # background is not counted
     affine = np.array([[0, 0, -0.5, 0], [2.0, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1.0]])  # voxel 2 x 1.5 x 0.5 mm
     nib.save(nib.Nifti1Image(labels, affine), tmp_path / "dseg.nii.gz")
     volumes = tissue_volumes(tmp_path / "dseg.nii.gz")
@@ -67,11 +67,11 @@ def test_volumes_by_hand_in_any_axis_order(tmp_path):
     _, size = read_ras(tmp_path / "dseg.nii.gz")
     assert sorted(size) == pytest.approx([0.5, 1.5, 2.0])
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "empty.nii.gz")
-    with pytest.raises(InputError, match="none of DrawEM's nine"):
+    with pytest.raises(InputError, match="no voxel with a DrawEM-9"):
         tissue_volumes(tmp_path / "empty.nii.gz")
 
 
-def test_tables_of_measurements_leave_out_what_is_not_there(tmp_path):
+def test_scans_without_a_file_are_left_out(tmp_path):
     nib.save(nib.Nifti1Image(head(), np.eye(4)), tmp_path / "a.nii.gz")
     scans = pd.DataFrame(
         {"participant_id": ["A", "B"], "session_id": ["1", "1"], "image": [str(tmp_path / "a.nii.gz"), ""]}

@@ -1,4 +1,4 @@
-"""The optimism audit, by hand and as a matter of chance."""
+"""The optimism audit, checked by hand and on random histories."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ def test_by_hand():
     assert audit.rule == "last" and np.isnan(summary.loc["mcc", "honest"])
 
 
-def test_the_inner_choice_is_the_honest_one_where_there_is_one():
+def test_the_epoch_chosen_on_inner_scans_is_the_unbiased_one():
     histories = {0: history([0.5, 0.8, 0.6])}
     audit = audit_optimism(histories, {0: {"selection": "inner", "selected_epoch": 1}})
     assert audit.rule == "inner" and audit.folds.loc[0, "honest_accuracy"] == 0.5
@@ -30,7 +30,7 @@ def test_the_inner_choice_is_the_honest_one_where_there_is_one():
     assert paper.rule == "last" and paper.folds.loc[0, "honest_accuracy"] == 0.6
 
 
-def test_chance_alone_looks_good_when_the_best_epoch_is_kept():
+def test_random_predictions_look_good_at_the_best_epoch():
     random = np.random.default_rng(0)
     histories = {k: history(random.binomial(26, 0.5, size=50) / 26) for k in range(40)}
     summary = audit_optimism(histories).summary.set_index("metric")
@@ -38,7 +38,7 @@ def test_chance_alone_looks_good_when_the_best_epoch_is_kept():
     assert summary.loc["accuracy", "best"] > 0.65
 
 
-def test_undefined_metrics_are_counted_out():
+def test_folds_with_undefined_metrics_are_not_counted():
     audit = audit_optimism({0: history([0.5, 0.6], auc=[np.nan, np.nan]), 1: history([0.5, 0.6], auc=[0.5, 0.7])})
     row = audit.summary.set_index("metric").loc["auc"]
     assert row["n_folds"] == 1 and row["best"] == 0.7

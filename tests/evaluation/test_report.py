@@ -1,4 +1,4 @@
-"""The report: what it says of a run, that it stands alone, and what it does with half a run."""
+"""The report: its contents, that it needs no other file, and how it handles unusual or incomplete runs."""
 
 import json
 import re
@@ -13,21 +13,22 @@ from evaluation import drawing
 from evaluation.findings import evaluate_study, summary_for_json
 from evaluation.report import main, write_comparison, write_external_report, write_report
 from evaluation.study import read_run
+from evaluation.uncertainty import Resampling
 from run_folder.files import InputError
 
 
 @pytest.fixture
 def unrendered(monkeypatch):
-    """Rendering takes most of a report's time; tests that only read the page's text go without."""
+    """Skip rendering, which takes most of the time, in tests that only read the text of the page."""
     monkeypatch.setattr(drawing, "rendered", lambda figure, kind: b"")
 
 
-FAST = {"draws": 120, "permutations": 30}
+FAST = {"resampling": Resampling(120), "permutations": 30}
 SMALL = {"n": 60, "twin_pairs": 8}
 
 
 class Resources(HTMLParser):
-    """Collects what a page would fetch, its ids and its inner links."""
+    """Collects the resources that a page would fetch, its ids, links and text."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +53,7 @@ def read_page(path):
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_the_page_stands_alone_and_says_what_was_found(make_run):
+def test_the_page_needs_no_other_file_and_shows_the_results(make_run):
     run = make_run("plain", **SMALL)
     page, text = read_page(write_report(run, **FAST))
     assert page.fetched and all(address.startswith("data:") for address in page.fetched)
@@ -70,7 +71,7 @@ def test_the_page_stands_alone_and_says_what_was_found(make_run):
     assert "nan" not in re.sub(r"[a-z]*nan[a-z]+|[a-z]+nan[a-z]*", "", text.lower())
 
 
-def test_numbers_and_figures_lie_beside_it(make_run):
+def test_numbers_and_figures_are_saved_next_to_the_page(make_run):
     run = make_run(**SMALL)
     write_report(run, **FAST)
     names = (
@@ -105,7 +106,7 @@ def test_the_same_run_gives_the_same_page(make_run):
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_images_give_controls_thumbnails_and_the_phantoms_banner(make_run):
+def test_a_phantom_cohort_with_images_gets_controls_thumbnails_and_a_banner(make_run):
     run = make_run(n=30, twin_pairs=2, folds=3, images=True, phantom="clear", signal=0.7)
     page, text = read_page(write_report(run, **FAST))
     assert "Evaluation: run (phantom cohort)" in text and "not clinical evidence" in text
@@ -114,15 +115,15 @@ def test_images_give_controls_thumbnails_and_the_phantoms_banner(make_run):
     assert (run / "figures" / "tissue_volumes.csv").is_file()
     controls = json.loads((run / "cv_metrics.json").read_text())["report"]["controls"]
     volumes = next(c for c in controls if c["name"].startswith("Tissue"))
-    assert volumes["metrics"]["auc"]["estimate"] > 0.95  # the ventricle tells the label
+    assert volumes["metrics"]["auc"]["estimate"] > 0.95  # the size of the ventricle gives the label away
     assert "clearly above the network" in text
-    # measured once: a second report does without the images, one that insists on them does not
+    # a second report uses the saved measurements; --image_controls without them needs the images
     for image in (run.parent / "run-bids").rglob("*_T2w.nii.gz"):
         image.unlink()
     assert "Image quality" in read_page(write_report(run, **FAST))[1]
     (run / "figures" / "image_quality.csv").unlink()
     assert "Image quality" not in read_page(write_report(run, **FAST))[1].split("--image_controls")[0]
-    with pytest.raises(InputError, match="is not there any more"):
+    with pytest.raises(InputError, match="is missing; restore the cohort"):
         write_report(run, image_controls=True, **FAST)
 
 
@@ -135,7 +136,7 @@ def test_scans_can_be_left_out(make_run):
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_the_papers_selection_is_called_optimistic(make_run):
+def test_selection_by_the_papers_rule_is_called_optimistic(make_run):
     text = read_page(write_report(make_run(selection="paper", **SMALL), **FAST))[1]
     assert "Optimistic: the epoch of each fold was chosen" in text
 
@@ -164,14 +165,14 @@ def test_features_and_null_runs_on_request(make_run, tmp_path):
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_perfect_predictions_do_not_break_it(make_run):
+def test_perfect_predictions(make_run):
     text = read_page(write_report(make_run(signal=40.0, **SMALL), **FAST))[1]
     assert "so the slope is unbounded" in text and "Clopper-Pearson" in text
-    assert "None." in text  # no wrong call
+    assert "None." in text  # no misclassified scan
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_cohort_without_covariates_does_not_break_it(make_run):
+def test_a_cohort_without_covariates(make_run):
     run = make_run(n=40, twin_pairs=4)
     cohort = pd.read_csv(run / "cohort.csv", dtype=str, keep_default_na=False)
     blank = {c: "" for c in ("sex", "birth_age", "birth_weight", "scan_age", "singleton")}
@@ -224,7 +225,7 @@ def test_comparison_report(make_run, tmp_path):
         make_run(name, signal=signal, noise_seed=k, **SMALL)
         for k, (name, signal) in enumerate([("good", 3.0), ("poor", 0.2)])
     ]
-    path = write_comparison(runs, tmp_path / "both", draws=200)
+    path = write_comparison(runs, tmp_path / "both", resampling=Resampling(200))
     page, text = read_page(path)
     assert "Comparison of 2 runs" in text and "60 scans that all runs predicted" in text
     assert "All runs, mean ± SD" in text and all(address.startswith("data:") for address in page.fetched)
@@ -250,7 +251,7 @@ def test_command(make_run, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_failed_report_leaves_the_old_one(make_run):
+def test_a_failed_report_keeps_the_old_one(make_run):
     run = make_run(n=40, twin_pairs=4)
     before = write_report(run, **FAST).read_bytes()
     (run / "fold-0" / "history.csv").unlink()
@@ -259,9 +260,11 @@ def test_a_failed_report_leaves_the_old_one(make_run):
     assert (run / "report.html").read_bytes() == before
 
 
-def test_signal_is_called_signal_and_noise_noise(make_run):
+def test_signal_and_noise_are_told_apart(make_run):
     for name, signal in (("signal", 2.0), ("noise", 0.0)):
-        findings = evaluate_study(read_run(make_run(name, signal=signal, noise_seed=3)), draws=200, permutations=100)
+        findings = evaluate_study(
+            read_run(make_run(name, signal=signal, noise_seed=3)), resampling=Resampling(200), permutations=100
+        )
         report = summary_for_json(findings)
         p = report["null"]["pooled_auc"]["fixed_predictions"]["p_value"]
         interval = report["thresholds"]["0.5"]["metrics"]["auc"]

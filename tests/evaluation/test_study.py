@@ -1,4 +1,4 @@
-"""Reading run folders: a good one whole, a broken or partial one with a sentence that names the fault."""
+"""Reading run folders: complete ones, and one sentence on the problem for damaged or incomplete ones."""
 
 import json
 
@@ -10,7 +10,7 @@ from evaluation.study import read_run
 from run_folder.files import InputError
 
 
-def test_a_run_is_read_whole(make_run):
+def test_a_complete_run_is_read(make_run):
     study = read_run(make_run("good", n=60, twin_pairs=8))
     assert (study.name, study.selection, study.external, study.phantom) == ("good", "last", False, None)
     assert len(study.table) == 60 and study.folds == [0, 1, 2, 3, 4]
@@ -21,7 +21,7 @@ def test_a_run_is_read_whole(make_run):
     assert list(study.thresholds) == ["0.5"] and len(study.histories) == 5
 
 
-def test_inner_thresholds_follow_each_scans_fold(make_run):
+def test_each_scan_gets_the_inner_threshold_of_its_fold(make_run):
     run = make_run(selection="inner", n=60, twin_pairs=8)
     study = read_run(run)
     assert list(study.thresholds) == ["0.5", "Youden", "Sensitivity 0.90"]
@@ -32,7 +32,7 @@ def test_inner_thresholds_follow_each_scans_fold(make_run):
     assert "inner scans; by fold" in study.threshold_notes["Youden"]
 
 
-def test_a_phantom_says_so_by_its_source_or_by_its_images(make_run):
+def test_a_phantom_cohort_is_recognised_by_its_source_or_by_its_images(make_run):
     run = make_run("phantom", n=30, twin_pairs=3, folds=3, phantom="dhcp", images=True)
     assert read_run(run).phantom == "dhcp"
     environment = json.loads((run / "environment.json").read_text())
@@ -64,9 +64,9 @@ def change(name, edit, **read):
         (remove("fold-0/history.csv"), "fold-0/history.csv is missing"),
         (lambda run: (run / "splits.json").write_text('{"num_folds": 5, '), "not valid JSON .* cut short"),
         (lambda run: (run / "fold-0/metrics.json").write_text("{}"), "how the epoch was selected"),
-        (lambda run: (run / "recipe.yaml").write_text("a: [1"), "recipe.yaml is not YAML"),
+        (lambda run: (run / "recipe.yaml").write_text("a: [1"), "recipe.yaml is not valid YAML"),
         (change("cohort.csv", lambda t: t.drop(columns="label")), "cohort.csv is not a cohort"),
-        (change("cohort.csv", lambda t: t.iloc[1:]), "predicted but is not among the scans used"),
+        (change("cohort.csv", lambda t: t.iloc[1:]), "predicted but cohort.csv does not list it as used"),
         (change("fold-3/predictions.csv", lambda t: t.iloc[1:]), "1 scan\\(s\\) of cohort.csv were never predicted"),
         (change("fold-3/predictions.csv", lambda t: t.assign(label=1 - t["label"].astype(int))), "another label"),
         (
@@ -75,7 +75,7 @@ def change(name, edit, **read):
         ),
     ],
 )
-def test_a_broken_run_says_what_is_wrong(make_run, breakage, message):
+def test_a_damaged_run_is_refused_in_one_sentence(make_run, breakage, message):
     run = make_run(n=40, twin_pairs=4)
     breakage(run)
     with pytest.raises(InputError, match=message) as caught:
@@ -92,7 +92,7 @@ def test_predictions_of_other_splits_are_refused(make_run):
         read_run(run)
 
 
-def test_synthetic_run_has_the_figures_of_its_predictions(make_run):
+def test_metrics_of_a_synthetic_run_are_those_of_its_predictions(make_run):
     run = make_run(n=40, twin_pairs=4)
     write_cv_metrics(run)
     study = read_run(run)

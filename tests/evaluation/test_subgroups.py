@@ -1,4 +1,4 @@
-"""Parts of the cohort: which scans belong, and that each part's figures are its own."""
+"""Parts of the cohort: which scans belong to them, and their metrics."""
 
 import numpy as np
 import pandas as pd
@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from evaluation.subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, evaluate_parts
+from evaluation.uncertainty import Resampling
 
 
 def chosen(name, table):
@@ -25,8 +26,8 @@ def test_which_scans_belong():
     assert chosen("Score 5 against 1-2", table) == [True, False, False, False]
     assert chosen("Score 3 against 1-2", table) == [False, True, False, False]
     assert chosen("Without score 4", table) == [True, True, False, True]
-    assert chosen("One sibling a family", table) == [True, True, False, True]
-    assert chosen("First session only", table) == [True, False, True, True]  # by age, not by the session's name
+    assert chosen("One sibling per family", table) == [True, True, False, True]
+    assert chosen("First session only", table) == [True, False, True, True]  # by age, not by session id
     assert chosen("PMA 37 weeks or more at scan", table) == [False, True, True, False]
 
 
@@ -37,10 +38,10 @@ def test_age_groups_do_not_overlap_and_leave_no_gap():
     assert (np.sum(pma, axis=0) == 1).all() and (np.sum(birth, axis=0) == 1).all()
 
 
-def test_figures_of_a_part_are_its_own(cohort_table):
+def test_metrics_of_a_part_use_only_its_scans(cohort_table):
     table = cohort_table()
     threshold = np.where(table["fold"] == 0, 0.9, 0.5)
-    parts = {part.name: part for part in evaluate_parts(table, SUBGROUPS, threshold, draws=200)}
+    parts = {part.name: part for part in evaluate_parts(table, SUBGROUPS, threshold, resampling=Resampling(200))}
     boys = table[table["sex"] == "M"]
     assert parts["Boys"].metrics["auc"].estimate == pytest.approx(roc_auc_score(boys["label"], boys["p_injury"]))
     called = (boys["p_injury"] >= threshold[table["sex"] == "M"])[boys["label"] == 1]
@@ -52,7 +53,10 @@ def test_figures_of_a_part_are_its_own(cohort_table):
 def test_parts_without_two_classes_or_data(cohort_table):
     table = cohort_table().drop(columns="scan_age")
     table.loc[table["sex"] == "F", "label"] = 0
-    parts = {part.name: part for part in evaluate_parts(table, {**SUBGROUPS, **SENSITIVITY_ANALYSES}, draws=50)}
+    parts = {
+        part.name: part
+        for part in evaluate_parts(table, {**SUBGROUPS, **SENSITIVITY_ANALYSES}, resampling=Resampling(50))
+    }
     assert parts["Girls"].metrics == {} and "are normal" in parts["Girls"].note
     assert not any("PMA" in name or "session" in name for name in parts)
-    assert "Born at 37 weeks or later" not in parts  # nobody
+    assert "Born at 37 weeks or later" not in parts  # there is no such scan

@@ -1,4 +1,4 @@
-"""Table 1 against the paper's own p-values, scipy and hand arithmetic."""
+"""Table 1, checked with the p-values of the paper, with scipy and by hand."""
 
 import numpy as np
 import pandas as pd
@@ -17,16 +17,16 @@ from evaluation.table_one import (
 
 
 @pytest.mark.parametrize("name", ["birth_age", "birth_weight", "scan_age"])
-def test_welch_is_the_test_that_gives_the_papers_p_values(name):
+def test_welch_gives_the_p_values_of_the_paper(name):
     (mean0, sd0), (mean1, sd1), printed = TABLE_1[name]
     n0, n1 = COHORT["normal"], COHORT["injury"]
     welch = stats.ttest_ind_from_stats(mean0, sd0, n0, mean1, sd1, n1, equal_var=False).pvalue
     assert welch == pytest.approx(printed, abs=0.0035)  # the means are printed to two decimals
-    if name == "birth_age":  # the equal-variance test does not
+    if name == "birth_age":  # a test that assumes equal variances does not
         assert abs(stats.ttest_ind_from_stats(mean0, sd0, n0, mean1, sd1, n1).pvalue - printed) > 0.01
 
 
-def test_yates_is_the_correction_that_gives_the_papers_p_value():
+def test_yates_correction_gives_the_p_value_of_the_paper():
     normal, injury, printed = TABLE_1["male"]
     p_value, test = compare_proportions(np.array([[normal, 74 - normal], [injury, 54 - injury]]))
     assert p_value == pytest.approx(printed, abs=0.0005) and test == "chi-square, Yates"
@@ -55,10 +55,10 @@ def test_table_of_a_cohort(cohort_table):
     assert row["p_value"] == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
     male = table.loc["Male", "normal"]
     assert male.startswith(f"{(scans[scans['label'] == 0]['sex'] == 'M').sum()} (")
-    assert list(table.index)[-1] == "Of a multiple birth"
+    assert list(table.index)[-1] == "Multiple birth"
 
 
-def test_what_is_unknown_is_left_out_and_gaps_are_counted():
+def test_unknown_variables_are_left_out_and_missing_values_counted():
     scans = pd.DataFrame(
         {
             "label": [0, 0, 0, 1, 1],

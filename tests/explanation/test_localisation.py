@@ -12,6 +12,7 @@ from cohort.folds import make_splits, write_splits
 from cohort.phantom import generate_phantom_cohort
 from cohort.scans import find_scans, write_cohort
 from evaluation.metrics import screening_metrics
+from evaluation.uncertainty import Resampling
 from explanation.localisation import MAPS, localise, main, measure, median_interval, random_twin, summarise
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
@@ -84,9 +85,9 @@ def test_measures_computed_by_hand():
 
 def test_the_median_interval_draws_whole_families():
     values = pd.Series([1.0, 1.0, 1.0, 5.0])
-    together = median_interval(values, pd.Series(["a", "a", "a", "b"]), 500, 0)
-    assert (together.estimate, together.low, together.high) == (1, 1, 5)  # a draw may have only b, or only a
-    assert median_interval(pd.Series([], dtype=float), pd.Series([], dtype=str), 10, 0).estimate is None
+    together = median_interval(values, pd.Series(["a", "a", "a", "b"]), Resampling(500))
+    assert (together.estimate, together.low, together.high) == (1, 1, 5)  # a draw may be all b, or all a
+    assert median_interval(pd.Series([], dtype=float), pd.Series([], dtype=str), Resampling(10)).estimate is None
 
 
 def test_maps_of_an_injured_scan_come_from_the_model_that_held_it_out(run, cohort):
@@ -103,7 +104,7 @@ def test_maps_of_an_injured_scan_come_from_the_model_that_held_it_out(run, cohor
     folds = json.loads((run / "splits.json").read_text())["participants"]
     assert all(folds[row["participant_id"]]["fold"] == row["fold"] for row in table.to_dict("records"))
     assert table.equals(localise(run))
-    summary = summarise(table, draws=100)
+    summary = summarise(table, resampling=Resampling(100))
     assert set(summary["map"]) == set(MAPS) and (summary["scans"] > 0).all()
 
 

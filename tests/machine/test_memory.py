@@ -1,4 +1,4 @@
-"""What is imported stays; what is made later does not."""
+"""Objects that exist now are excluded from garbage collection; later ones are not."""
 
 import gc
 import weakref
@@ -6,7 +6,7 @@ import weakref
 from machine.memory import keep_imported_modules
 
 
-def test_garbage_made_later_is_still_found():
+def test_later_garbage_is_still_collected():
     class Knot:
         def __init__(self):
             self.itself = self

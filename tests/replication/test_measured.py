@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from evaluation import published
+from evaluation.uncertainty import Resampling
 from replication.cells import Cell
 from replication.measured import Value, convergence, epochs_to_converge, screening_values, train_accuracy
 
@@ -40,12 +41,12 @@ def test_means_pooled_values_and_peaks_computed_by_hand():
             "family": list("abcdefgh"),
         }
     )
-    values = screening_values(table, tta=True, draws=200)
+    values = screening_values(table, tta=True, resampling=Resampling(200))
     assert values["accuracy"].mean == values["accuracy"].pooled == 0.5  # 3 of 4 and 1 of 4
     assert values["accuracy"].sd == pytest.approx(math.sqrt(0.125))
     assert values["peak_accuracy"].mean == values["best_accuracy"].mean == 0.75
     assert values["mcc"].mean is not None and values["peak_auc"].mean == 1.0
-    assert screening_values(table, tta=False, draws=200)["accuracy"].pooled == 1.0
+    assert screening_values(table, tta=False, resampling=Resampling(200))["accuracy"].pooled == 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""Files are replaced whole or not at all, and JSON and YAML errors name the file and the problem."""
+
+import pytest
+
+from run_folder.files import InputError, read_json, read_yaml, replacing, replacing_folder, write_json, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fill(folder, content):
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_text(content)
+
+
+def test_a_file_is_replaced_and_its_folder_created(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    assert write_text(path, "old\n") == path
+    write_text(path, "ä\n")
+    assert path.read_text(encoding="utf-8") == "ä\n" and names(path.parent) == ["table.csv"]
+
+
+def test_an_error_while_writing_keeps_the_old_file(tmp_path):
+    path = write_text(tmp_path / "table.csv", "old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half of the new")
+        raise RuntimeError
+    assert path.read_text() == "old" and names(tmp_path) == ["table.csv"]
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_complete(tmp_path):
+    path = write_text(tmp_path / "table.csv", "old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old" and temporary.parent == tmp_path
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_is_replaced_whole(tmp_path, exists):
+    folder = tmp_path / "model"
+    if exists:
+        fill(folder, "old")
+        (folder / "left over").touch()
+    with replacing_folder(folder) as temporary:
+        assert names(temporary) == []
+        fill(temporary, "new")
+        assert folder.exists() == exists
+    assert names(tmp_path) == ["model"] and names(folder) == ["weights"]
+    assert (folder / "weights").read_text() == "new"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_error_while_filling_keeps_the_old_folder(tmp_path, exists):
+    folder = tmp_path / "model"
+    if exists:
+        fill(folder, "old")
+    with pytest.raises(RuntimeError), replacing_folder(folder) as temporary:
+        fill(temporary, "half of the new")
+        raise RuntimeError
+    assert names(tmp_path) == (["model"] if exists else [])
+    assert not exists or (folder / "weights").read_text() == "old"
+
+
+def test_a_folder_whose_writer_was_killed_while_filling_is_written_again(tmp_path):
+    folder = tmp_path / "model"
+    fill(folder, "old")
+    fill(tmp_path / ".model.partial", "half of the new")
+    with replacing_folder(folder) as temporary:
+        assert names(temporary) == []
+        fill(temporary, "new")
+    assert names(tmp_path) == ["model"] and (folder / "weights").read_text() == "new"
+
+
+def test_a_folder_whose_writer_was_killed_between_its_two_renames_is_restored(tmp_path):
+    # The killed writer had moved the old folder away and not yet moved the new one in.
+    folder = tmp_path / "model"
+    fill(tmp_path / ".model.retired", "old")
+    fill(tmp_path / ".model.partial", "new")
+    with pytest.raises(RuntimeError), replacing_folder(folder):
+        assert (folder / "weights").read_text() == "old"
+        raise RuntimeError
+    assert names(tmp_path) == ["model"] and (folder / "weights").read_text() == "old"
+
+
+def test_a_folder_whose_writer_was_killed_after_its_renames_stays(tmp_path):
+    folder = tmp_path / "model"
+    fill(folder, "new")
+    fill(tmp_path / ".model.retired", "old")
+    with pytest.raises(RuntimeError), replacing_folder(folder):
+        raise RuntimeError
+    assert names(tmp_path) == ["model"] and (folder / "weights").read_text() == "new"
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+    content = {"auc": None, "n": 3, "names": ["a", "b"]}
+    path = write_json(tmp_path / "metrics.json", content)
+    assert read_json(path) == content
+    assert path.read_text().startswith('{\n  "auc": null,') and path.read_text().endswith("}\n")
+
+
+def test_json_with_nan_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "metrics.json", {"auc": float("nan")})
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "metrics.json is missing"),
+        (b'{"n": 3, ', "metrics.json is not valid JSON .* cut short"),
+        (b"[1, 2]", "must hold a JSON object, found list"),
+        (b'{"n": "\xff"}', "metrics.json is not valid JSON .* damaged"),
+    ],
+)
+def test_broken_json_is_one_sentence(tmp_path, content, message):
+    path = tmp_path / "metrics.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_settings(tmp_path):
+    path = write_text(tmp_path / "recipe.yaml", "num_folds: 5\nselection: inner\n")
+    assert read_yaml(path) == {"num_folds": 5, "selection": "inner"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "recipe.yaml is missing"),
+        (b"a: [1", "recipe.yaml is not valid YAML .* correct it"),
+        (b"- 1\n- 2\n", "must hold `name: value` lines, found list"),
+        (b"", "must hold `name: value` lines, found NoneType"),
+        (b"a: \xff", "recipe.yaml is not valid YAML .* damaged"),
+    ],
+)
+def test_broken_yaml_is_one_sentence(tmp_path, content, message):
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
