@@ -1,7 +1,6 @@
 """What a fold comes to: its predictions as a table, an epoch's figures, and the line that is printed."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,16 +10,10 @@ from torch import nn
 from cohort.scans import Scan
 from evaluation.metrics import screening_metrics
 from run_folder.files import read_json
+from run_folder.layout import ModelFolder
 
 from .loop import NonFiniteLossError, mean_log_loss
 from .recipe import Recipe
-
-
-def labels_and_means(
-    rows: Mapping[Scan, int], part: list[Scan], views: dict[int, np.ndarray]
-) -> tuple[list[int], list[float]]:
-    """Labels, and probabilities of injury averaged over the views, of some scans."""
-    return [scan.label for scan in part], [float(views[rows[scan]].mean()) for scan in part]
 
 
 def epoch_metrics(labels: list[int], probabilities: list[float]) -> dict:
@@ -80,8 +73,8 @@ def summary(metrics: dict) -> str:
     )
 
 
-def fold_summary(folder: Path) -> str:
-    """The line of a finished fold."""
-    metrics = read_json(folder / "metrics.json")
+def fold_summary(folder: ModelFolder) -> str:
+    """The line that is printed for a finished fold."""
+    metrics = read_json(folder.metrics)
     optimistic = " (optimistic: the epoch was chosen on these scans)" if metrics["selection"] == "paper" else ""
-    return f"fold {metrics['fold']}: {summary(metrics)}{optimistic}; model in {folder / 'model'}"
+    return f"fold {metrics['fold']}: {summary(metrics)}{optimistic}; model in {folder.model}"

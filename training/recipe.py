@@ -12,6 +12,7 @@ from typing import Literal
 import yaml
 
 from architectures.networks import Architecture, problem
+from run_folder.files import InputError, read_yaml, write_text
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -63,10 +64,8 @@ class Recipe:
             raise RecipeError(message)
 
     def save(self, path: Path) -> None:
-        """Write the settings as YAML, beside and renamed."""
-        beside = path.with_name(f".{path.name}.partial")
-        beside.write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
-        beside.replace(path)
+        """Write every setting as YAML."""
+        write_text(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
 
     def differences(self, other: "Recipe") -> list[str]:
         """`name: mine, not theirs` for each setting in which the two differ."""
@@ -112,11 +111,9 @@ def _read(name_or_path: str) -> dict:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise RecipeError(f"There is no recipe {name_or_path}: choose one of {known}, or give the path of a YAML file.")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML ({' '.join(str(error).split())}): mend it.") from error
-    if not isinstance(settings, dict):
-        raise RecipeError(f"{path} is not a list of `setting: value` lines: see recipes/demo.yaml.")
+        settings = read_yaml(path)
+    except InputError as error:
+        raise RecipeError(f"{error} See recipes/demo.yaml for an example.") from error
     names = [f.name for f in dataclasses.fields(Recipe)]
     if unknown := sorted(map(str, settings.keys() - set(names))):
         raise RecipeError(f"{path} names unknown settings {', '.join(unknown)}: the known ones are {', '.join(names)}.")

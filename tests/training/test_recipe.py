@@ -86,8 +86,8 @@ def test_impossible_settings_are_named(settings, message):
     ("text", "message"),
     [
         ("epochs: 3\n", "unknown settings epochs: the known ones are image_size"),
-        ("- 1\n", "is not a list of `setting: value` lines"),
-        ("a: [1\n", "is not YAML"),
+        ("- 1\n", "must hold `name: value` lines, found list"),
+        ("a: [1\n", "is not valid YAML"),
     ],
 )
 def test_broken_recipe_files_are_named(tmp_path, text, message):
