@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from machine.cores import available_cores
+from machine.version import project_version
 from run_folder.files import read_json, write_json
 from run_folder.layout import ModelFolder, RunFolder
 
@@ -84,6 +85,7 @@ def environment() -> dict:
     """Versions and hardware that a reader needs to repeat the run. No names of people, machines or paths."""
     packages = ("torch", "transformers", "accelerate", "datasets", "numpy", "scipy", "nibabel", "scikit-learn")
     return {
+        "gloresnet": project_version(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "platform": platform.platform(),

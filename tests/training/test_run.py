@@ -1,10 +1,12 @@
 """Who may write in a run folder, and with which settings."""
 
+import importlib.metadata
 import multiprocessing
 
 import pytest
 import yaml
 
+from run_folder.files import read_json
 from run_folder.layout import ModelFolder, RunFolder
 from training.recipe import load_recipe
 from training.run import RunError, available_cores, claim_fold, open_run
@@ -19,6 +21,14 @@ def test_threads_are_settled_once_and_kept(tmp_path, monkeypatch):
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["num_threads"] == available_cores()
     monkeypatch.setattr("training.run.available_cores", lambda: 64)
     assert open_run(RunFolder(tmp_path), load_recipe("demo"), SOURCE, num_processes=1) == recipe
+
+
+def test_the_environment_of_a_run_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.run.project_version", lambda: {"version": "1.2.3", "commit": "abc-dirty"})
+    open_run(RunFolder(tmp_path), load_recipe("demo"), SOURCE, num_processes=1)
+    recorded = read_json(RunFolder(tmp_path).environment)
+    assert recorded["gloresnet"] == {"version": "1.2.3", "commit": "abc-dirty"}
+    assert recorded["source"] == SOURCE and recorded["packages"]["torch"] == importlib.metadata.version("torch")
 
 
 def test_processes_share_the_cores(tmp_path, monkeypatch):
