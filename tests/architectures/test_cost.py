@@ -87,10 +87,8 @@ def test_a_size_that_one_cannot_take_is_said_in_its_row():
     assert "| - | - | 28.1 M, 6.4 |" in markdown([row], 48)
 
 
-def test_the_command_prints_the_table_and_refuses_what_is_no_size(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["architectures", "--image_size", "64"])
-    assert main() == 0 and "| `compact` |" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["architectures", "--image_size", "8"])
+def test_the_command_prints_the_table_and_refuses_an_impossible_size(capsys):
+    assert main(["--image_size", "64"]) == 0 and "| `compact` |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
-        main()
-    assert "give 16 to 512 voxels" in capsys.readouterr().err
+        main(["--image_size", "8"])
+    assert "choose 16 to 512 voxels" in capsys.readouterr().err

@@ -78,7 +78,10 @@ def test_a_step_moves_every_weight(architecture):
         ({"architecture": "vit_base", "init": "medicalnet"}, "vit_base has no MedicalNet weights: add --init random"),
         ({"architecture": "compact", "init": "file.pth"}, "compact has no MedicalNet weights: add --init random"),
         ({"architecture": "swin_unet_encoder", "image_size": 48}, "the nearest are 32 and 64"),
-        ({"architecture": "densenet121", "gradient_checkpointing": True}, "made for the ResNets, densenet121 has none"),
+        (
+            {"architecture": "densenet121", "gradient_checkpointing": True},
+            "works with the ResNets only, not with densenet121",
+        ),
         ({"architecture": "resnet34"}, "architecture is 'resnet34': choose one of resnet10, resnet18"),
     ],
 )
