@@ -119,7 +119,7 @@ def test_medicalnets_weights_come_over_http(shared_tiny_cohort, hub, tmp_path):
     total, mean = map(float, result.stdout.splitlines()[0].split())
     assert total == pytest.approx(encoder.layer4[0].conv2.weight.double().sum().item(), rel=1e-9)
     assert mean == pytest.approx(encoder.stem.conv1.weight.mean().item(), rel=1e-6)
-    assert "resnet_10_23dataset.pth cannot be had from the Hub repository lab/empty" in result.stdout
+    assert "resnet_10_23dataset.pth is unavailable in the Hub repository lab/empty" in result.stdout
 
     # the paper's initial weights; the file is fetched once, and learning has moved them only so far
     run = tmp_path / "run"
