@@ -1,4 +1,4 @@
-"""The folder of a run: what it was started with, and whether another start may go on in it."""
+"""The folder of a run: its settings, and whether a program may start or continue a run in it."""
 
 import importlib.metadata
 import os
@@ -20,24 +20,26 @@ from .recipe import Recipe, RecipeError, load_recipe
 
 
 class RunError(ValueError):
-    """The run folder belongs to another run or to another process; the message says how to go on."""
+    """The run folder belongs to another run or another process. The message says what to do."""
 
 
 def open_run(run: RunFolder, recipe: Recipe, source: dict, num_processes: int, *, overwrite: bool = False) -> Recipe:
-    """Claim a run folder: save the recipe in a new one, or check that an old one was started with the same.
+    """Start a run in a folder, or continue the one that is there.
+
+    A new run saves its recipe and environment. A run that continues must have the same settings as before.
 
     Args:
-        folder: `runs/NAME`, created if need be.
-        recipe: as asked for; `num_threads` may be open.
-        source: what names the cohort (`data_dir`, `labels`, `phantom`).
-        num_processes: over which the batches are spread.
-        overwrite: remove what an earlier run left here.
+        run: the folder, created if needed.
+        recipe: the requested settings; `num_threads` may be None.
+        source: identifies the cohort (`data_dir`, `labels`).
+        num_processes: number of processes that share the batches.
+        overwrite: remove the files of an earlier run first.
 
     Returns:
-        The recipe to use, its number of threads settled: the one on record, else the cores shared out.
+        The recipe with its number of threads: as recorded, or, in a new run, an equal share of the cores per process.
 
     Raises:
-        RunError: the folder holds a run with other settings, or something that is no run.
+        RunError: the folder holds a run with other settings, or files that do not belong to a run.
     """
     entries = list(run.path.iterdir()) if run.path.is_dir() else []
     # a run that is killed in its first second leaves some of its own files and nothing else
@@ -59,9 +61,9 @@ def open_run(run: RunFolder, recipe: Recipe, source: dict, num_processes: int, *
 
 @contextmanager
 def claim_fold(folder: ModelFolder, is_main_process: bool) -> Iterator[None]:
-    """Hold a fold's folder while training writes to it; the system lets go when the process ends, however it ends.
+    """Lock a fold's folder while training writes to it. The system releases the lock when the process ends or dies.
 
-    The main process holds it for all processes of the run.
+    Only the main process takes the lock, for all processes of its run.
 
     Raises:
         RunError: another process is training this fold.
@@ -82,7 +84,7 @@ def claim_fold(folder: ModelFolder, is_main_process: bool) -> Iterator[None]:
 
 
 def environment() -> dict:
-    """Versions and hardware that a reader needs to repeat the run. No names of people, machines or paths."""
+    """Return the versions and hardware that one needs to repeat the run, without names of people, machines or paths."""
     packages = ("torch", "transformers", "accelerate", "datasets", "numpy", "scipy", "nibabel", "scikit-learn")
     return {
         "gloresnet": project_version(),
@@ -95,16 +97,17 @@ def environment() -> dict:
 
 
 def _processes_here(num_processes: int) -> int:
+    """Number of processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
 
 
 def _same_run(run: RunFolder, recipe: Recipe, source: dict, num_processes: int) -> Recipe:
-    """The recipe to go on with in a folder that holds a run, which must have been started with the same."""
+    """Return the recipe to continue this run with. Raises RunError if it was started with other settings."""
     before = read_json(run.environment)
     try:
         saved = load_recipe(str(run.recipe))
     except RecipeError as error:
-        raise RunError(f"{error} Or start anew with --overwrite.") from error
+        raise RunError(f"{error} Or start a new run with --overwrite.") from error
     if recipe.num_threads is None:
         recipe = replace(recipe, num_threads=saved.num_threads)
     differences = recipe.differences(saved)
@@ -114,8 +117,8 @@ def _same_run(run: RunFolder, recipe: Recipe, source: dict, num_processes: int) 
         differences.append(f"number of processes: {num_processes}, not {before['num_processes']}")
     if differences:
         raise RunError(
-            f"{run} holds a run with other settings ({'; '.join(differences)}): repeat those, choose another "
-            "--output_dir, or start anew with --overwrite."
+            f"{run} holds a run with other settings ({'; '.join(differences)}): use the recorded settings, choose "
+            "another --output_dir, or start a new run with --overwrite."
         )
     return recipe
 

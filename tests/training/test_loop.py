@@ -68,7 +68,7 @@ def test_no_step_is_made_with_a_loss_that_is_not_finite():
     after = weights(model.gloresnet.layer4)
     assert all(torch.equal(before[name], after[name]) for name in before if "weight" in name)
     views = predict_fold(model, loader, accelerator)
-    with pytest.raises(NonFiniteLossError, match="no longer numbers at epoch 3"):
+    with pytest.raises(NonFiniteLossError, match="not a finite number at epoch 3"):
         check_finite(views, 3, RECIPE)
 
 
