@@ -48,7 +48,7 @@ def train(options: argparse.Namespace, settings: dict) -> None:
         data_dir, origin = open_cohort(options.data_dir)
     recipe_name = options.recipe or ("paper" if options.data_dir and not is_phantom(data_dir) else "demo")
     recipe = load_recipe(recipe_name, **settings)
-    check_call(options, recipe)
+    check_options(options, recipe)
     run = RunFolder(options.output_dir or f"runs/{data_dir.resolve().name}-{Path(recipe_name).stem}")
     accelerator = start_accelerator(recipe, run.path, options.report_to)
 
@@ -109,7 +109,7 @@ def train_fold(which: int | str, data: TrainingData, recipe: Recipe, run: RunFol
                 write_json(fold.folder.metrics, result.metrics)
 
 
-def check_call(options: argparse.Namespace, recipe: Recipe) -> None:
+def check_options(options: argparse.Namespace, recipe: Recipe) -> None:
     """Refuse options that this recipe or this machine cannot follow.
 
     Raises:
@@ -129,21 +129,24 @@ def check_call(options: argparse.Namespace, recipe: Recipe) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
     """Return the options of the run, and the settings that override the recipe."""
     parser = argparse.ArgumentParser(
+        prog="train.py",
         usage="accelerate launch train.py [--fold K|all] [--data_dir BIDS] [--recipe demo|paper|FILE] [settings]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--fold", default="all", help="which fold to train, from 0, or all (default)")
-    parser.add_argument("--data_dir", help="a BIDS folder, or ORG/NAME of a dataset on the Hub; default: a phantom")
-    parser.add_argument("--labels", help="TSV or CSV of labels, if they are not in the BIDS folder")
-    parser.add_argument("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default clear)")
-    parser.add_argument("--recipe", help="demo, paper or a YAML file (default demo for phantoms, else paper)")
-    parser.add_argument("--output_dir", help="folder of the run (default runs/<cohort>-<recipe>)")
-    parser.add_argument("--report_to", default="none", choices=("none", "tensorboard", "trackio", "wandb"))
-    parser.add_argument("--refit", action="store_true", help="after all folds, train once more on all scans")
-    parser.add_argument("--push_to_hub", action="store_true", help="publish fold K, the best of all, or the refit")
-    parser.add_argument("--hub_model_id", metavar="ORG/NAME", help="repository on the Hub, private if new")
-    parser.add_argument("--overwrite", action="store_true", help="remove the run that is in --output_dir")
+    add = parser.add_argument
+    add("--fold", default="all", help="the fold to train, counted from 0, or all (default)")
+    add("--data_dir", help="BIDS folder, or ORG/NAME of a Hub dataset (default: a phantom cohort)")
+    add("--labels", help="TSV or CSV file of labels, if the BIDS folder has none")
+    add("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default: clear)")
+    add("--recipe", help="demo, paper or a YAML file (default: demo for phantoms, else paper)")
+    add("--output_dir", help="folder of the run (default: runs/<cohort>-<recipe>)")
+    trackers = ("none", "tensorboard", "trackio", "wandb")
+    add("--report_to", default="none", choices=trackers, help="where to log training (default: none)")
+    add("--refit", action="store_true", help="after all folds, train one more model on all scans")
+    add("--push_to_hub", action="store_true", help="publish the given fold, else the refit, else the best fold")
+    add("--hub_model_id", metavar="ORG/NAME", help="Hub repository; a new one is private")
+    add("--overwrite", action="store_true", help="first remove the run in --output_dir")
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args(argv))
     run_options = ("fold", "data_dir", "labels", "phantom", "recipe", "output_dir", "report_to", "overwrite")
@@ -151,9 +154,9 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
 
     if options.fold != "all" and not options.fold.isdecimal():
-        parser.error(f"--fold is {options.fold}: give a number from 0, or all")
+        parser.error(f"--fold is {options.fold}: give a number, counted from 0, or all")
     if options.data_dir and options.phantom:
-        parser.error("--phantom generates a cohort and --data_dir names one: give one of the two")
+        parser.error("--phantom generates a cohort and --data_dir names one: give only one of them")
     if options.data_dir and not Path(options.data_dir).is_dir() and not is_hub_name(options.data_dir):
         parser.error(f"--data_dir {options.data_dir} is not a folder: give the BIDS folder of your cohort")
     if options.labels and not Path(options.labels).is_file():
@@ -161,13 +164,13 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     if options.report_to != "none" and options.report_to not in map(str, get_available_trackers()):
         parser.error(f"--report_to {options.report_to} needs its package: pip install {options.report_to}")
     if options.refit and options.fold != "all":
-        parser.error("--refit follows a whole cross-validation: leave --fold out")
+        parser.error("--refit needs a complete cross-validation: leave out --fold")
     if options.push_to_hub != bool(options.hub_model_id):
-        parser.error("--push_to_hub and --hub_model_id ORG/NAME belong together: give both")
+        parser.error("--push_to_hub and --hub_model_id ORG/NAME are needed together: give both")
     if options.push_to_hub:
         try:
             hub_name(options.hub_model_id)
-            require_token()  # before hours of training, not after
+            require_token()  # fail now, not after hours of training
         except ValueError as error:
             parser.error(f"--push_to_hub: {error}")
     return options, arguments
