@@ -1,4 +1,4 @@
-"""Who may write in a run folder, and with which settings."""
+"""Starting and continuing a run in a folder, and the lock of a fold."""
 
 import importlib.metadata
 import multiprocessing
@@ -6,15 +6,16 @@ import multiprocessing
 import pytest
 import yaml
 
+from machine.cores import available_cores
 from run_folder.files import read_json
 from run_folder.layout import ModelFolder, RunFolder
 from training.recipe import load_recipe
-from training.run import RunError, available_cores, claim_fold, open_run
+from training.run import RunError, claim_fold, open_run
 
 SOURCE = {"data_dir": "/data/bids", "labels": None}
 
 
-def test_threads_are_settled_once_and_kept(tmp_path, monkeypatch):
+def test_the_number_of_threads_is_chosen_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     recipe = open_run(RunFolder(tmp_path), load_recipe("demo"), SOURCE, num_processes=1)
     assert recipe.num_threads == available_cores()
@@ -45,7 +46,7 @@ def test_processes_share_the_cores(tmp_path, monkeypatch):
         ({}, SOURCE, 2, "number of processes: 2, not 1"),
     ],
 )
-def test_another_run_is_refused_by_name(tmp_path, settings, source, processes, message):
+def test_other_settings_are_refused_and_named(tmp_path, settings, source, processes, message):
     open_run(RunFolder(tmp_path), load_recipe("demo"), SOURCE, num_processes=1)
     with pytest.raises(RunError, match=message):
         open_run(RunFolder(tmp_path), load_recipe("demo", **settings), source, num_processes=processes)
@@ -57,7 +58,7 @@ def test_a_run_killed_in_its_first_second_can_be_started_again(tmp_path):
     open_run(RunFolder(tmp_path), load_recipe("demo"), SOURCE, num_processes=1)
 
 
-def test_overwrite_removes_the_files_of_a_run_only(tmp_path):
+def test_overwrite_removes_only_the_files_of_a_run(tmp_path):
     open_run(RunFolder(tmp_path), load_recipe("demo"), SOURCE, num_processes=1)
     (tmp_path / "fold-0" / "model").mkdir(parents=True)
     (tmp_path / "fold-gate").mkdir()
