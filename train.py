@@ -41,7 +41,7 @@ from training.run import RunError, open_run
 
 
 def train(options: argparse.Namespace, settings: dict) -> None:
-    """The whole run: recipe, cohort, folds, report, and, if asked for, the refit and the Hub."""
+    """Do the whole run: recipe, cohort, folds, report and, on request, the refit and the upload to the Hub."""
     data_dir = Path(f"data/phantom-{options.phantom or 'clear'}")
     origin = str(data_dir.resolve())
     if options.data_dir:
@@ -149,8 +149,10 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     add("--overwrite", action="store_true", help="first remove the run in --output_dir")
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args(argv))
-    run_options = ("fold", "data_dir", "labels", "phantom", "recipe", "output_dir", "report_to", "overwrite")
-    run_options += ("refit", "push_to_hub", "hub_model_id")
+    run_options = (
+        *("fold", "data_dir", "labels", "phantom", "recipe", "output_dir", "report_to"),
+        *("refit", "push_to_hub", "hub_model_id", "overwrite"),
+    )
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
 
     if options.fold != "all" and not options.fold.isdecimal():

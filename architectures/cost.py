@@ -74,18 +74,19 @@ def cost_table(image_size: int = 128, architectures: Sequence[str] = ARCHITECTUR
     rows = []
     for architecture in sorted(architectures, key=[*PAPER, "compact"].index):
         stated = PAPER.get(architecture, (None, None))
+        count, cost = None, None
         if architecture in NAMES and (message := wrong_size(architecture, image_size)):
-            name, measured, words = NAMES[architecture], (None, None), message
+            name, words = NAMES[architecture], message
         else:
             name = network_name(new_config(architecture, image_size))
-            measured = measure(architecture, image_size)
-            words = discrepancy(*measured, *stated, image_size)
+            count, cost = measure(architecture, image_size)
+            words = discrepancy(count, cost, *stated, image_size)
         rows.append(
             {
                 "architecture": architecture,
                 "network": name,
-                "parameters": measured[0],
-                "gmac": measured[1],
+                "parameters": count,
+                "gmac": cost,
                 "paper_parameters_millions": stated[0],
                 "paper_gflops": stated[1],
                 "discrepancy": words,

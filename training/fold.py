@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,15 @@ from .recipe import Recipe
 from .run import claim_fold
 from .selection import fit_on_inner, select_epoch
 
+Network = GloResNetForImageClassification | BaselineForImageClassification
+
 
 class FoldResult(NamedTuple):
     """A finished fold, ready to be exported."""
 
-    network: GloResNetForImageClassification | BaselineForImageClassification
+    network: Network
     """In evaluation mode; its configuration holds the temperature, provenance and appearance of the training scans"""
-    metrics: dict | None
+    metrics: dict[str, Any] | None
     """The content of `metrics.json`; None for the refit, which holds out no scan"""
 
 
@@ -107,7 +109,7 @@ class Fold:
         )
 
     @property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Network:
         """The network in training, without the wrapper for several processes."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -178,7 +180,7 @@ class Fold:
         network.load_state_dict(self.selected or self.state())
         check_weights(network, self.recipe)
         network.to(self.accelerator.device).eval()
-        metrics = {"fold": self.which, "selection": self.recipe.selection, "inner": None}
+        metrics: dict[str, Any] = {"fold": self.which, "selection": self.recipe.selection, "inner": None}
         if self.scans.inner:
             views = self._predict(network, self.inner_loader)
             inner_views = np.stack([views[self.data.rows[scan]] for scan in self.scans.inner], axis=1)
@@ -200,10 +202,10 @@ class Fold:
         self._describe(network)
         return FoldResult(network, metrics if self.scans.held_out else None)
 
-    def _predict(self, network: torch.nn.Module, loader: torch.utils.data.DataLoader) -> dict[int, np.ndarray]:
+    def _predict(self, network: Network, loader: torch.utils.data.DataLoader) -> dict[int, np.ndarray]:
         return predict_fold(network, loader, self.accelerator)
 
-    def _describe(self, network: torch.nn.Module) -> None:
+    def _describe(self, network: Network) -> None:
         """Record in the network's configuration what it was trained on. No participant is named."""
         network.config.provenance = {
             "cohort": self.data.name,

@@ -99,7 +99,7 @@ def predict_fold(model: nn.Module, loader: DataLoader, accelerator: Accelerator)
     if accelerator.num_processes > 1:
         for buffer in model.buffers():  # BatchNorm statistics: use those of the main process, which are the ones saved
             torch.distributed.broadcast(buffer, 0)
-    predictions = {}
+    predictions: dict[int, np.ndarray] = {}
     for batch in loader:
         views = model.predict_views(batch["pixel_values"])[:, :, 1].T.contiguous()
         # gather_for_metrics drops the samples that were added to fill the last batch
