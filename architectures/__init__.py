@@ -1,5 +1,6 @@
-"""The architectures of the paper's Table 2 by name, what each costs, and where each looks.
+"""Every network that a recipe can name, GloResNet among them: how to build it and what it costs.
 
-Their code travels to the Hub with their weights and so lies in `modeling_gloresnet/`: `modeling_baseline.py` for the
-three that MONAI builds (`requirements-baselines.txt`), `modeling_gloresnet.py` for the ResNets.
+`networks.py` builds a network from its name, `cost.py` counts parameters and multiply-adds. The code of the networks is
+in `modeling_gloresnet/`, because it travels to the Hub with the weights: `modeling_gloresnet.py` holds the ResNets,
+`modeling_baseline.py` the three networks that MONAI builds (`requirements-baselines.txt`).
 """

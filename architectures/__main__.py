@@ -1,30 +1,34 @@
-"""Print what each architecture costs.
+"""Print the cost of each architecture.
 
 python -m architectures [--image_size 128]
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
+
+from machine.programs import run_program
 
 from .cost import cost_table, markdown
 from .networks import MissingPackageError
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
+        prog="python -m architectures",
         usage="python -m architectures [--image_size 128]",
-        description="Parameters and multiply-adds of each architecture, measured, beside the paper's, as Markdown.",
+        description="Print a Markdown table: measured parameters and multiply-adds of each architecture next to the "
+        "figures in the paper.",
     )
-    parser.add_argument("--image_size", type=int, default=128, help="edge of the volume, voxels (default 128)")
-    image_size = parser.parse_args().image_size
+    parser.add_argument("--image_size", type=int, default=128, help="edge of the input volume in voxels (default 128)")
+    image_size = parser.parse_args(argv).image_size
     if not 16 <= image_size <= 512:
-        parser.error(f"--image_size is {image_size}: give 16 to 512 voxels")
-    try:
-        print(markdown(cost_table(image_size), image_size))
-    except MissingPackageError as error:
-        print(f"architectures: {error}", file=sys.stderr)
-        return 1
-    return 0
+        parser.error(f"--image_size is {image_size}: choose 16 to 512 voxels")
+    return run_program(
+        "architectures",
+        lambda: print(markdown(cost_table(image_size), image_size)),
+        failed=(OSError, MissingPackageError),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of each architecture, measured, beside those that the paper states."""
+"""Measured parameters and multiply-adds of each architecture, next to the figures in the paper."""
 
 from collections.abc import Sequence
 
@@ -22,19 +22,19 @@ PAPER = {
 
 
 def parameters(model: nn.Module) -> int:
-    """Trainable numbers; running statistics are none."""
+    """Number of trainable parameters. BatchNorm's running statistics are not counted."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def gmac(model: nn.Module, image_size: int) -> float:
-    """Billions of multiply-adds of one forward pass over one volume, without the mirrored view.
+    """Billions of multiply-adds (GMAC) of one forward pass over one volume, without the mirrored view.
 
-    Half of what torch's counter calls FLOPs: convolutions and matrix products, those of attention among them; not
-    normalisation, activation or pooling.
+    This is half the FLOPs that torch counts. It includes convolutions and matrix products, also those of attention, but
+    not normalisation, activation or pooling.
 
     Args:
-        model: on any device; on `meta` nothing is computed and no memory taken.
-        image_size: edge of the volume, voxels.
+        model: on any device; on `meta`, nothing is computed and no memory is used.
+        image_size: edge of the cubic volume, voxels.
     """
     parameter = next(model.parameters())
     volume = torch.zeros((1, 1) + (image_size,) * 3, device=parameter.device, dtype=parameter.dtype)
@@ -49,7 +49,7 @@ def gmac(model: nn.Module, image_size: int) -> float:
 
 
 def measure(architecture: str, image_size: int = 128) -> tuple[int, float]:
-    """Parameters and GMAC of an architecture.
+    """Return parameters and GMAC of an architecture.
 
     Raises:
         MissingPackageError: MONAI is not installed.
@@ -61,11 +61,12 @@ def measure(architecture: str, image_size: int = 128) -> tuple[int, float]:
 
 
 def cost_table(image_size: int = 128, architectures: Sequence[str] = ARCHITECTURES) -> list[dict]:
-    """A row an architecture, in the paper's order, ours last.
+    """Return one row per architecture, in the paper's order, with our own last.
 
     Returns:
-        `architecture`, `network`, `parameters`, `gmac`, `paper_parameters_millions`, `paper_gflops`, `discrepancy`;
-        what the paper does not state, or the architecture cannot do at this size, is None and the discrepancy says so.
+        Rows of `architecture`, `network`, `parameters`, `gmac`, `paper_parameters_millions`, `paper_gflops` and
+        `discrepancy` (a sentence). The paper's figures are None for our own architecture. The measured ones are None
+        if the architecture cannot take this image size; `discrepancy` then says why.
 
     Raises:
         MissingPackageError: MONAI is not installed.
@@ -73,18 +74,19 @@ def cost_table(image_size: int = 128, architectures: Sequence[str] = ARCHITECTUR
     rows = []
     for architecture in sorted(architectures, key=[*PAPER, "compact"].index):
         stated = PAPER.get(architecture, (None, None))
+        count, cost = None, None
         if architecture in NAMES and (message := wrong_size(architecture, image_size)):
-            name, measured, words = NAMES[architecture], (None, None), message
+            name, words = NAMES[architecture], message
         else:
             name = network_name(new_config(architecture, image_size))
-            measured = measure(architecture, image_size)
-            words = discrepancy(*measured, *stated, image_size)
+            count, cost = measure(architecture, image_size)
+            words = discrepancy(count, cost, *stated, image_size)
         rows.append(
             {
                 "architecture": architecture,
                 "network": name,
-                "parameters": measured[0],
-                "gmac": measured[1],
+                "parameters": count,
+                "gmac": cost,
                 "paper_parameters_millions": stated[0],
                 "paper_gflops": stated[1],
                 "discrepancy": words,
@@ -94,7 +96,7 @@ def cost_table(image_size: int = 128, architectures: Sequence[str] = ARCHITECTUR
 
 
 def discrepancy(parameters: int, gmac: float, stated: float | None, gflops: float | None, image_size: int) -> str:
-    """How the measured figures stand to the stated ones, in words."""
+    """Compare the measured figures with the stated ones, in words. `gmac` and `gflops` are in billions."""
     if stated is None or gflops is None:
         within = image_size == 128 and parameters <= 5.4e6 and gmac <= 3.9
         return "ours" + (", within the 5.4 M and 3.9 GFLOPs that the paper states for GloResNet" if within else "")
@@ -112,7 +114,7 @@ def discrepancy(parameters: int, gmac: float, stated: float | None, gflops: floa
 
 
 def markdown(rows: list[dict], image_size: int) -> str:
-    """The table as Markdown, with what it counts beneath."""
+    """Format the table as Markdown, followed by a line that says what is counted."""
     header = ["architecture", "network", "parameters", "GMAC", "paper: parameters, GFLOPs", "discrepancy"]
     lines = [f"| {' | '.join(header)} |", "|---|---|---:|---:|---:|---|"]
     for row in rows:
@@ -123,6 +125,6 @@ def markdown(rows: list[dict], image_size: int) -> str:
     lines += [
         "",
         f"Measured at {image_size}^3, one volume, one view: multiply-adds of convolutions and matrix products, "
-        "attention's included, counted by torch.",
+        "including those of attention, counted by torch.",
     ]
     return "\n".join(lines)

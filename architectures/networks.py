@@ -1,6 +1,7 @@
-"""The networks that a recipe can name, and what it must know before it builds one."""
+"""The networks that a recipe can name, their configurations, and the function that builds them."""
 
 import typing
+from pathlib import Path
 from typing import Literal
 
 from modeling_gloresnet import (
@@ -13,33 +14,33 @@ from modeling_gloresnet import (
 
 Architecture = Literal["resnet10", "resnet18", "resnet50", "compact", "vit_base", "swin_unet_encoder", "densenet121"]
 ARCHITECTURES = typing.get_args(Architecture)
-DEPTHS = {"resnet10": 10, "resnet18": 18, "resnet50": 50}  # those with a MedicalNet checkpoint
+DEPTHS = {"resnet10": 10, "resnet18": 18, "resnet50": 50}  # MedicalNet has weights for these
 NAMES = {"vit_base": "3D ViT-Base", "swin_unet_encoder": "3D Swin-UNet encoder", "densenet121": "3D DenseNet-121"}
 
 
 class MissingPackageError(ImportError):
-    """An architecture needs a package that is not installed; the message says how to get it."""
+    """An architecture needs a package that is not installed. The message says how to install it."""
 
 
 def problem(architecture: str, image_size: int, init: str, gradient_checkpointing: bool) -> str | None:
-    """Why these settings do not go together, with what to do; None if they do."""
+    """Say why these settings cannot be combined and what to do, or return None if they can."""
     if init != "random" and architecture not in DEPTHS:
         return f"{architecture} has no MedicalNet weights: add --init random."
     if architecture not in NAMES:
         return None
     if gradient_checkpointing:
-        return f"gradient_checkpointing is made for the ResNets, {architecture} has none: leave it out."
+        return f"gradient_checkpointing works with the ResNets only, not with {architecture}: leave it out."
     return wrong_size(architecture, image_size)
 
 
 def new_config(architecture: str, image_size: int = 128, medicalnet: bool = False) -> GloResNetConfig | BaselineConfig:
-    """The configuration of an architecture.
+    """Return the configuration of an architecture.
 
     Args:
-        architecture: one of `ARCHITECTURES`; `resnet10` is the paper's GloResNet, `compact` our narrower one.
-        image_size: edge of the input lattice, voxels.
-        medicalnet: whether it is to hold MedicalNet's weights; those of ResNet-18 have shortcut type A, while type B
-            has the parameters that the paper counts.
+        architecture: one of `ARCHITECTURES`. `resnet10` is the paper's GloResNet, `compact` is our narrower version.
+        image_size: edge of the cubic input volume, voxels.
+        medicalnet: whether the network will hold MedicalNet's weights. MedicalNet's ResNet-18 uses shortcut type A;
+            type B has the number of parameters that the paper gives.
 
     Raises:
         StrictDataclassError: the architecture cannot take this image size.
@@ -52,27 +53,36 @@ def new_config(architecture: str, image_size: int = 128, medicalnet: bool = Fals
     return BaselineConfig(architecture=architecture, image_size=image_size)
 
 
-def build(config: GloResNetConfig | BaselineConfig) -> GloResNetForImageClassification | BaselineForImageClassification:
-    """The classifier of a configuration, with random weights.
+def build(
+    config: GloResNetConfig | BaselineConfig, medicalnet: str | Path | None = None
+) -> GloResNetForImageClassification | BaselineForImageClassification:
+    """Build the classifier of a configuration.
+
+    Args:
+        config: as `new_config` returns it.
+        medicalnet: file or Hub repository with MedicalNet's weights for the encoder of a ResNet; None for random ones.
 
     Raises:
-        MissingPackageError: MONAI, or what it needs for this network, is not installed.
+        MissingPackageError: MONAI, or a package that MONAI needs for this network, is not installed.
+        FileNotFoundError, MedicalNetImportError: the MedicalNet weights are unavailable or do not fit.
     """
-    if config.model_type == "gloresnet":
+    if isinstance(config, GloResNetConfig):
+        if medicalnet is not None:
+            return GloResNetForImageClassification.from_medicalnet(medicalnet, config)
         return GloResNetForImageClassification(config)
     try:
         return BaselineForImageClassification(config)
     except ImportError as error:
-        package = (error.name or "what it needs").split(".")[0]
+        package = (error.name or "a package that it needs").split(".")[0]
         raise MissingPackageError(
-            f"{config.architecture} is built of MONAI, and {package} is not installed: "
+            f"{config.architecture} is built with MONAI, and {package} is not installed: "
             "pip install -r requirements-baselines.txt."
         ) from error
 
 
 def network_name(config: GloResNetConfig | BaselineConfig) -> str:
-    """What a card or a table calls the network."""
-    if config.model_type != "gloresnet":
+    """Return the network's name for cards and tables."""
+    if isinstance(config, BaselineConfig):
         return NAMES[config.architecture]
     narrow = "" if config.widths == GloResNetConfig().widths else f" of widths {'-'.join(map(str, config.widths))}"
     return f"3D ResNet-{config.network_depth}{narrow}"

@@ -1,4 +1,4 @@
-"""The network, as it travels to the Hub: configuration, model, strict MedicalNet import and pipeline."""
+"""The network: configuration, model, MedicalNet import and pipeline. This code is published with every model."""
 
 from transformers import AutoConfig
 
@@ -10,11 +10,11 @@ from .modeling_baseline import BaselineForImageClassification
 from .modeling_gloresnet import GloResNetForImageClassification, GloResNetModel, GloResNetPreTrainedModel
 from .pipeline_gloresnet import VolumeClassificationPipeline
 
-# So that AutoConfig reads a folder of ours here. The models are not registered: a class of this checkout would then be
-# taken for every folder, whatever code the folder names and brings.
+# AutoConfig can then read our model folders in this checkout. The models are not registered: a class of this checkout
+# would then replace the code that a model folder brings.
 AutoConfig.register("gloresnet", GloResNetConfig, exist_ok=True)
 AutoConfig.register("gloresnet_baseline", BaselineConfig, exist_ok=True)
-# `save_pretrained` copies the code beside the weights
+# `save_pretrained` then copies the code into the model folder
 GloResNetConfig.register_for_auto_class()
 GloResNetModel.register_for_auto_class("AutoModel")
 GloResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,4 +1,4 @@
-"""Configuration of the paper's other architectures (Table 2), as far as MONAI builds them."""
+"""Configuration of the paper's baselines (Table 2) that are built with MONAI."""
 
 from typing import Literal
 
@@ -6,15 +6,16 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_gloresnet import ScreeningConfig
 
-# the least edge of a volume, and what it must be a multiple of
+# the smallest edge of a volume, and the number that it must be a multiple of
 SIZES = {"vit_base": (16, 16), "swin_unet_encoder": (32, 32), "densenet121": (29, 1)}
 
 
 def wrong_size(architecture: str, image_size: int) -> str | None:
-    """Why this architecture cannot take volumes of `image_size` voxels an edge, and the nearest that it can; or None.
+    """Say why this architecture cannot take volumes of this edge and which sizes are nearest; None if it can.
 
-    A ViT cuts them into patches of 16. A Swin transformer cuts patches of 4 and halves the grid three times; MONAI's
-    would pad other sizes with zeros. A DenseNet-121 halves its map five times, rounding down after the second.
+    A ViT cuts the volume into patches of 16 voxels. A Swin transformer cuts patches of 4 and halves the grid three
+    times; MONAI's version pads other sizes with zeros. A DenseNet-121 halves its feature map five times, rounding down
+    after the second time.
     """
     least, multiple = SIZES[architecture]
     if image_size >= least and image_size % multiple == 0:
@@ -31,11 +32,11 @@ def wrong_size(architecture: str, image_size: int) -> str | None:
 
 @strict
 class BaselineConfig(ScreeningConfig):
-    """Which baseline it is, the lattice it takes, and the labels and inference settings of every screening network.
+    """Architecture and input size of a baseline, plus the labels and inference settings of every screening network.
 
     Args:
-        architecture: `vit_base`, `swin_unet_encoder` or `densenet121`; it fixes the whole geometry.
-        image_size: edge of the cubic input lattice, voxels. The network takes no other.
+        architecture: `vit_base`, `swin_unet_encoder` or `densenet121`. It determines the whole geometry.
+        image_size: edge of the cubic input volume, voxels. The network accepts no other size.
         test_time_augmentation, temperature, threshold, provenance, training_appearance: see `GloResNetConfig`.
 
     Raises:
@@ -47,7 +48,7 @@ class BaselineConfig(ScreeningConfig):
     architecture: Literal["vit_base", "swin_unet_encoder", "densenet121"] = "densenet121"
 
     def validate_geometry(self):
-        """The lattice fits the architecture."""
+        """Check that the architecture can take this image size."""
         if self.num_channels != 1:
             raise ValueError(f"A scan has one channel, not {self.num_channels}.")
         if message := wrong_size(self.architecture, self.image_size):

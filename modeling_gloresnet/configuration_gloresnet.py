@@ -1,4 +1,4 @@
-"""Configuration of GloResNet: every number that fixes the network's geometry and how it answers."""
+"""Configuration of GloResNet: the network's geometry, labels and inference settings."""
 
 import math
 from typing import Literal
@@ -9,9 +9,9 @@ from transformers import PreTrainedConfig
 
 @strict
 class ScreeningConfig(PreTrainedConfig):
-    """What every screening network states beside its geometry: its lattice, its labels and how it answers.
+    """The settings that every screening network has: input size, labels and inference.
 
-    `GloResNetConfig` describes the fields; the baselines of the paper's Table 2 share them.
+    The baselines of the paper's Table 2 share them. See `GloResNetConfig` for each field.
     """
 
     num_channels: int = 1
@@ -29,7 +29,7 @@ class ScreeningConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_inference(self):
-        """Temperature and threshold are usable."""
+        """Check temperature and threshold."""
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be a positive number, not {self.temperature}.")
         if not 0 <= self.threshold <= 1:
@@ -40,38 +40,39 @@ class ScreeningConfig(PreTrainedConfig):
 class GloResNetConfig(ScreeningConfig):
     r"""Geometry, labels and inference settings of a GloResNet (arXiv 2606.02498).
 
-    The defaults are the paper's network: a 3D ResNet-10 with 14,356,546 parameters. "(ours)" marks a value that the
-    published text lost; it is our choice.
+    The defaults are the paper's network: a 3D ResNet-10 with 14,356,546 parameters. "(ours)" marks our own choice where
+    the paper does not give the value.
 
     Args:
         num_channels (`int`, defaults to 1): input channels; a T2-weighted scan has one.
-        image_size (`int`, defaults to 128): edge of the cubic input lattice, voxels. The network is fully
-            convolutional, so this states what it was trained on.
+        image_size (`int`, defaults to 128): edge of the cubic input volume, voxels. The network is fully
+            convolutional and would accept other sizes; this is the size it was trained on.
         stem_channels (`int`, defaults to 64): channels of the first convolution.
-        stem_kernel_size (`int`, defaults to 7): its odd kernel edge, voxels; the padding is half of it.
+        stem_kernel_size (`int`, defaults to 7): its kernel edge, voxels, an odd number; the padding is half of it,
+            rounded down.
         stem_stride (`int`, defaults to 2): its stride, voxels.
         stem_pooling (`bool`, defaults to `True`): max-pool 3^3, stride 2, padding 1 after the stem.
-        depths (`list[int]`, defaults to `[1, 1, 1, 1]`): residual blocks of each stage.
+        depths (`list[int]`, defaults to `[1, 1, 1, 1]`): residual blocks in each stage.
         block (`"basic"` or `"bottleneck"`, defaults to `"basic"`): two 3^3 convolutions, or 1^3-3^3-1^3.
         widths (`list[int]`, defaults to `[64, 128, 256, 512]`): channels of each stage's 3^3 convolutions; a
-            bottleneck block puts out four times as many.
+            bottleneck block has four times as many output channels.
         strides (`list[int]`, defaults to `[1, 2, 2, 2]`): stride of each stage's first block.
-        dilations (`list[int]`, defaults to `[1, 1, 1, 1]`): dilation of each stage's 3^3 convolutions. MedicalNet's own
-            segmentation geometry is `strides=[1, 2, 1, 1], dilations=[1, 1, 2, 4]`: the same weights fit both.
-        shortcut_type (`"A"` or `"B"`, defaults to `"B"`): where a block changes shape, A subsamples and pads with zero
-            channels, B projects with a 1^3 convolution and BatchNorm.
-        head_init_std (`float`, defaults to 0.01): standard deviation of the linear head's initial weights (ours); its
+        dilations (`list[int]`, defaults to `[1, 1, 1, 1]`): dilation of each stage's 3^3 convolutions. MedicalNet's
+            segmentation network uses `strides=[1, 2, 1, 1], dilations=[1, 1, 2, 4]`; its weights fit both geometries.
+        shortcut_type (`"A"` or `"B"`, defaults to `"B"`): the shortcut of blocks that change the shape. A subsamples
+            and adds channels of zeros, B applies a 1^3 convolution and BatchNorm.
+        head_init_std (`float`, defaults to 0.01): standard deviation of the linear head's initial weights (ours). Its
             bias starts at 0 (ours).
         test_time_augmentation (`bool`, defaults to `True`): `predict_proba` averages the volume and its left-right
             mirror image.
         temperature (`float`, defaults to 1.0): `predict_proba` divides the logits by it; 1 means uncalibrated.
-        threshold (`float`, defaults to 0.5): probability of injury at and above which a scan is called injured.
-        member_temperatures (`list[float]`, defaults to `[]`): of an ensemble, the temperature of each member; empty for
+        threshold (`float`, defaults to 0.5): a scan with at least this probability of injury is labelled as injury.
+        member_temperatures (`list[float]`, defaults to `[]`): the temperature of each member of an ensemble; empty for
             a single network.
         provenance (`dict`, *optional*): what the weights were trained on: `cohort`, `synthetic`, `run`, `fold` (a
-            number, `refit` or `ensemble`), `train_scans`, `architecture`. Nothing about a participant.
-        training_appearance (`dict`, *optional*): mean and standard deviation over the training scans of a few numbers
-            that say how a standardised volume looks, to tell scans that are unlike them.
+            number, `refit` or `ensemble`), `train_scans`, `architecture`. It contains nothing about a participant.
+        training_appearance (`dict`, *optional*): a few numbers that describe how a standardised volume looks, each with
+            its mean and standard deviation over the training scans. They serve to recognise scans that look different.
 
     Raises:
         `StrictDataclassError`: for a field of the wrong type or a geometry that cannot be built.
@@ -99,7 +100,7 @@ class GloResNetConfig(ScreeningConfig):
 
     @classmethod
     def from_depth(cls, depth: int, **kwargs) -> "GloResNetConfig":
-        """The configuration of ResNet-`depth`: 10 (the paper's), 18 or 50, other fields as keywords.
+        """Return the configuration of ResNet-`depth`: 10 (the paper's), 18 or 50. Keywords set other fields.
 
         Raises:
             ValueError: for another depth.
@@ -115,20 +116,21 @@ class GloResNetConfig(ScreeningConfig):
 
     @classmethod
     def compact(cls, **kwargs) -> "GloResNetConfig":
-        """A ResNet-10 within the paper's stated budget (5.4 M, 3.9 G): 5,365,794 parameters, 3.70 GMAC at 128^3 (ours).
+        """Return our narrower ResNet-10, which keeps within the size that the paper states (5.4 M, 3.9 GFLOPs).
 
-        The same network with fewer channels. MedicalNet's weights have other shapes: it starts from random ones.
+        It has fewer channels than the default: 5,365,794 parameters and 3.70 GMAC at 128^3. MedicalNet's weights do not
+        fit it, so training starts from random weights.
         """
         return cls(**({"stem_channels": 16, "widths": [24, 64, 160, 320]} | kwargs))
 
     def of_member(self, index: int) -> "GloResNetConfig":
-        """The configuration of one network of an ensemble."""
+        """Return the configuration of one member of an ensemble."""
         alone = {"member_temperatures": [], "temperature": self.member_temperatures[index]}
         return type(self).from_dict(self.to_dict() | alone)
 
     @property
     def expansion(self) -> int:
-        """Output channels of a block per unit of width: 1 basic, 4 bottleneck."""
+        """Ratio of a block's output channels to its width: 1 for basic, 4 for bottleneck."""
         return 4 if self.block == "bottleneck" else 1
 
     @property
@@ -138,14 +140,14 @@ class GloResNetConfig(ScreeningConfig):
 
     @property
     def network_depth(self) -> int:
-        """The number in the network's name: its weighted layers, shortcuts not counted (10, 18, 50)."""
+        """The number in the network's name (10, 18, 50): its layers with weights, not counting shortcuts."""
         return sum(self.depths) * (3 if self.block == "bottleneck" else 2) + 2
 
     def validate_geometry(self):
-        """Stages agree in number and every count is at least 1."""
+        """Check that all lists have one entry per stage and every number is at least 1."""
         if not len(self.depths) == len(self.widths) == len(self.strides) == len(self.dilations) >= 1:
             raise ValueError(
-                f"depths, widths, strides and dilations need one entry a stage, but have {len(self.depths)}, "
+                f"depths, widths, strides and dilations need one entry per stage, but have {len(self.depths)}, "
                 f"{len(self.widths)}, {len(self.strides)} and {len(self.dilations)}."
             )
         counts = [self.num_channels, self.stem_channels, self.stem_stride, self.image_size]
@@ -155,10 +157,10 @@ class GloResNetConfig(ScreeningConfig):
             raise ValueError(f"stem_kernel_size must be odd and positive, not {self.stem_kernel_size}.")
 
     def validate_head(self):
-        """The members' temperatures are usable, and the head's spread is not negative."""
+        """Check the members' temperatures and the spread of the head's initial weights."""
         for temperature in self.member_temperatures:
             if not (math.isfinite(temperature) and temperature > 0):
-                raise ValueError(f"temperature must be a positive number, not {temperature}.")
+                raise ValueError(f"Every member temperature must be a positive number, not {temperature}.")
         if not (math.isfinite(self.head_init_std) and self.head_init_std >= 0):
             raise ValueError(f"head_init_std must be 0 or more, not {self.head_init_std}.")
 

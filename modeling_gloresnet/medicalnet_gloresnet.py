@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -15,28 +16,28 @@ MEDICALNET = "TencentMedicalNet/MedicalNet-Resnet10"
 
 
 def medicalnet_repository(config: GloResNetConfig) -> str:
-    """The Hub repository with MedicalNet's weights of this depth: 10, 18 (shortcut type A) or 50."""
+    """Return the Hub repository with MedicalNet's weights of this depth: 10, 18 (shortcut type A) or 50."""
     return f"TencentMedicalNet/MedicalNet-Resnet{config.network_depth}"
 
 
 class MedicalNetImportError(ValueError):
-    """The file is not the MedicalNet checkpoint that this configuration needs; the message lists what differs."""
+    """The file is not the MedicalNet checkpoint that the configuration needs. The message lists the differences."""
 
 
 def read_medicalnet(source: str | Path, config: GloResNetConfig, **hub_kwargs) -> dict[str, torch.Tensor]:
-    """Read the encoder weights of a MedicalNet checkpoint under GloResNet's parameter names.
+    """Read the encoder weights of a MedicalNet checkpoint and rename them to GloResNet's parameter names.
 
     Args:
-        source: a local file, or a Hub repository such as `TencentMedicalNet/MedicalNet-Resnet10`, from which
-            `resnet_<depth>_23dataset.pth` is taken.
-        config: the encoder's geometry; `config.network_depth` names the file on the Hub.
+        source: a local file, or a Hub repository such as `TencentMedicalNet/MedicalNet-Resnet10`, which holds the file
+            `resnet_<depth>_23dataset.pth`.
+        config: the encoder's geometry; `config.network_depth` selects the file on the Hub.
         **hub_kwargs: `filename`, `revision`, `token`, `cache_dir`, `local_files_only` for `hf_hub_download`.
 
     Returns:
-        name -> tensor, the segmentation head `conv_seg.*` left out.
+        name -> tensor, without the segmentation head `conv_seg.*`.
 
     Raises:
-        FileNotFoundError: neither a file nor a repository from which the file can be had.
+        FileNotFoundError: the source is neither a file nor a repository that provides the file.
         MedicalNetImportError: not a MedicalNet checkpoint.
     """
     path = _locate(source, config, **hub_kwargs)
@@ -49,7 +50,7 @@ def read_medicalnet(source: str | Path, config: GloResNetConfig, **hub_kwargs) -
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise MedicalNetImportError(
-            f"{path} holds no `state_dict`; use a MedicalNet checkpoint such as resnet_10_23dataset.pth."
+            f"{path} contains no `state_dict`; use a MedicalNet checkpoint such as resnet_10_23dataset.pth."
         )
     weights = {}
     for key, tensor in checkpoint["state_dict"].items():
@@ -60,11 +61,16 @@ def read_medicalnet(source: str | Path, config: GloResNetConfig, **hub_kwargs) -
 
 
 def load_encoder(encoder: nn.Module, weights: dict[str, torch.Tensor], source: str | Path) -> None:
-    """Copy `weights` into `encoder` if every key and shape matches; change nothing otherwise.
+    """Copy `weights` into `encoder` if every key and shape matches. Otherwise nothing is changed.
+
+    Args:
+        encoder: a `GloResNetModel`.
+        weights: as `read_medicalnet` returns them.
+        source: named in error messages.
 
     Raises:
-        MedicalNetImportError: naming a wrong shortcut type, a wrong depth, or the keys that are missing, extra or of
-            another shape.
+        MedicalNetImportError: keys are missing, unexpected or of another shape. The message names them, and a wrong
+            shortcut type or depth if that is the cause.
     """
     expected = encoder.state_dict()
     missing = sorted(expected.keys() - weights.keys())
@@ -90,37 +96,37 @@ def load_encoder(encoder: nn.Module, weights: dict[str, torch.Tensor], source: s
         if keys:
             reasons.append(f"{len(keys)} keys {word}: {', '.join(keys)}")
     raise MedicalNetImportError(
-        f"{source} does not fit this encoder, nothing was loaded: {'; '.join(reasons)}. "
-        "Use the checkpoint of this depth and shortcut type, or the configuration that fits the file."
+        f"{source} does not fit this encoder, so nothing was loaded: {'; '.join(reasons)}. "
+        "Use the checkpoint of this depth and shortcut type, or a configuration that fits the file."
     )
 
 
 def _locate(source: str | Path, config: GloResNetConfig, filename: str | None = None, **hub_kwargs) -> Path:
     if Path(source).is_file():
         return Path(source)
-    way_out = "give a local .pth file or a Hub repository such as " + MEDICALNET
+    advice = "give a local .pth file or a Hub repository such as " + MEDICALNET
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or Path(source).suffix in {".pth", ".pt", ".bin"}:
-        raise FileNotFoundError(f"There are no MedicalNet weights at {source}: {way_out}.")
+        raise FileNotFoundError(f"There are no MedicalNet weights at {source}: {advice}.")
     filename = filename or f"resnet_{config.network_depth}_23dataset.pth"
     try:
         return Path(hf_hub_download(str(source), filename, **hub_kwargs))
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"{filename} of {source} is not in the local cache and the Hub cannot be reached: {way_out}."
+            f"{filename} of {source} is not in the local cache and the Hub cannot be reached: {advice}."
         ) from error
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         raise FileNotFoundError(
-            f"{filename} cannot be had from the Hub repository {source} ({type(error).__name__}): {way_out}."
+            f"{filename} is unavailable in the Hub repository {source} ({type(error).__name__}): {advice}."
         ) from error
 
 
-def _shortcut(keys) -> str:
-    """The shortcut type that a set of parameter names shows: only B has parameters of its own."""
+def _shortcut(keys: Iterable[str]) -> str:
+    """Tell the shortcut type from the parameter names: only type B has parameters."""
     return "B" if any(".downsample." in key for key in keys) else "A"
 
 
-def _depths(keys) -> list[int]:
-    """Blocks of each stage, from parameter names such as `layer3.1.conv2.weight`."""
+def _depths(keys: Iterable[str]) -> list[int]:
+    """Count the blocks of each stage from parameter names such as `layer3.1.conv2.weight`."""
     blocks = {match.groups() for key in keys if (match := re.match(r"layer(\d+)\.(\d+)\.", key))}
     stages = sorted({int(stage) for stage, _ in blocks})
     return [sum(int(s) == stage for s, _ in blocks) for stage in stages]

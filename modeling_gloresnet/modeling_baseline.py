@@ -1,6 +1,6 @@
-"""The paper's other architectures as real 3D networks, built of MONAI's, behind the interface of GloResNet.
+"""The paper's baselines as 3D networks, built with MONAI, with the same interface as GloResNet.
 
-Their weights start as MONAI initialises them. MONAI is imported when a network is built: a GloResNet does without it.
+MONAI initialises their weights. It is imported when a baseline is built, so GloResNet works without it.
 """
 
 import torch
@@ -8,25 +8,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
-from transformers.utils.generic import can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
 from .inference_gloresnet import ScreeningInference
 
 
 class BaselineMean(nn.Module):
-    """(B, C, d, h, w) -> (B, C), plainly: AdaptiveAvgPool3d has no deterministic backward on a GPU."""
+    """(B, C, d, h, w) -> (B, C), a plain mean: AdaptiveAvgPool3d has no deterministic backward pass on a GPU."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden.mean(dim=(2, 3, 4))
 
 
 class BaselineViT(nn.Module):
-    """ViT-Base (Dosovitskiy et al. 2021, arXiv 2010.11929) on patches of 16^3 voxels, logits of its class token."""
+    """ViT-Base (Dosovitskiy et al. 2021, arXiv 2010.11929) on patches of 16^3 voxels; the class token is classified."""
 
     def __init__(self, config: BaselineConfig):
         super().__init__()
-        import einops  # noqa: F401  MONAI looks for it late; named here, a missing one is reported like MONAI itself
+        import einops  # noqa: F401  MONAI imports it late; importing it here reports it like a missing MONAI
         from monai.networks.nets import ViT
 
         self.vit = ViT(
@@ -42,7 +42,7 @@ class BaselineViT(nn.Module):
             post_activation="none",
             qkv_bias=True,
         )
-        for block in self.vit.blocks:  # weights that nothing uses: they would stop training on several GPUs
+        for block in self.vit.blocks:  # unused weights, with which training on several GPUs would fail
             block.norm_cross_attn = nn.Identity()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -50,9 +50,9 @@ class BaselineViT(nn.Module):
 
 
 class BaselineSwin(nn.Module):
-    """The encoder of Swin-UNet (Cao et al. 2021, arXiv 2105.05537) in 3D, its last map pooled, and a linear head.
+    """The encoder of Swin-UNet (Cao et al. 2021, arXiv 2105.05537) in 3D, mean pooling and a linear head.
 
-    That is a Swin-T: patches of 4^3, 96 channels, 2-2-6-2 blocks. Windows of 4^3 patches divide its maps.
+    The encoder is a Swin-T: patches of 4^3 voxels, 96 channels, 2-2-6-2 blocks, windows of 4^3 patches.
     """
 
     def __init__(self, config: BaselineConfig):
@@ -61,7 +61,7 @@ class BaselineSwin(nn.Module):
         from monai.networks.nets.swin_unetr import SwinTransformer
 
         device = torch.get_default_device()
-        with torch.device("cpu"):  # it reads numbers off tensors while it is built, which "meta" has none of
+        with torch.device("cpu"):  # the constructor reads values from tensors, which fails on "meta"
             encoder = SwinTransformer(
                 in_chans=1,
                 embed_dim=96,
@@ -70,7 +70,7 @@ class BaselineSwin(nn.Module):
                 depths=(2, 2, 6, 2),
                 num_heads=(3, 6, 12, 24),
             )
-        encoder.layers4[0].downsample = None  # MONAI's merges patches once more, for the bottom of its U-Net
+        encoder.layers4[0].downsample = None  # MONAI merges patches once more, for the bottom of its U-Net
         self.encoder = encoder.to(device)
         self.pool = BaselineMean()
         self.head = nn.Linear(encoder.num_features, config.num_labels)
@@ -94,7 +94,7 @@ class BaselineDenseNet(nn.Module):
 
 
 class BaselineForImageClassification(ScreeningInference, PreTrainedModel):
-    """A baseline: normal (0) against injury (1)."""
+    """A baseline that classifies a volume as normal (0) or injury (1)."""
 
     config_class = BaselineConfig
     config: BaselineConfig
@@ -110,20 +110,20 @@ class BaselineForImageClassification(ScreeningInference, PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module):
-        """Nothing: MONAI has initialised them, and a saved folder holds every one."""
+        """Do nothing: MONAI has initialised the weights, and a saved model contains all of them."""
 
     @can_return_tuple
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs
     ) -> ImageClassifierOutputWithNoAttention:
-        """Logits of standardised volumes, and the cross-entropy when labels are given.
+        """Classify standardised volumes; also return the cross-entropy if labels are given.
 
         Args:
-            pixel_values: (B, 1, R, A, S), as the processor makes them; each edge is `config.image_size`.
+            pixel_values: (B, 1, R, A, S), as the processor returns them; each edge is `config.image_size`.
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
 
         Returns:
-            `logits` (B, num_labels); `loss`, a scalar, the unweighted mean, or `None`.
+            `logits` (B, num_labels); `loss`, the unweighted mean, a scalar or `None`.
 
         Raises:
             ValueError: the input has another shape.
@@ -132,7 +132,7 @@ class BaselineForImageClassification(ScreeningInference, PreTrainedModel):
         if pixel_values.ndim != 5 or pixel_values.shape[1:] != expected:
             raise ValueError(
                 f"pixel_values must be (batch, {', '.join(map(str, expected))}), not {tuple(pixel_values.shape)}; "
-                "let the image processor make them."
+                "use the image processor to make them."
             )
         logits = self.network(pixel_values.to(self.dtype))
         loss = None if labels is None else F.cross_entropy(logits, labels)

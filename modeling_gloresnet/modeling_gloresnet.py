@@ -1,6 +1,6 @@
 """GloResNet: a light 3D ResNet that screens a whole T2-weighted head volume (arXiv 2606.02498, section 3).
 
-Parameter names follow MedicalNet's (`layer1.0.conv1.weight`, `layer2.0.downsample.0.weight`), the stem apart.
+Except for the stem, parameters are named as in MedicalNet: `layer1.0.conv1.weight`, `layer2.0.downsample.0.weight`.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
-from transformers.utils.generic import can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_gloresnet import GloResNetConfig
 from .inference_gloresnet import ScreeningInference
@@ -25,10 +25,10 @@ from .medicalnet_gloresnet import load_encoder, read_medicalnet
 
 
 class GloResNetConv3d(nn.Conv3d):
-    """A bias-free convolution that keeps to float32 where bfloat16 autocast on a CPU is wrong.
+    """A convolution without bias that uses float32 where bfloat16 autocast on a CPU is wrong.
 
-    torch 2.13 on CPUs with native bfloat16 returns wrong, even infinite, weight gradients for 3^3 convolutions over
-    maps of one or two voxels an axis (which ones depends on the CPU). Such maps hold almost none of the arithmetic.
+    On CPUs with native bfloat16, torch 2.13 returns wrong or even infinite weight gradients for 3^3 convolutions over
+    maps with one or two voxels per axis; which of them depends on the CPU. These small maps cost almost no time.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1):
@@ -45,7 +45,7 @@ class GloResNetConv3d(nn.Conv3d):
 
 
 class GloResNetMaxPool3d(nn.MaxPool3d):
-    """Pools in the precision it is given: autocast on a CPU would first copy the network's largest map to float32."""
+    """Max pooling in the input's precision. Autocast on a CPU would first copy the largest map to float32."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         if hidden.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -67,12 +67,12 @@ class GloResNetStem(GradientCheckpointingLayer):
         self.maxpool = GloResNetMaxPool3d(3, stride=2, padding=1) if config.stem_pooling else nn.Identity()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        # the maximum before ReLU: the same values and gradients, and ReLU meets an eighth of the network's largest map
+        # max-pooling first gives the same values and gradients, and ReLU then has an eighth of the voxels to process
         return self.relu(self.maxpool(self.bn1(self.conv1(pixel_values))))
 
 
 class GloResNetSubsample(nn.Module):
-    """Shortcut type A: every `stride`-th voxel, and zeros for the channels that are new. No parameters."""
+    """Shortcut type A: keep every `stride`-th voxel and fill the additional channels with zeros. No parameters."""
 
     def __init__(self, out_channels: int, stride: int):
         super().__init__()
@@ -85,10 +85,10 @@ class GloResNetSubsample(nn.Module):
 
 
 class GloResNetBlock(GradientCheckpointingLayer):
-    """One residual block: convolutions with BatchNorm, the shortcut added, ReLU.
+    """A residual block: convolutions with BatchNorm, plus the shortcut, then ReLU.
 
-    `basic` is two 3^3 convolutions, the first strided; `bottleneck` is 1^3, a strided 3^3, and 1^3 to four times the
-    width (He et al. 2016, 10.1109/CVPR.2016.90).
+    `basic` has two 3^3 convolutions, the first one strided. `bottleneck` has a 1^3, a strided 3^3 and a 1^3 convolution
+    to four times the width (He et al. 2016, doi:10.1109/CVPR.2016.90).
     """
 
     def __init__(self, config: GloResNetConfig, in_channels: int, width: int, stride: int, dilation: int):
@@ -125,6 +125,8 @@ class GloResNetBlock(GradientCheckpointingLayer):
 
 
 class GloResNetPreTrainedModel(PreTrainedModel):
+    """Initialisation, gradient checkpointing and MedicalNet import of all GloResNet models."""
+
     config_class = GloResNetConfig
     config: GloResNetConfig
     base_model_prefix = "gloresnet"
@@ -148,7 +150,7 @@ class GloResNetPreTrainedModel(PreTrainedModel):
             init.zeros_(module.num_batches_tracked)
 
     def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=None, **kwargs):
-        """Checkpoint stem and blocks; their recomputation must not count the batch in the running statistics twice."""
+        """Checkpoint stem and blocks. Recomputing them must not update BatchNorm's running statistics a second time."""
         if gradient_checkpointing_func is not None:
             contexts = lambda: (contextlib.nullcontext(), self._frozen_running_statistics())  # noqa: E731
             gradient_checkpointing_func = partial(gradient_checkpointing_func, context_fn=contexts)
@@ -157,7 +159,8 @@ class GloResNetPreTrainedModel(PreTrainedModel):
 
     @contextlib.contextmanager
     def _frozen_running_statistics(self):
-        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+        kinds = (nn.BatchNorm3d, nn.SyncBatchNorm)
+        norms = [module for module in self.modules() if isinstance(module, kinds) and module.track_running_stats]
         saved = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
         for norm in norms:
             norm.momentum, norm.num_batches_tracked = 0.0, None
@@ -171,17 +174,17 @@ class GloResNetPreTrainedModel(PreTrainedModel):
     def from_medicalnet(
         cls, source: str | Path, config: GloResNetConfig | None = None, **hub_kwargs
     ) -> "GloResNetPreTrainedModel":
-        """A new model whose encoder holds MedicalNet's weights and whose head, if any, is freshly initialised.
+        """Return a new model with MedicalNet's weights in the encoder and a newly initialised head, if it has a head.
 
         Args:
             source: a local MedicalNet `.pth` file, or a Hub repository such as
                 `TencentMedicalNet/MedicalNet-Resnet10`.
-            config: geometry; the paper's ResNet-10 when left out.
+            config: geometry; defaults to the paper's ResNet-10.
             **hub_kwargs: `filename`, `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
-            FileNotFoundError: the weights cannot be found or fetched.
-            MedicalNetImportError: any encoder key is missing, extra or of another shape; the message names them.
+            FileNotFoundError: the weights cannot be found or downloaded.
+            MedicalNetImportError: encoder keys are missing, unexpected or of another shape; the message names them.
         """
         config = config if config is not None else GloResNetConfig()
         weights = read_medicalnet(source, config, **hub_kwargs)
@@ -191,21 +194,21 @@ class GloResNetPreTrainedModel(PreTrainedModel):
 
 
 class GloResNetModel(GloResNetPreTrainedModel):
-    """The encoder: a standardised volume in, a feature map and its mean over space out.
+    """The encoder: it maps a standardised volume to a feature map and the map's spatial mean.
 
     Raises:
-        ValueError: the configuration is an ensemble's, which has an encoder in each member.
+        ValueError: the configuration describes an ensemble, where each member has its own encoder.
     """
 
-    # a classifier's checkpoint loads here without a warning about its head
+    # loading a classifier's checkpoint gives no warning about its head
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
     def __init__(self, config: GloResNetConfig):
         if config.member_temperatures:
             raise ValueError(
-                f"This is an ensemble of {len(config.member_temperatures)} networks, and each has features of its own: "
-                "load it with AutoModelForImageClassification and take those of model.members[0].gloresnet, or load "
-                "one fold's model."
+                f"This is an ensemble of {len(config.member_temperatures)} networks with separate features: load it "
+                "with AutoModelForImageClassification and use an encoder such as model.members[0].gloresnet, or load "
+                "the model of one fold."
             )
         super().__init__(config)
         self.stem = GloResNetStem(config)
@@ -221,7 +224,7 @@ class GloResNetModel(GloResNetPreTrainedModel):
 
     @property
     def layers(self) -> list[nn.Sequential]:
-        """The stages, first to last."""
+        """The stages, from first to last."""
         return [getattr(self, f"layer{stage + 1}") for stage in range(len(self.config.depths))]
 
     @can_return_tuple
@@ -231,12 +234,12 @@ class GloResNetModel(GloResNetPreTrainedModel):
         """Encode standardised volumes.
 
         Args:
-            pixel_values: (B, 1, R, A, S), as the processor makes them.
+            pixel_values: (B, 1, R, A, S), as the processor returns them.
             output_hidden_states: also return the maps after the stem and after each stage.
 
         Returns:
             `last_hidden_state` (B, 512, 4, 4, 4) and `pooler_output` (B, 512) for 128^3 input and the default widths;
-            `hidden_states`, a tuple of the stem's and each stage's map, if asked for.
+            `hidden_states`, the maps after the stem and after each stage, if requested.
 
         Raises:
             ValueError: the input is not (B, num_channels, D, H, W).
@@ -244,7 +247,7 @@ class GloResNetModel(GloResNetPreTrainedModel):
         if pixel_values.ndim != 5 or pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values must be (batch, {self.config.num_channels}, R, A, S), not {tuple(pixel_values.shape)}; "
-                "let the image processor make them."
+                "use the image processor to make them."
             )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -253,7 +256,7 @@ class GloResNetModel(GloResNetPreTrainedModel):
         for layer in self.layers:
             hidden = layer(hidden)
             hidden_states.append(hidden)
-        # a plain mean: AdaptiveAvgPool3d has no deterministic backward on a GPU
+        # a plain mean: AdaptiveAvgPool3d has no deterministic backward pass on a GPU
         return BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=hidden,
             pooler_output=hidden.mean(dim=(2, 3, 4)),
@@ -262,7 +265,7 @@ class GloResNetModel(GloResNetPreTrainedModel):
 
 
 class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedModel):
-    """The encoder with a linear head on the pooled features: normal (0) against injury (1)."""
+    """The encoder with a linear head on the pooled features: normal (0) or injury (1)."""
 
     def __init__(self, config: GloResNetConfig):
         super().__init__(config)
@@ -279,19 +282,19 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
         output_hidden_states: bool | None = None,
         **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
-        """Logits of standardised volumes, and the cross-entropy when labels are given.
+        """Classify standardised volumes; also return the cross-entropy if labels are given.
 
         Args:
-            pixel_values: (B, 1, R, A, S), as the processor makes them.
+            pixel_values: (B, 1, R, A, S), as the processor returns them.
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
             output_hidden_states: also return the maps after the stem and after each stage.
 
         Returns:
-            `logits` (B, num_labels), `loss` (a scalar, the unweighted mean) or `None`, `hidden_states` if asked for.
+            `logits` (B, num_labels); `loss`, the unweighted mean, a scalar or `None`; `hidden_states` if requested.
         """
         outputs = self.gloresnet(pixel_values, output_hidden_states=output_hidden_states)
         logits = self.classifier(outputs.pooler_output)
-        # torch's own loss: the library's takes soft labels for a multi-label task
+        # the loss of transformers would treat soft labels as a multi-label task
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 

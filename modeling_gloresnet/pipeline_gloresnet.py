@@ -1,12 +1,12 @@
-"""`pipeline("image-classification", model=folder, trust_remote_code=True)("scan.nii.gz")`."""
+"""The pipeline for `pipeline("image-classification", model=folder, trust_remote_code=True)("scan.nii.gz")`."""
 
 from transformers import Pipeline
 
 
 class VolumeClassificationPipeline(Pipeline):
-    """From a scan to labels with scores, `predict_proba`'s probabilities, the highest first.
+    """Classify scans. Returns labels with their probabilities from `predict_proba` as scores, highest first.
 
-    Call it with a path, nibabel image, array or tensor, or a list of them. Keywords: `mask` (for models that demand a
+    Call it with a path, nibabel image, array or tensor, or a list of these. Keywords: `mask` (for models that need a
     brain mask), `test_time_augmentation`, `top_k`.
     """
 
@@ -18,7 +18,7 @@ class VolumeClassificationPipeline(Pipeline):
     def _sanitize_parameters(self, mask=None, test_time_augmentation=None, top_k=None, **kwargs):
         if kwargs:
             raise TypeError(
-                f"The pipeline takes mask, test_time_augmentation and top_k, not {', '.join(sorted(kwargs))}."
+                f"The pipeline accepts mask, test_time_augmentation and top_k, not {', '.join(sorted(kwargs))}."
             )
         preprocess = {} if mask is None else {"mask": mask}
         forward = {} if test_time_augmentation is None else {"test_time_augmentation": test_time_augmentation}

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling_gloresnet.inference_gloresnet import LEFT_RIGHT_AXIS
+from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS
 
 
 class MirroredStem(nn.Module):
@@ -47,7 +47,7 @@ class MirroredStem(nn.Module):
     def forward(self, volumes: Tensor, mirrored: bool) -> Tensor:
         """(B, 1, R, A, S) -> the stem's maps of the volumes, then, if `mirrored`, of their mirror images."""
         if mirrored and volumes.shape[2] % 2:  # both views read the same voxels, not those between
-            return self(torch.cat([volumes, volumes.flip(LEFT_RIGHT_AXIS)]), False)
+            return self(torch.cat([volumes, volumes.flip(TENSOR_LEFT_RIGHT_AXIS)]), False)
         before = [self.radius, self.radius, self.radius + self.radius % 2]
         lengths = [(length + 1) // 2 for length in volumes.shape[2:]]
         ends = []

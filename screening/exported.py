@@ -20,7 +20,7 @@ from torch import Tensor
 
 from machine.programs import one_line
 from modeling_gloresnet import GloResNetConfig
-from modeling_gloresnet.inference_gloresnet import LEFT_RIGHT_AXIS
+from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS
 from preprocessing import GloResNetImageProcessor
 
 from .errors import ModelError
@@ -68,7 +68,7 @@ class ExportedModel:
         if test_time_augmentation is None:
             return views
         if test_time_augmentation and len(views) == 1:
-            return torch.cat([views, self._answer(pixel_values.flip(LEFT_RIGHT_AXIS))])
+            return torch.cat([views, self._answer(pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS))])
         return views if test_time_augmentation else views[:1]
 
     def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
-from modeling_gloresnet.inference_gloresnet import LEFT_RIGHT_AXIS, ScreeningInference
+from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS, ScreeningInference
 
 from .convolutions import MirroredStem, WinogradConv3d
 from .errors import ModelError
@@ -133,7 +133,7 @@ class PreparedNetwork(ScreeningInference, nn.Module):
         if isinstance(self.stem, MirroredStem):
             hidden = self.stem(pixel_values, mirrored)
         else:
-            views = [pixel_values, pixel_values.flip(LEFT_RIGHT_AXIS)] if mirrored else [pixel_values]
+            views = [pixel_values, pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS)] if mirrored else [pixel_values]
             hidden = self.stem(torch.cat(views).to(self.dtype))
         return self.classifier(self.layers(hidden).mean(dim=(2, 3, 4)).float())
 

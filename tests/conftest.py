@@ -1,15 +1,15 @@
-"""Tiny cohorts, a run, a Hub, and caches of the tests' own so that none meets another's or the user's."""
+"""Shared fixtures: tiny cohorts, a run, a Hub on loopback, browsers. Caches are separate from the user's."""
 
 import os
 import tempfile
 from pathlib import Path
 
-# read when the libraries are imported, so set before any test imports them
+# the libraries read these on import, so set them before any test imports one
 _CACHE = tempfile.mkdtemp(prefix="gloresnet-tests-")
 os.environ["HF_HOME"] = _CACHE
 os.environ["HF_DATASETS_CACHE"] = str(Path(_CACHE) / "datasets")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# threads of tests that run side by side sleep while they wait; spinning, they would take each other's core
+# idle threads sleep instead of spinning, so that tests that run in parallel do not block each other's cores
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import nibabel as nib  # noqa: E402
@@ -29,7 +29,7 @@ def _remove_the_cache():
 
 
 def write_tiny_cohort(folder: Path, num_subjects: int = 12, seed: int = 0, edge: int = 12) -> Path:
-    """A BIDS cohort of noise cubes, every second one with a bright corner and a score of 5; two infants are twins."""
+    """Write a BIDS cohort of noise. Every second scan has a bright corner and a score of 5; two infants are twins."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     participants = ["participant_id\tbirth_age\tbirth_weight\tsingleton\tsex"]
@@ -64,13 +64,13 @@ def tiny_cohort(tmp_path):
 
 @pytest.fixture(scope="session")
 def shared_tiny_cohort(tmp_path_factory):
-    """For tests that only read it."""
+    """A tiny cohort for tests that only read it."""
     return write_tiny_cohort(tmp_path_factory.mktemp("shared") / "bids")
 
 
 @pytest.fixture(scope="session")
 def finished_run(shared_tiny_cohort, tmp_path_factory):
-    """Two folds and the refit of a small run. Tests that change it take a copy."""
+    """Two folds and the refit of a small run. Tests that change it must copy it."""
     run = tmp_path_factory.mktemp("finished") / "run"
     settings = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random"
     flags = ["--data_dir", shared_tiny_cohort, "--output_dir", run, *settings.split(), "--refit"]
@@ -81,21 +81,21 @@ def finished_run(shared_tiny_cohort, tmp_path_factory):
 
 @pytest.fixture
 def hub():
-    """A Hub on loopback, empty."""
+    """An empty Hub on loopback."""
     with Hub() as hub:
         yield hub
 
 
 @pytest.fixture(scope="module")
 def shared_hub():
-    """For tests that look at what one of them published."""
+    """A Hub for tests that check what another test has published."""
     with Hub() as hub:
         yield hub
 
 
 # ---- a real browser, for the tests of the page ----
 
-# software WebGL2: the same picture on every machine, none of which need have a graphics card
+# software WebGL2: the same picture on every machine, also without a graphics card
 WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 NO_WEBGL = ["--no-sandbox", "--disable-gpu", "--disable-3d-apis"]
 
@@ -112,7 +112,7 @@ def _playwright():
 
 
 def _chromium(playwright, arguments):
-    """The system's Chromium or Chrome, else playwright's own; without one, skip here and fail under CI."""
+    """Start the system's Chromium or Chrome, else playwright's. Without any, skip the test, or fail it under CI."""
     import shutil
 
     found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
@@ -125,7 +125,7 @@ def _chromium(playwright, arguments):
 
 @pytest.fixture(scope="session")
 def browser(_playwright):
-    """Chromium with WebGL2 drawn in software; ask it for `new_page(...)`, and close what you open."""
+    """Chromium with software WebGL2. Open pages with `new_page(...)` and close them."""
     chromium = _chromium(_playwright, WEBGL)
     yield chromium
     chromium.close()

@@ -1,9 +1,9 @@
-"""A process that imports modules once and then forks into one program after another: `forking.py SOCKET MODULE ...`
+"""Import modules once, then fork one program after another: `forking.py SOCKET MODULE ...`
 
-It listens on an inherited socket until its standard input is closed. A request is a line of JSON: the program's
-arguments as Python takes them (`FILE ...`, `-m MODULE ...`, `-c CODE ...`), its folder, its environment, and the files
-for what it says. The answers are the program's process number and, when it has ended, its exit status. `programs.py`
-asks.
+This process listens on an inherited socket until its standard input is closed. `programs.py` sends it requests, each a
+line of JSON: the program's arguments as for Python (`FILE ...`, `-m MODULE ...`, `-c CODE ...`), its working directory
+and environment, and the files for its output and errors. It answers with the program's process id and, when the program
+has ended, its exit status.
 """
 
 import gc
@@ -20,8 +20,8 @@ from pathlib import Path
 
 
 def next_program(listener: socket.socket) -> dict:
-    """The request, in a new process for each; the process that listens never returns."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none of its children leaves a zombie
+    """Wait for requests and fork. Returns each request in a new process; the listening process never returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that children leave no zombie processes
     while True:
         if listener not in select.select([listener, sys.stdin], [], [])[0]:
             sys.exit()
@@ -42,11 +42,11 @@ def next_program(listener: socket.socket) -> dict:
 
 
 def become(arguments: list[str], cwd: str, environment: dict[str, str], output: str, errors: str) -> None:
-    """Run a program as `python ARGUMENTS` would, ending as it ends."""
+    """Run a program in this process as `python ARGUMENTS` would, with the same end."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    tempfile.tempdir = None  # which TMPDIR sets
+    tempfile.tempdir = None  # so that TMPDIR is read again
     for number, name in ((0, os.devnull), (1, output), (2, errors)):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     paths = list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
@@ -68,5 +68,5 @@ if __name__ == "__main__":
     number, *modules = sys.argv[1:]
     for module in modules:
         importlib.import_module(module)
-    gc.freeze()  # what is imported stays in memory that is shared, and is not taken apart at the end of each program
+    gc.freeze()  # imported modules stay in shared memory and are not destroyed at the end of each program
     become(**next_program(socket.socket(fileno=int(number))))

@@ -1,8 +1,8 @@
-"""Python programs as a shell would start them, each forked from a process that has imported what takes longest.
+"""Start Python programs quickly: each is forked from a process that has already imported the slow libraries.
 
-Starting is most of what a small program costs. These find the libraries imported that read nothing of the environment
-while they are; the Hugging Face libraries, which do (HF_HOME, HF_ENDPOINT), and this project they import themselves.
-`start_train` spares train.py those too.
+Most of the time of a small program is spent on imports. A forked program finds those libraries imported that do not
+read the environment on import. It imports the Hugging Face libraries, which do (HF_HOME, HF_ENDPOINT), and this project
+itself. For train.py, `start_train` also shares these.
 """
 
 import atexit
@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TIME_LIMIT = 300  # seconds, after which a test fails rather than waits
+TIME_LIMIT = 300  # seconds until a test fails instead of waiting
 LIBRARIES = (
     *("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.export"),
     *("scipy.stats", "scipy.optimize", "scipy.ndimage", "sklearn.metrics", "sklearn.model_selection"),
@@ -29,18 +30,18 @@ LIBRARIES = (
 
 
 class Program:
-    """A running program, with the methods of `subprocess.Popen` that tests use.
+    """A running program with the methods of `subprocess.Popen` that the tests use.
 
     Args:
-        arguments: of Python: `FILE ...`, `-m MODULE ...` or `-c CODE ...`.
-        cwd: its folder.
-        environment: all of it.
-        imported: modules that it finds imported.
+        arguments: those of Python: `FILE ...`, `-m MODULE ...` or `-c CODE ...`.
+        cwd: the program's working directory.
+        environment: all of its environment variables.
+        imported: modules that are already imported when it starts.
     """
 
     def __init__(self, arguments, cwd, environment: dict[str, str], imported: tuple[str, ...] = LIBRARIES):
         self.arguments, self.returncode = [str(word) for word in arguments], None
-        self.stdout = self.stderr = ""  # all of what it said, when it has ended
+        self.stdout = self.stderr = ""  # complete output, available after it has ended
         self.folder = Path(tempfile.mkdtemp(prefix="gloresnet-program-"))
         self.connection, self.heard = socket.socket(socket.AF_UNIX), b""
         self.connection.connect(_server(imported))
@@ -58,17 +59,17 @@ class Program:
             except TimeoutError as error:
                 raise subprocess.TimeoutExpired(self.arguments, timeout) from error
             if not heard:
-                raise RuntimeError("The process that programs are forked from has died: its standard error says why.")
+                raise RuntimeError("The process that forks the programs has died: see its standard error.")
             self.heard += heard
         answer, self.heard = self.heard.split(b"\n", 1)
         return int(answer)
 
     def wait(self, timeout: float = TIME_LIMIT) -> int:
-        """The exit status, negative after a signal."""
+        """Wait for the end. Returns the exit status, negative after a signal."""
         if self.returncode is None:
             self.returncode = self._answer(timeout)
             self.connection.close()
-            # a program that was killed early has said nothing
+            # a program that is killed early leaves no output files
             files = [self.folder / name for name in ("output", "errors")]
             self.stdout, self.stderr = (file.read_text() if file.exists() else "" for file in files)
             shutil.rmtree(self.folder)
@@ -89,18 +90,26 @@ class Program:
 
 
 def run_program(arguments, cwd, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """What a `Program` ended with, and what it said."""
+    """Run a `Program` to its end. Returns its exit status and output."""
     return _ended(Program(arguments, cwd, environment))
 
 
 def start_train(arguments, cwd) -> Program:
-    """`python train.py ARGUMENTS` in the folder `cwd`, in the environment of the tests."""
+    """Start `python train.py ARGUMENTS` in the folder `cwd` with the environment of the tests."""
     return Program([ROOT / "train.py", *arguments], cwd, os.environ, ("train", "evaluation.report"))
 
 
 def run_train(arguments, cwd) -> subprocess.CompletedProcess:
-    """What `start_train` ended with, and what it said."""
+    """Run `start_train` to its end. Returns its exit status and output."""
     return _ended(start_train(arguments, cwd))
+
+
+def exit_status(main: Callable[[list[str]], int], arguments: list[str]) -> int | str | None:
+    """Call a program's `main` in this process. argparse ends a wrong call by SystemExit; others return their status."""
+    try:
+        return main(arguments)
+    except SystemExit as ended:
+        return ended.code
 
 
 def _ended(program: Program) -> subprocess.CompletedProcess:
@@ -113,7 +122,7 @@ def _ended(program: Program) -> subprocess.CompletedProcess:
 
 @cache
 def _server(imported: tuple[str, ...]) -> str:
-    """The address of a process that has imported these modules, started when it is first asked for."""
+    """Return the socket address of a process that has imported these modules. It is started on the first call."""
     folder = tempfile.mkdtemp(prefix="gloresnet-server-")
     address = str(Path(folder, "socket"))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -1,4 +1,4 @@
-"""A program forked for a test begins and ends as one started from a shell."""
+"""A program forked for a test starts and ends like one started from a shell."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def both(arguments, cwd, environment):
 
 
 @pytest.mark.parametrize("arguments", [["-c", SHOW, "a b"], ["-m", "show", "a b"], ["show.py", "a b"]], ids=str)
-def test_it_finds_what_it_would_find(arguments, tmp_path):
+def test_it_sees_the_same_arguments_and_environment(arguments, tmp_path):
     (tmp_path / "show.py").write_text(SHOW)
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "first.py").touch()
@@ -36,7 +36,7 @@ def test_it_finds_what_it_would_find(arguments, tmp_path):
     shell, forked = both(arguments, tmp_path, environment)
     assert shell.returncode == forked.returncode == 0, forked.stderr
     expected, found = json.loads(shell.stdout), json.loads(forked.stdout)
-    expected["environment"].pop("LC_CTYPE", None)  # which Python sets where no locale is
+    expected["environment"].pop("LC_CTYPE", None)  # Python sets it where there is no locale
     assert found == expected
     assert found["first"] and not found["project"]
 
@@ -51,7 +51,7 @@ def test_it_finds_what_it_would_find(arguments, tmp_path):
         "import os, signal; print('lost'); os.kill(os.getpid(), signal.SIGTERM)",
     ],
 )
-def test_it_ends_as_it_would_end(code, tmp_path):
+def test_it_ends_with_the_same_status_and_output(code, tmp_path):
     shell, forked = both(["-c", code], tmp_path, os.environ)
     assert (forked.returncode, forked.stdout, forked.stderr) == (shell.returncode, shell.stdout, shell.stderr)
 

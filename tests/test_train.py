@@ -1,4 +1,4 @@
-"""train.py as a user runs it, on cohorts of tiny volumes."""
+"""train.py as a user runs it, on tiny volumes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ import train as train_script
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from screening.out_of_distribution import DESCRIPTORS
-from tests.programs import run_train, start_train
+from tests.programs import exit_status, run_train, start_train
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random".split()
@@ -45,7 +45,7 @@ def finished(shared_tiny_cohort, tmp_path_factory):
     return run, program
 
 
-def test_the_run_folder_holds_what_the_readme_promises(finished):
+def test_the_run_folder_holds_every_documented_file(finished):
     run, result = finished
     for name in ("splits.json", "recipe.yaml", "environment.json", "cohort.csv", "cv_metrics.json", "report.html"):
         assert (run / name).is_file(), name
@@ -57,7 +57,7 @@ def test_the_run_folder_holds_what_the_readme_promises(finished):
     assert yaml.safe_load((run / "recipe.yaml").read_text())["num_threads"] == len(os.sched_getaffinity(0))
     history = pd.read_csv(run / "fold-0" / "history.csv")
     assert history["epoch"].tolist() == [1, 2] and history["selected"].tolist() == [0, 1]
-    # cosine from 2e-3 (the paper's) to 1e-6 over two epochs: half way after one
+    # cosine schedule from 2e-3 (the paper's value) to 1e-6 in two epochs: halfway after the first
     assert history["learning_rate"].tolist() == pytest.approx([2e-3, (2e-3 + 1e-6) / 2])
 
 
@@ -87,7 +87,7 @@ def test_predictions_are_those_of_the_exported_model(finished, shared_tiny_cohor
         assert model.predict_proba(volume, False)[0, 1].item() == pytest.approx(row.p_injury_no_tta, abs=1e-6)
 
 
-def test_figures_follow_from_the_predictions(finished):
+def test_metrics_follow_from_the_predictions(finished):
     run, _ = finished
     predictions = pd.concat(pd.read_csv(run / f"fold-{k}" / "predictions.csv") for k in (0, 1))
     pooled = json.loads((run / "cv_metrics.json").read_text())["pooled"]
@@ -99,7 +99,7 @@ def test_figures_follow_from_the_predictions(finished):
     assert str(run) not in card and "CC00" not in card
 
 
-def test_a_finished_run_is_not_redone_and_other_settings_are_refused(finished, shared_tiny_cohort):
+def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(finished, shared_tiny_cohort):
     run, _ = finished
     before = (run / "fold-0" / "metrics.json").stat().st_mtime_ns
     again = train(shared_tiny_cohort, run)
@@ -111,7 +111,7 @@ def test_a_finished_run_is_not_redone_and_other_settings_are_refused(finished, s
     assert "Traceback" not in other.stderr
 
 
-def test_overwrite_starts_anew_and_leaves_foreign_files(tiny_cohort, tmp_path):
+def test_overwrite_starts_a_new_run_and_keeps_other_files(tiny_cohort, tmp_path):
     run = tmp_path / "run"
     assert train(tiny_cohort, run, "--fold", "0").returncode == 0
     (run / "notes.txt").write_text("mine")
@@ -121,7 +121,7 @@ def test_overwrite_starts_anew_and_leaves_foreign_files(tiny_cohort, tmp_path):
     assert (run / "notes.txt").read_text() == "mine"
 
 
-def test_a_folder_that_is_no_run_is_not_written_into(tiny_cohort, tmp_path):
+def test_a_folder_with_other_files_is_refused(tiny_cohort, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years")
     result = train(tiny_cohort, tmp_path / "home")
@@ -129,14 +129,14 @@ def test_a_folder_that_is_no_run_is_not_written_into(tiny_cohort, tmp_path):
     assert [p.name for p in (tmp_path / "home").iterdir()] == ["thesis.txt"]
 
 
-def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(finished, shared_tiny_cohort, tmp_path):
+def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(finished, shared_tiny_cohort, tmp_path):
     reference = (finished[0] / "fold-0" / "predictions.csv").read_bytes()
     run = tmp_path / "run"
     chance = random.Random(0)
     for _ in range(2):
         process = start_train(arguments(shared_tiny_cohort, run, "--fold", "0"), cwd=tmp_path)
         try:
-            process.wait(timeout=finished[1].seconds / 2 * chance.uniform(0.1, 0.9))  # of two folds
+            process.wait(timeout=finished[1].seconds / 2 * chance.uniform(0.1, 0.9))  # that run trained two folds
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -146,7 +146,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(finished, 
 
 
 @pytest.mark.parametrize("moment", ["after_first_epoch", "half_a_checkpoint", "before_metrics"])
-def test_resumes_exactly_from_each_kind_of_remnant(finished, shared_tiny_cohort, tmp_path, moment):
+def test_every_kind_of_unfinished_run_continues_to_the_same_bytes(finished, shared_tiny_cohort, tmp_path, moment):
     reference = (finished[0] / "fold-0" / "predictions.csv").read_bytes()
     run = tmp_path / "run"
     if moment == "before_metrics":
@@ -176,7 +176,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def test_two_processes_share_the_work_and_predict_every_scan_once(shared_tiny_cohort, tmp_path):
+def test_two_processes_share_the_batches_and_predict_every_scan_once(shared_tiny_cohort, tmp_path):
     run = tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", f"--master_port={free_port()}"]
     flags = ["--fold", "0", "--num_threads", "1", "--per_device_train_batch_size", "2"]
@@ -233,7 +233,7 @@ def test_options_of_the_recipe_reach_the_training(shared_tiny_cohort, tmp_path):
     assert GloResNetForImageClassification.from_pretrained(run / "fold-0" / "model").dtype == torch.float32
 
 
-def test_unreadable_scans_are_counted_not_dropped_in_silence(tiny_cohort, tmp_path):
+def test_unreadable_scans_are_counted_and_listed(tiny_cohort, tmp_path):
     broken = sorted(tiny_cohort.glob("sub-*/ses-1/anat/*_T2w.nii.gz"))[3]
     broken.write_bytes(broken.read_bytes()[:200])
     run = tmp_path / "run"
@@ -250,7 +250,7 @@ def test_a_changed_scan_is_noticed(finished, shared_tiny_cohort, tmp_path):
     shutil.copytree(finished[0], run)
     splits = json.loads((run / "splits.json").read_text())
     subject, entry = next(iter(splits["participants"].items()))
-    entry["sessions"]["1"]["sha256"] = "0" * 64  # as if the file had been another when the folds were dealt
+    entry["sessions"]["1"]["sha256"] = "0" * 64  # as if the file had been different when the folds were assigned
     (run / "splits.json").write_text(json.dumps(splits))
     result = train(shared_tiny_cohort, run, "--fold", "1")
     assert result.returncode == 1 and subject in result.stderr and "Traceback" not in result.stderr
@@ -261,7 +261,7 @@ def test_a_changed_scan_is_noticed(finished, shared_tiny_cohort, tmp_path):
     [
         (["--fold", "5"], "There is no fold 5 of 2"),
         (["--fold", "one"], "--fold is one"),
-        (["--phantom", "clear"], "give one of the two"),
+        (["--phantom", "clear"], "give only one of them"),
         (["--recipe", "nowhere"], "There is no recipe nowhere"),
         (["--image_size", "8"], "image_size is 8: it must be from 16 to 512"),
         (["--mixed_precision", "fp16"], "needs a CUDA GPU"),
@@ -269,11 +269,8 @@ def test_a_changed_scan_is_noticed(finished, shared_tiny_cohort, tmp_path):
         (["--report_to", "wandb"], "needs its package: pip install wandb"),
     ],
 )
-def test_wrong_calls_are_one_sentence_and_exit_2(shared_tiny_cohort, tmp_path, flags, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments(shared_tiny_cohort, tmp_path / "run", *flags)])
-    with pytest.raises(SystemExit) as ended:
-        train_script.main()
-    assert ended.value.code == 2
+def test_wrong_calls_print_one_sentence_and_exit_2(shared_tiny_cohort, tmp_path, flags, message, capsys):
+    assert exit_status(train_script.main, arguments(shared_tiny_cohort, tmp_path / "run", *flags)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -1,8 +1,7 @@
-"""train.py towards the Hub and from it: --refit, --push_to_hub, and MedicalNet's weights over HTTP."""
+"""train.py and the Hub: --refit, --push_to_hub, and MedicalNet's weights over HTTP."""
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,25 +10,25 @@ import torch
 
 import train as train_script
 from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetForImageClassification, GloResNetModel
-from tests.programs import run_program
+from tests.programs import exit_status, run_program
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4".split()
 
 
-def command(cohort, run, *flags):
-    return [str(ROOT / "train.py"), "--data_dir", str(cohort), "--output_dir", str(run), *SMALL, *flags]
+def arguments(cohort, run, *flags):
+    return ["--data_dir", str(cohort), "--output_dir", str(run), *SMALL, *flags]
 
 
 def train(cohort, run, *flags, **environment):
-    return run_program(command(cohort, run, *flags), run.parent, os.environ | environment)
+    return run_program([ROOT / "train.py", *arguments(cohort, run, *flags)], run.parent, os.environ | environment)
 
 
 def weights(folder):
     return GloResNetForImageClassification.from_pretrained(folder).state_dict()
 
 
-def test_the_refit_learns_from_all_scans_and_goes_on_where_it_stopped(finished_run, shared_tiny_cohort, tmp_path):
+def test_the_refit_trains_on_all_scans_and_continues_where_it_stopped(finished_run, shared_tiny_cohort, tmp_path):
     folder = finished_run / "refit"
     config = GloResNetConfig.from_pretrained(folder / "model")
     assert config.provenance["fold"] == "refit" and config.provenance["train_scans"] == 12
@@ -38,7 +37,7 @@ def test_the_refit_learns_from_all_scans_and_goes_on_where_it_stopped(finished_r
     assert not (folder / "predictions.csv").exists() and not (folder / "metrics.json").exists()
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
-    shutil.rmtree(run / "refit" / "model")  # killed between the last checkpoint and the export
+    shutil.rmtree(run / "refit" / "model")  # as if killed between the last checkpoint and the export
     again = train(shared_tiny_cohort, run, "--init", "random", "--refit")
     assert again.returncode == 0 and "refit on all 12 scans" in again.stdout, again.stderr
     before, after = weights(folder / "model"), weights(run / "refit" / "model")
@@ -46,7 +45,7 @@ def test_the_refit_learns_from_all_scans_and_goes_on_where_it_stopped(finished_r
     assert "All 12 scans, none held out" in (run / "refit" / "model" / "README.md").read_text()
 
 
-def test_training_pushes_the_fold_asked_for_or_the_refit(finished_run, shared_tiny_cohort, hub, tmp_path):
+def test_training_publishes_the_requested_fold_or_the_refit(finished_run, shared_tiny_cohort, hub, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     for flags, message in (
@@ -59,7 +58,7 @@ def test_training_pushes_the_fold_asked_for_or_the_refit(finished_run, shared_ti
         assert hub.messages("lab/net")[-1] == message and message in result.stdout
 
 
-def test_a_failed_push_keeps_the_run_and_says_how_to_try_again(finished_run, shared_tiny_cohort, hub, tmp_path):
+def test_a_failed_push_keeps_the_run_and_says_how_to_repeat_it(finished_run, shared_tiny_cohort, hub, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     push = ["--init", "random", "--push_to_hub", "--hub_model_id", "them/net"]
@@ -73,20 +72,18 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_try_again(finished_run, sha
 @pytest.mark.parametrize(
     ("flags", "message", "token"),
     [
-        (["--push_to_hub"], "belong together", "x"),
-        (["--hub_model_id", "lab/net"], "belong together", "x"),
+        (["--push_to_hub"], "are needed together", "x"),
+        (["--hub_model_id", "lab/net"], "are needed together", "x"),
         (["--push_to_hub", "--hub_model_id", "net"], "give ORG/NAME", "x"),
         (["--push_to_hub", "--hub_model_id", "lab/net"], "there is no Hub token", ""),
-        (["--refit", "--fold", "1"], "leave --fold out", "x"),
-        (["--refit", "--selection", "paper"], "--refit repeats a schedule that chooses nothing", "x"),
+        (["--refit", "--fold", "1"], "leave out --fold", "x"),
+        (["--refit", "--selection", "paper"], "--refit trains on all scans, so --selection paper has none left", "x"),
     ],
 )
 def test_wrong_calls_stop_before_training(shared_tiny_cohort, tmp_path, flags, message, token, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", token)
-    monkeypatch.setattr(sys, "argv", command(shared_tiny_cohort, tmp_path / "run", "--init", "random", *flags))
-    with pytest.raises(SystemExit) as ended:
-        train_script.main()
-    assert ended.value.code == 2
+    call = arguments(shared_tiny_cohort, tmp_path / "run", "--init", "random", *flags)
+    assert exit_status(train_script.main, call) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -105,7 +102,7 @@ except FileNotFoundError as error:
 """
 
 
-def test_medicalnets_weights_come_over_http(shared_tiny_cohort, hub, tmp_path):
+def test_medicalnet_weights_are_downloaded(shared_tiny_cohort, hub, tmp_path):
     torch.manual_seed(0)
     encoder = GloResNetModel(GloResNetConfig())
     state = {f"module.{name.removeprefix('stem.')}": value for name, value in encoder.state_dict().items()}
@@ -119,9 +116,9 @@ def test_medicalnets_weights_come_over_http(shared_tiny_cohort, hub, tmp_path):
     total, mean = map(float, result.stdout.splitlines()[0].split())
     assert total == pytest.approx(encoder.layer4[0].conv2.weight.double().sum().item(), rel=1e-9)
     assert mean == pytest.approx(encoder.stem.conv1.weight.mean().item(), rel=1e-6)
-    assert "resnet_10_23dataset.pth cannot be had from the Hub repository lab/empty" in result.stdout
+    assert "resnet_10_23dataset.pth is unavailable in the Hub repository lab/empty" in result.stdout
 
-    # the paper's initial weights; the file is fetched once, and learning has moved them only so far
+    # MedicalNet weights at the start; the file is downloaded once, and at this learning rate the weights hardly change
     run = tmp_path / "run"
     flags = ["--fold", "0", "--init", "medicalnet", "--learning_rate", "1e-6"]
     result = train(shared_tiny_cohort, run, *flags, **hub.environment(tmp_path / "home"))

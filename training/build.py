@@ -1,4 +1,4 @@
-"""What a fold is built of: the accelerator, the network, the processor and the loaders."""
+"""The parts of a fold: accelerator, network, image processor and data loaders."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -9,18 +9,22 @@ from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwa
 from torch.utils.data import DataLoader, Dataset
 
 from architectures.networks import MissingPackageError, build, new_config
-from modeling_gloresnet import (
-    BaselineForImageClassification,
-    GloResNetForImageClassification,
-    medicalnet_repository,
-)
+from modeling_gloresnet import BaselineForImageClassification, GloResNetForImageClassification, medicalnet_repository
 from preprocessing import GloResNetImageProcessor
 
 from .recipe import Recipe, RecipeError
 
 
 class ScanDataset(Dataset):
-    """Standardised volumes of some scans with their labels; `row` tells them apart after a trip over processes."""
+    """Standardised volumes and labels of some scans.
+
+    Each item also holds its `row`, which identifies the scan after predictions are gathered from several processes.
+
+    Args:
+        volumes: all standardised volumes of the cohort, column `pixel_values`.
+        rows: the rows of `volumes` to use.
+        labels: 0 or 1 for each of `rows`.
+    """
 
     def __init__(self, volumes: datasets.Dataset, rows: list[int], labels: list[int]):
         self.volumes, self.rows, self.labels = volumes.with_format("torch", columns=["pixel_values"]), rows, labels
@@ -34,13 +38,14 @@ class ScanDataset(Dataset):
 
 
 def start_accelerator(recipe: Recipe, folder: Path, report_to: str) -> Accelerator:
+    """Start Accelerate with the precision of the recipe. Experiment trackers write to `folder`."""
     return Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=None if report_to == "none" else report_to,
         project_dir=str(folder),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
-        # others wait while the main process generates or standardises a large cohort
+        # the other processes wait while the main one generates or standardises a large cohort
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
     )
 
@@ -48,44 +53,49 @@ def start_accelerator(recipe: Recipe, folder: Path, report_to: str) -> Accelerat
 def new_model(
     recipe: Recipe, pretrained: bool = True
 ) -> GloResNetForImageClassification | BaselineForImageClassification:
-    """The recipe's network with its initial weights; random ones if they are to be replaced (`pretrained=False`).
+    """Build the recipe's network with its initial weights.
+
+    Args:
+        recipe: names the architecture and the initial weights.
+        pretrained: False skips reading MedicalNet's weights, for a network whose weights will be replaced.
 
     Raises:
-        RecipeError: the network cannot be built here.
-        FileNotFoundError, MedicalNetImportError: the initial weights cannot be had.
+        RecipeError: this machine cannot build or train the network.
+        FileNotFoundError, MedicalNetImportError: the MedicalNet weights are unavailable or do not fit.
     """
     config = new_config(recipe.architecture, recipe.image_size, medicalnet=recipe.init != "random")
+    source = None
     if recipe.init != "random" and pretrained:
         source = medicalnet_repository(config) if recipe.init == "medicalnet" else recipe.init
-        return GloResNetForImageClassification.from_medicalnet(source, config)
-    # torch's wrong bfloat16 gradients (see GloResNetConv3d) would meet MONAI's convolutions on maps of 1 and 2 voxels
+    # torch's bfloat16 gradients are wrong on maps of 1 or 2 voxels (see GloResNetConv3d); MONAI has no guard against it
     if recipe.architecture == "densenet121" and recipe.mixed_precision == "bf16" and recipe.image_size <= 92:
         if not torch.cuda.is_available():
             raise RecipeError(
-                f"densenet121 cannot be trained in bf16 on a CPU at image_size {recipe.image_size}: torch gets its "
-                "gradients wrong; use --mixed_precision no, or an image_size of 93 or more."
+                f"densenet121 cannot be trained in bf16 on a CPU at image_size {recipe.image_size}, because torch "
+                "computes wrong gradients: use --mixed_precision no, or an image_size of 93 or more."
             )
     try:
-        return build(config)
+        return build(config, source)
     except MissingPackageError as error:
         raise RecipeError(str(error)) from error
 
 
 def new_processor(recipe: Recipe) -> GloResNetImageProcessor:
+    """Make the processor with the recipe's geometry and brain mask setting."""
     return GloResNetImageProcessor(image_size=recipe.image_size, brain_mask=recipe.brain_mask)
 
 
 def new_loader(scans: ScanDataset, recipe: Recipe, accelerator: Accelerator, *, shuffle: bool = False) -> DataLoader:
-    """Batches of some scans, shuffled for training."""
+    """Make a loader of batches. `shuffle` is for training; it may drop a last batch of one scan."""
     batch_size = recipe.per_device_train_batch_size
     on_gpu = accelerator.device.type == "cuda"
     return DataLoader(
         scans,
         batch_size=batch_size,
         shuffle=shuffle,
-        # a last batch of one can be neither normalised nor mixed; which scan is left out changes every epoch
+        # BatchNorm and mixup need two scans; the scan that is dropped changes from epoch to epoch
         drop_last=shuffle and accelerator.num_processes == 1 and len(scans) % batch_size == 1,
-        # a GPU outruns reading; on a CPU, workers would only take the network's cores
+        # reading is slower than a GPU; on a CPU, workers would take cores from the network
         num_workers=4 if on_gpu else 0,
         persistent_workers=on_gpu,
         pin_memory=on_gpu,

@@ -1,4 +1,4 @@
-"""One epoch of training, and the probabilities of a set of scans. Everything distributed goes through Accelerate."""
+"""One epoch of training, and the prediction of a set of scans. Accelerate handles several processes."""
 
 import math
 
@@ -17,7 +17,7 @@ from .recipe import Recipe
 
 
 class NonFiniteLossError(RuntimeError):
-    """Training has diverged; the message says where and what to change."""
+    """Training has diverged. The message says at which epoch and what to change."""
 
 
 def train_one_epoch(
@@ -32,12 +32,26 @@ def train_one_epoch(
     fold: int,
     progress: tqdm,
 ) -> float:
-    """Augment, mix and learn from every batch once; returns the mean loss over the samples of all processes.
+    """Train on every batch once, with augmentation and mixup.
 
-    Every random number of an epoch follows from (seed, fold, epoch, process), so that a resumed run repeats it.
+    The random numbers of an epoch depend only on (seed, fold, epoch, process), so a resumed run repeats them.
+
+    Args:
+        model: prepared by the accelerator.
+        loader: shuffled, over a `ScanDataset`, prepared by the accelerator.
+        optimizer: prepared by the accelerator.
+        weights: (2,) weight of each class in the loss.
+        recipe: the settings of the run.
+        accelerator: of this fold.
+        epoch: counts from 1.
+        fold: number of the fold, for the random numbers.
+        progress: advances by one per batch.
+
+    Returns:
+        The mean loss over the samples of all processes.
 
     Raises:
-        NonFiniteLossError: the loss is infinite or not a number; no step is made with it.
+        NonFiniteLossError: the loss is infinite or NaN. The optimizer makes no step with it.
     """
     model.train()
     loader.set_epoch(epoch)
@@ -56,7 +70,7 @@ def train_one_epoch(
         with accelerator.accumulate(model):
             loss = weighted_soft_cross_entropy(model(volumes).logits, targets, weights)
             losses = accelerator.gather(loss.detach().repeat(len(volumes)))
-            # gathered, so that every process stops at the same step
+            # checked on all processes together, so that they stop at the same step
             if not torch.isfinite(losses).all():
                 raise NonFiniteLossError(_diverged(f"the loss became {losses.mean().item()}", epoch, step, recipe))
             accelerator.backward(loss)
@@ -69,42 +83,46 @@ def train_one_epoch(
 
 
 def predict_fold(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> dict[int, np.ndarray]:
-    """Probability of injury of every scan of the loader, once each, whatever the number of processes.
+    """Predict the probability of injury of every scan in the loader, exactly once for any number of processes.
 
     Args:
-        model: not wrapped for distribution.
+        model: without the wrapper for several processes.
         loader: over a `ScanDataset`, prepared by the accelerator.
+        accelerator: of this fold.
 
     Returns:
-        row -> (V,) float64 probabilities of the test-time views, the plain one first; on every process.
+        row -> (V,) float64 probabilities of the test-time views, the plain view first; the same on every process.
+
+    Raises:
+        RuntimeError: a scan is missing from the predictions.
     """
     if accelerator.num_processes > 1:
-        for buffer in model.buffers():  # the running statistics that the main process saves
+        for buffer in model.buffers():  # BatchNorm statistics: use those of the main process, which are the ones saved
             torch.distributed.broadcast(buffer, 0)
-    predictions = {}
+    predictions: dict[int, np.ndarray] = {}
     for batch in loader:
         views = model.predict_views(batch["pixel_values"])[:, :, 1].T.contiguous()
-        # gather_for_metrics drops what was padded to make the last batches even
+        # gather_for_metrics drops the samples that were added to fill the last batch
         rows, views = accelerator.gather_for_metrics((batch["row"], views))
         predictions.update(zip(rows.tolist(), views.double().cpu().numpy(), strict=True))
     expected = loader.dataset.rows
     if sorted(predictions) != sorted(expected):
-        raise RuntimeError(f"{len(expected)} scans were to be predicted, but {len(predictions)} came back.")
+        raise RuntimeError(f"{len(predictions)} of {len(expected)} scans were predicted.")
     return predictions
 
 
 def check_finite(predictions: dict[int, np.ndarray], epoch: int, recipe: Recipe) -> None:
-    """Stop before a checkpoint is made of weights that no longer answer.
+    """Check predictions before a checkpoint is saved, so that the last good checkpoint is kept.
 
     Raises:
-        NonFiniteLossError: a probability is not a number.
+        NonFiniteLossError: a probability is NaN or infinite.
     """
     if not all(np.isfinite(views).all() for views in predictions.values()):
-        raise NonFiniteLossError(_diverged("the network's answers are no longer numbers", epoch, None, recipe))
+        raise NonFiniteLossError(_diverged("a predicted probability is not a finite number", epoch, None, recipe))
 
 
 def mean_log_loss(labels: list[int], probabilities: list[float]) -> float:
-    """-(1/n) sum log p of the true class, the probabilities kept 1e-7 off 0 and 1."""
+    """Return -(1/n) sum log p of the true class. Probabilities are clipped to [1e-7, 1 - 1e-7]."""
     truth = [p if label == 1 else 1 - p for label, p in zip(labels, probabilities, strict=True)]
     return -sum(math.log(min(max(p, 1e-7), 1 - 1e-7)) for p in truth) / len(truth)
 
@@ -113,6 +131,6 @@ def _diverged(what: str, epoch: int, step: int | None, recipe: Recipe) -> str:
     place = f"epoch {epoch}" + (f", step {step}" if step else "")
     precision = "" if recipe.mixed_precision == "no" else " or --mixed_precision no"
     return (
-        f"Training diverged: {what} at {place}. The checkpoint of the epoch before is kept; start anew with a "
+        f"Training diverged: {what} at {place}. The checkpoint of the epoch before is kept; start a new run with a "
         f"--learning_rate below {recipe.learning_rate:g}{precision}, in another --output_dir or with --overwrite."
     )

@@ -1,4 +1,4 @@
-"""The weighted soft-label cross-entropy and its class weights (method section 5)."""
+"""The weighted soft-label cross-entropy of the paper (arXiv 2606.02498) and its class weights."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,14 @@ from torch import Tensor
 
 
 def class_weights(labels: Sequence[int], num_labels: int = 2) -> Tensor:
-    """w_c = N / (C N_c) over the training part of a fold, so that each class weighs the same in all.
+    """Return w_c = N / (C N_c), with which each class has the same total weight.
+
+    Args:
+        labels: of the training scans of a fold, 0 to C - 1.
+        num_labels: C.
+
+    Returns:
+        (C,) float32.
 
     Raises:
         ValueError: a class is absent.
@@ -20,7 +27,7 @@ def class_weights(labels: Sequence[int], num_labels: int = 2) -> Tensor:
 
 
 def weighted_soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """L = -(1/B) sum_i sum_c w_c y_ic log p_ic, in float32.
+    """Return L = -(1/B) sum_i sum_c w_c y_ic log p_ic, computed in float32.
 
     Args:
         logits: (B, C).
@@ -28,6 +35,6 @@ def weighted_soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor
         weights: (C,).
 
     Returns:
-        A scalar: the sum is divided by B, not by the weights.
+        A scalar. The sum is divided by B, not by the sum of the weights.
     """
     return F.cross_entropy(logits.float(), targets, weight=weights)

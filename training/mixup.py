@@ -1,4 +1,4 @@
-"""Mixup of standardised volumes (Zhang et al. 2018, arXiv 1710.09412), one lambda a sample."""
+"""Mixup of standardised volumes (Zhang et al. 2018, arXiv 1710.09412), with one lambda per sample."""
 
 from typing import NamedTuple
 
@@ -8,27 +8,28 @@ from torch import Tensor
 
 
 class Mixing(NamedTuple):
-    """Who is mixed with whom, and how much of each volume stays."""
+    """The partner of each volume in a batch, and the share of the volume itself."""
 
     shares: np.ndarray
     """(B,), lambda in [0, 1]"""
     partners: np.ndarray
-    """(B,), a permutation of the batch"""
+    """(B,), a permutation of the batch indices"""
 
 
 def draw_mixing(rng: np.random.Generator, batch_size: int, *, mixup_prob: float, mixup_alpha: float) -> Mixing | None:
-    """With probability `mixup_prob` a mini-batch: lambda_i ~ Beta(alpha, alpha) and a permutation; else `None`."""
+    """Draw lambda_i ~ Beta(alpha, alpha) and a permutation with probability `mixup_prob` per mini-batch; else None."""
     if rng.random() >= mixup_prob:
         return None
     return Mixing(rng.beta(mixup_alpha, mixup_alpha, size=batch_size), rng.permutation(batch_size))
 
 
 def mix(volumes: Tensor, targets: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
-    """x~_i = lambda_i x_i + (1 - lambda_i) x_pi(i), and the same for the class probabilities.
+    """Return lambda_i x_i + (1 - lambda_i) x_pi(i) for the volumes, and the same for the class probabilities.
 
     Args:
         volumes: (B, 1, R, A, S).
         targets: (B, C) class probabilities.
+        mixing: lambda and pi, as drawn.
 
     Returns:
         New tensors of the same shapes.

@@ -1,7 +1,6 @@
-"""What a fold comes to: its predictions as a table, an epoch's figures, and the line that is printed."""
+"""The results of a fold: figures per epoch, the table of predictions, and the line that is printed."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,22 +10,17 @@ from torch import nn
 from cohort.scans import Scan
 from evaluation.metrics import screening_metrics
 from run_folder.files import read_json
+from run_folder.layout import ModelFolder
 
 from .loop import NonFiniteLossError, mean_log_loss
 from .recipe import Recipe
 
 
-def labels_and_means(
-    rows: Mapping[Scan, int], part: list[Scan], views: dict[int, np.ndarray]
-) -> tuple[list[int], list[float]]:
-    """Labels, and probabilities of injury averaged over the views, of some scans."""
-    return [scan.label for scan in part], [float(views[rows[scan]].mean()) for scan in part]
-
-
 def epoch_metrics(labels: list[int], probabilities: list[float]) -> dict:
-    """What the optimism audit needs of the scored fold after an epoch; only `--selection paper` chooses by it.
+    """Return the figures of the held-out fold after an epoch; empty if no scan is held out.
 
-    Empty where no scan is scored.
+    The report uses them to measure the optimism of choosing an epoch on the scored fold. Only `--selection paper`
+    chooses the epoch by them.
     """
     if not labels:
         return {}
@@ -38,7 +32,10 @@ def epoch_metrics(labels: list[int], probabilities: list[float]) -> dict:
 def prediction_table(
     rows: Mapping[Scan, int], scored: list[Scan], views: dict[int, np.ndarray], fold: int
 ) -> pd.DataFrame:
-    """`predictions.csv`: a row a scored scan, its probability averaged over the views and of the plain one."""
+    """Return the content of `predictions.csv`: one row per held-out scan.
+
+    `p_injury` is averaged over the test-time views, `p_injury_no_tta` is that of the plain view.
+    """
     return pd.DataFrame(
         [
             {
@@ -57,21 +54,21 @@ def prediction_table(
 
 
 def check_weights(network: nn.Module, recipe: Recipe) -> None:
-    """Refuse to keep weights that are no longer numbers, which a network that scores no scan would not notice.
+    """Check that all weights are finite. The refit needs this, because it predicts no scan that would show it.
 
     Raises:
-        NonFiniteLossError: naming the first such tensor.
+        NonFiniteLossError: a weight is NaN or infinite; the message names the first such tensor.
     """
     for name, value in network.state_dict().items():
         if not torch.isfinite(value).all():
             raise NonFiniteLossError(
-                f"Training diverged: {name} is no longer made of numbers; start anew with a --learning_rate below "
+                f"Training diverged: {name} is not finite; start a new run with a --learning_rate below "
                 f"{recipe.learning_rate:g}, in another --output_dir or with --overwrite."
             )
 
 
 def summary(metrics: dict) -> str:
-    """The figures of one line; what is undefined is called so."""
+    """Format the main figures in one line; an undefined figure is called undefined."""
     names = {"n": "n", "auc": "AUC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
     values = {label: metrics[name] for name, label in names.items()}
     return ", ".join(
@@ -80,8 +77,8 @@ def summary(metrics: dict) -> str:
     )
 
 
-def fold_summary(folder: Path) -> str:
-    """The line of a finished fold."""
-    metrics = read_json(folder / "metrics.json")
+def fold_summary(folder: ModelFolder) -> str:
+    """Return the line that is printed for a finished fold."""
+    metrics = read_json(folder.metrics)
     optimistic = " (optimistic: the epoch was chosen on these scans)" if metrics["selection"] == "paper" else ""
-    return f"fold {metrics['fold']}: {summary(metrics)}{optimistic}; model in {folder / 'model'}"
+    return f"fold {metrics['fold']}: {summary(metrics)}{optimistic}; model in {folder.model}"

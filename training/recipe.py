@@ -1,4 +1,4 @@
-"""Everything about a run that is neither geometry nor preprocessing, in one dataclass read from YAML and flags."""
+"""The settings of a run, read from YAML files and command-line flags into one dataclass."""
 
 import argparse
 import dataclasses
@@ -7,52 +7,59 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from architectures.networks import Architecture, problem
+from run_folder.files import InputError, read_yaml, write_text
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 class RecipeError(ValueError):
-    """A setting that does not exist, has the wrong type or lies outside its range; the message names it."""
+    """A setting is unknown, has the wrong type or is out of range. The message names it."""
 
 
-def setting(help: str, least: float = -math.inf, most: float = math.inf):
-    """A field of the recipe: what it means, and the closed range of its numbers."""
+def setting(help: str, least: float = -math.inf, most: float = math.inf) -> Any:
+    """A field of the recipe: its help text and, for a number, the range from `least` to `most`, both included."""
     return field(metadata={"help": help, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a run. `recipes/paper.yaml` holds the value of each; other recipes name what they change."""
+    """The settings of a run. `recipes/paper.yaml` has a value for each; other recipes list only their changes."""
 
-    image_size: int = setting("edge of the standardised volume, voxels", 16, 512)
-    brain_mask: Literal["none", "required"] = setting("`required` multiplies each volume with its brain mask")
-    max_birth_age: float | None = setting("keep infants born before this age, weeks", 20, 50)
-    num_folds: int = setting("folds of the cross-validation", 2, 100)
-    split: Literal["family", "paper"] = setting("what stays on one side of a split: the family, or only the subject")
-    selection: Literal["last", "inner", "paper"] = setting("which epoch's weights count; `paper` is optimistic")
-    seed: int = setting("of the splits, the initial weights, the order of the scans and the augmentation", 0, 2**31 - 1)
-    architecture: Architecture = setting("the network: resnet10 is GloResNet, compact a narrow one, others baselines")
+    image_size: int = setting("edge of the standardised volume in voxels", 16, 512)
+    brain_mask: Literal["none", "required"] = setting("`required` multiplies each volume by its brain mask")
+    max_birth_age: float | None = setting("use only infants born before this age in weeks", 20, 50)
+    num_folds: int = setting("number of folds of the cross-validation", 2, 100)
+    split: Literal["family", "paper"] = setting(
+        "keep families together in a fold, or, as the paper does, only subjects"
+    )
+    selection: Literal["last", "inner", "paper"] = setting(
+        "which epoch to use: the last, the best on inner scans, or the best on the held-out fold (optimistic)"
+    )
+    seed: int = setting("random seed of splits, initial weights, scan order and augmentation", 0, 2**31 - 1)
+    architecture: Architecture = setting(
+        "the network: resnet10 is GloResNet, compact a narrower one, the others baselines"
+    )
     init: str = setting("initial encoder weights: medicalnet, random, or a MedicalNet .pth file")
     gradient_checkpointing: bool = setting("recompute activations in the backward pass to save memory")
-    num_train_epochs: int = setting("epochs a fold", 1)
-    per_device_train_batch_size: int = setting("scans a step and process; BatchNorm and mixup need two", 2)
-    gradient_accumulation_steps: int = setting("steps whose gradients are summed before an update", 1)
-    learning_rate: float = setting("of AdamW, at the start of the cosine", 0)
-    min_learning_rate: float = setting("at its end", 0)
-    weight_decay: float = setting("of AdamW", 0)
-    mixed_precision: Literal["no", "bf16", "fp16"] = setting("precision of the training passes")
-    num_threads: int | None = setting("PyTorch threads a process", 1, 4096)
-    rotation_degrees: float = setting("largest random rotation about each axis, degrees", 0, 180)
+    num_train_epochs: int = setting("epochs per fold", 1)
+    per_device_train_batch_size: int = setting("scans per step and process; BatchNorm and mixup need two", 2)
+    gradient_accumulation_steps: int = setting("steps whose gradients are accumulated before an update", 1)
+    learning_rate: float = setting("learning rate of AdamW at the start of the cosine schedule", 0)
+    min_learning_rate: float = setting("learning rate at the end of the cosine schedule", 0)
+    weight_decay: float = setting("weight decay of AdamW", 0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = setting("precision of the forward and backward passes")
+    num_threads: int | None = setting("PyTorch threads per process", 1, 4096)
+    rotation_degrees: float = setting("largest random rotation about each axis in degrees", 0, 180)
     flip_prob: float = setting("probability of a left-right flip", 0, 1)
-    mixup_prob: float = setting("probability that a mini-batch is mixed", 0, 1)
-    mixup_alpha: float = setting("of mixup's Beta(alpha, alpha)", 1e-3, 1e3)
+    mixup_prob: float = setting("probability that mixup is applied to a mini-batch", 0, 1)
+    mixup_alpha: float = setting("alpha of mixup's Beta(alpha, alpha) distribution", 1e-3, 1e3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field_ in dataclasses.fields(self):
             object.__setattr__(self, field_.name, _checked(field_, getattr(self, field_.name)))
         if self.min_learning_rate > self.learning_rate:
@@ -63,13 +70,11 @@ class Recipe:
             raise RecipeError(message)
 
     def save(self, path: Path) -> None:
-        """Write the settings as YAML, beside and renamed."""
-        beside = path.with_name(f".{path.name}.partial")
-        beside.write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
-        beside.replace(path)
+        """Write every setting as YAML."""
+        write_text(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
 
     def differences(self, other: "Recipe") -> list[str]:
-        """`name: mine, not theirs` for each setting in which the two differ."""
+        """Return `name: own value, not other value` for each setting that differs."""
         return [
             f"{name}: {value!r}, not {getattr(other, name)!r}"
             for name, value in dataclasses.asdict(self).items()
@@ -77,21 +82,25 @@ class Recipe:
         ]
 
 
-def load_recipe(name_or_path: str, **overrides) -> Recipe:
-    """The paper's recipe, changed by the named one (`demo`, `paper` or a YAML file), changed by the overrides.
+def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
+    """Load a recipe: the paper's values, then those of the named recipe, then the overrides.
+
+    Args:
+        name_or_path: a recipe in `recipes/`, such as `demo` or `paper`, or the path of a YAML file.
+        **overrides: settings by name.
 
     Raises:
-        RecipeError: no such recipe, or a setting that is unknown or impossible.
+        RecipeError: there is no such recipe, or a setting is unknown or has an impossible value.
     """
-    settings = {}
+    settings: dict[str, Any] = {}
     for source in ("paper", name_or_path):
         settings.update(_read(source))
     return Recipe(**(settings | overrides))
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag a setting; a flag that is not given leaves no trace in the parsed arguments."""
-    group = parser.add_argument_group("settings of the recipe (each overrides the recipe's value)")
+    """Add one flag per setting. The parsed arguments contain only the flags that were given."""
+    group = parser.add_argument_group("settings (each overrides the value in the recipe)")
     for field_ in dataclasses.fields(Recipe):
         kind, _ = _kind(field_.type)
         options = {"help": field_.metadata["help"].replace("%", "%%"), "default": argparse.SUPPRESS}
@@ -112,25 +121,24 @@ def _read(name_or_path: str) -> dict:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise RecipeError(f"There is no recipe {name_or_path}: choose one of {known}, or give the path of a YAML file.")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML ({' '.join(str(error).split())}): mend it.") from error
-    if not isinstance(settings, dict):
-        raise RecipeError(f"{path} is not a list of `setting: value` lines: see recipes/demo.yaml.")
+        settings = read_yaml(path)
+    except InputError as error:
+        raise RecipeError(f"{error} See recipes/demo.yaml for an example.") from error
     names = [f.name for f in dataclasses.fields(Recipe)]
     if unknown := sorted(map(str, settings.keys() - set(names))):
-        raise RecipeError(f"{path} names unknown settings {', '.join(unknown)}: the known ones are {', '.join(names)}.")
+        raise RecipeError(f"{path} has unknown settings {', '.join(unknown)}: the known ones are {', '.join(names)}.")
     return settings
 
 
 def _kind(annotation) -> tuple[type, bool]:
-    """The type of a field, and whether it may be `None`."""
+    """Return the type of a field without None, and whether it may be None."""
     if isinstance(annotation, types.UnionType):
         return next(a for a in typing.get_args(annotation) if a is not type(None)), True
     return annotation, False
 
 
-def _checked(field_: dataclasses.Field, value):
+def _checked(field_: dataclasses.Field, value: Any) -> Any:
+    """Return a setting's value as the field's type. Raises RecipeError if it is impossible."""
     kind, optional = _kind(field_.type)
     if value is None and optional:
         return None

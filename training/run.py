@@ -1,68 +1,69 @@
-"""The folder of a run: what it was started with, and whether another start may go on in it."""
+"""The folder of a run: its settings, and whether a program may start or continue a run in it."""
 
 import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from machine.cores import available_cores
+from machine.version import project_version
 from run_folder.files import read_json, write_json
+from run_folder.layout import ModelFolder, RunFolder
 
 from .recipe import Recipe, RecipeError, load_recipe
 
-RUN_FILES = ("splits.json", "recipe.yaml", "environment.json", "cohort.csv", "cv_metrics.json", "report.html")
-
 
 class RunError(ValueError):
-    """The run folder belongs to another run or to another process; the message says how to go on."""
+    """The run folder belongs to another run or another process. The message says what to do."""
 
 
-def open_run(folder: Path, recipe: Recipe, source: dict, num_processes: int, *, overwrite: bool = False) -> Recipe:
-    """Claim a run folder: save the recipe in a new one, or check that an old one was started with the same.
+def open_run(run: RunFolder, recipe: Recipe, source: dict, num_processes: int, *, overwrite: bool = False) -> Recipe:
+    """Start a run in a folder, or continue the one that is there.
+
+    A new run saves its recipe and environment. A run that continues must have the same settings as before.
 
     Args:
-        folder: `runs/NAME`, created if need be.
-        recipe: as asked for; `num_threads` may be open.
-        source: what names the cohort (`data_dir`, `labels`, `phantom`).
-        num_processes: over which the batches are spread.
-        overwrite: remove what an earlier run left here.
+        run: the folder, created if needed.
+        recipe: the requested settings; `num_threads` may be None.
+        source: identifies the cohort (`data_dir`, `labels`).
+        num_processes: number of processes that share the batches.
+        overwrite: remove the files of an earlier run first.
 
     Returns:
-        The recipe to use, its number of threads settled: the one on record, else the cores shared out.
+        The recipe with its number of threads: as recorded, or, in a new run, an equal share of the cores per process.
 
     Raises:
-        RunError: the folder holds a run with other settings, or something that is no run.
+        RunError: the folder holds a run with other settings, or files that do not belong to a run.
     """
-    recorded = folder / "environment.json"
-    entries = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    # a run killed in its first second leaves some of its own files, and nothing else
-    foreign = [name for name in entries if name not in RUN_FILES and not name.startswith(".")]
-    if foreign and not recorded.is_file() and not overwrite:
-        raise RunError(f"{folder} is not empty and holds no run: choose another --output_dir, or add --overwrite.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    entries = list(run.path.iterdir()) if run.path.is_dir() else []
+    # a run that is killed in its first second leaves some of its own files and nothing else
+    foreign = [path for path in entries if path not in run.files and not path.name.startswith(".")]
+    if foreign and not run.environment.is_file() and not overwrite:
+        raise RunError(f"{run} is not empty and holds no run: choose another --output_dir, or add --overwrite.")
+    run.path.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.lock):
         if overwrite:
-            _remove_run(folder)
-        if recorded.is_file():
-            return _same_run(folder, recipe, source, num_processes)
+            _remove_run(run)
+        if run.environment.is_file():
+            return _same_run(run, recipe, source, num_processes)
         if recipe.num_threads is None:
             recipe = replace(recipe, num_threads=max(1, available_cores() // _processes_here(num_processes)))
-        recipe.save(folder / "recipe.yaml")
-        write_json(recorded, {"source": source, "num_processes": num_processes, **environment()})
+        recipe.save(run.recipe)
+        write_json(run.environment, {"source": source, "num_processes": num_processes, **environment()})
         return recipe
 
 
 @contextmanager
-def claim_fold(folder: Path, is_main_process: bool):
-    """Hold a fold's folder while training writes to it; the system lets go when the process ends, however it ends.
+def claim_fold(folder: ModelFolder, is_main_process: bool) -> Iterator[None]:
+    """Lock a fold's folder while training writes to it. The system releases the lock when the process ends or dies.
 
-    The main process holds it for all processes of the run.
+    Only the main process takes the lock, for all processes of its run.
 
     Raises:
         RunError: another process is training this fold.
@@ -70,8 +71,8 @@ def claim_fold(folder: Path, is_main_process: bool):
     if not is_main_process:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.lock)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -83,9 +84,10 @@ def claim_fold(folder: Path, is_main_process: bool):
 
 
 def environment() -> dict:
-    """Versions and hardware that a reader needs to repeat the run. No names of people, machines or paths."""
+    """Return the versions and hardware that one needs to repeat the run, without names of people, machines or paths."""
     packages = ("torch", "transformers", "accelerate", "datasets", "numpy", "scipy", "nibabel", "scikit-learn")
     return {
+        "gloresnet": project_version(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "platform": platform.platform(),
@@ -95,16 +97,17 @@ def environment() -> dict:
 
 
 def _processes_here(num_processes: int) -> int:
+    """Number of processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
 
 
-def _same_run(folder: Path, recipe: Recipe, source: dict, num_processes: int) -> Recipe:
-    """The recipe to go on with in a folder that holds a run, which must have been started with the same."""
-    before = read_json(folder / "environment.json")
+def _same_run(run: RunFolder, recipe: Recipe, source: dict, num_processes: int) -> Recipe:
+    """Return the recipe to continue this run with. Raises RunError if it was started with other settings."""
+    before = read_json(run.environment)
     try:
-        saved = load_recipe(str(folder / "recipe.yaml"))
+        saved = load_recipe(str(run.recipe))
     except RecipeError as error:
-        raise RunError(f"{error} Or start anew with --overwrite.") from error
+        raise RunError(f"{error} Or start a new run with --overwrite.") from error
     if recipe.num_threads is None:
         recipe = replace(recipe, num_threads=saved.num_threads)
     differences = recipe.differences(saved)
@@ -114,15 +117,16 @@ def _same_run(folder: Path, recipe: Recipe, source: dict, num_processes: int) ->
         differences.append(f"number of processes: {num_processes}, not {before['num_processes']}")
     if differences:
         raise RunError(
-            f"{folder} holds a run with other settings ({'; '.join(differences)}): repeat those, choose another "
-            "--output_dir, or start anew with --overwrite."
+            f"{run} holds a run with other settings ({'; '.join(differences)}): use the recorded settings, choose "
+            "another --output_dir, or start a new run with --overwrite."
         )
     return recipe
 
 
-def _remove_run(folder: Path) -> None:
-    """Remove the files of a run, and only those."""
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    for path in [*folder.glob("fold-[0-9]*"), *(folder / name for name in ("refit", "ensemble", "figures"))]:
-        shutil.rmtree(path, ignore_errors=True)
+def _remove_run(run: RunFolder) -> None:
+    """Remove the files of a run. Files of other programs stay."""
+    for path in run.files:
+        path.unlink(missing_ok=True)
+    for folder in (*run.existing_folds(), run.refit, run.ensemble):
+        shutil.rmtree(folder.path, ignore_errors=True)
+    shutil.rmtree(run.figures, ignore_errors=True)

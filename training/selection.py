@@ -1,4 +1,4 @@
-"""Which epoch's weights count, and what else may be chosen on scans that neither train nor score (evaluation.md 2)."""
+"""The choice of the epoch, and of temperature and thresholds on inner scans that neither train nor score the fold."""
 
 import numpy as np
 
@@ -7,12 +7,13 @@ from evaluation.thresholds import sensitivity_threshold, youden_threshold
 
 
 def select_epoch(history: list[dict], rule: str) -> int:
-    """The epoch that the rule chooses among those so far; the first among equals.
+    """Return the epoch that the rule chooses among those so far; the first one if several are equal.
 
     Args:
-        history: rows with `epoch`, and `val_accuracy` (on the scored fold) or `inner_loss` (on the inner scans).
-        rule: `last`; `inner`, the lowest log loss on inner scans, a proper score where accuracy moves in steps of a
-            scan; `paper`, the highest accuracy on the scored fold, which makes that fold's figures optimistic.
+        history: rows with `epoch`, and `val_accuracy` (on the held-out fold) or `inner_loss` (on the inner scans).
+        rule: `last`, the last epoch; `inner`, the lowest log loss on the inner scans, which is a proper score and finer
+            than accuracy; `paper`, the highest accuracy on the held-out fold, which makes that fold's figures
+            optimistic.
     """
     if rule == "last":
         return history[-1]["epoch"]
@@ -22,7 +23,7 @@ def select_epoch(history: list[dict], rule: str) -> int:
 
 
 def fit_on_inner(labels: list[int], views: np.ndarray) -> dict:
-    """Temperature, then thresholds at that temperature, from the inner scans alone.
+    """Fit the temperature on the inner scans, then the thresholds at that temperature.
 
     Args:
         labels: (n,).

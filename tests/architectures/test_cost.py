@@ -1,4 +1,4 @@
-"""The counter against arithmetic by hand: MAC = output voxels x kernel x channels in x channels out."""
+"""The counter compared with calculations by hand: MAC = output voxels x kernel x input channels x output channels."""
 
 import os
 
@@ -14,7 +14,7 @@ if not os.environ.get("CI"):
 
 
 def resnet10_macs(stem, widths):
-    """At 128^3: maps of 64 voxels after the stem, then 32, 16, 8, 4."""
+    """Multiply-adds at 128^3. The maps have edges of 64 voxels after the stem's convolution, then 32, 16, 8 and 4."""
     total, channels = 64**3 * 343 * stem, stem
     for edge, width in zip((32, 16, 8, 4), widths, strict=True):
         total += edge**3 * 27 * (channels * width + width**2)
@@ -38,7 +38,7 @@ def test_one_convolution(device):
         ("compact", 16, (24, 64, 160, 320), 5_365_794, 3.70),
     ],
 )
-def test_resnet10_and_the_compact_one(architecture, stem, widths, count, rounded):
+def test_resnet10_and_compact(architecture, stem, widths, count, rounded):
     parameters, cost = measure(architecture, 128)
     assert parameters == count
     assert cost == pytest.approx(resnet10_macs(stem, widths) / 1e9, rel=1e-12)
@@ -56,11 +56,11 @@ def test_attention_is_counted():
     assert measure("vit_base", 128)[1] == pytest.approx((512 * 4096 * 768 + 12 * layer + 2 * 768) / 1e9, rel=1e-12)
 
 
-def test_swins_windows_are_counted():
+def test_attention_in_windows_is_counted():
     total = 32**3 * 64 * 96
     for stage, depth in enumerate((2, 2, 6, 2)):
         width, voxels = 96 * 2**stage, (32 // 2**stage) ** 3
-        total += depth * voxels * (12 * width**2 + 2 * 64 * width)  # each token meets the 64 of its window
+        total += depth * voxels * (12 * width**2 + 2 * 64 * width)  # each token attends to the 64 tokens of its window
         if stage < 3:
             total += voxels // 8 * 8 * width * 2 * width
     assert measure("swin_unet_encoder", 128)[1] == pytest.approx((total + 2 * 768) / 1e9, rel=1e-12)
@@ -76,21 +76,19 @@ def test_the_table_has_every_architecture_and_states_the_discrepancy():
     assert "within the 5.4 M and 3.9 GFLOPs" in rows["compact"]["discrepancy"]
 
 
-def test_words_for_ratios():
+def test_discrepancies_in_words():
     assert discrepancy(9_000_000, 5.0, 10.0, 5.0, 64) == "parameters 10.0% below; the paper's GFLOPs are for 128^3"
     assert discrepancy(11_000_000, 5.0, 10.0, 5.0, 128).startswith("parameters 10.0% above; 1.0 times the GFLOPs, 2.0")
 
 
-def test_a_size_that_one_cannot_take_is_said_in_its_row():
+def test_the_row_names_an_impossible_size():
     (row,) = cost_table(48, ["swin_unet_encoder"])
     assert row["gmac"] is None and "the nearest are 32 and 64" in row["discrepancy"]
     assert "| - | - | 28.1 M, 6.4 |" in markdown([row], 48)
 
 
-def test_the_command_prints_the_table_and_refuses_what_is_no_size(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["architectures", "--image_size", "64"])
-    assert main() == 0 and "| `compact` |" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["architectures", "--image_size", "8"])
+def test_the_command_prints_the_table_and_refuses_an_impossible_size(capsys):
+    assert main(["--image_size", "64"]) == 0 and "| `compact` |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
-        main()
-    assert "give 16 to 512 voxels" in capsys.readouterr().err
+        main(["--image_size", "8"])
+    assert "choose 16 to 512 voxels" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Each baseline against the counts of its publication, torch's own softmax, and a process that knows nothing of it."""
+"""Each baseline: its parameter count, its probabilities, and loading its folder without this project."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_swins_count_follows_from_its_blocks():
     count = 64 * 96 + 96  # patches of 4^3
     for stage, (depth, heads) in enumerate(zip((2, 2, 6, 2), (3, 6, 12, 24), strict=True)):
         width = 96 * 2**stage
-        count += depth * (12 * width**2 + 13 * width + 7**3 * heads)  # as ViT's, and a bias for each offset in a window
+        count += depth * (12 * width**2 + 13 * width + 7**3 * heads)  # as in a ViT, plus a bias per offset
         if stage < 3:
             count += 8 * width * 2 * width + 2 * 8 * width
     assert count + 2 * 768 + 2 == 29_098_376
@@ -97,31 +97,31 @@ def test_both_views_are_averaged(models, architecture):
         ("densenet121", 28, "edges of 29 voxels or more, but image_size is 28: the nearest is 29"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused_with_the_nearest_that_can(architecture, image_size, message):
+def test_impossible_sizes_are_refused_and_the_nearest_possible_ones_named(architecture, image_size, message):
     with pytest.raises(StrictDataclassError, match=message):
         BaselineConfig(architecture=architecture, image_size=image_size)
 
 
-def test_the_least_size_of_a_densenet_works_and_one_less_does_not(models):
+def test_a_densenet_works_at_its_smallest_size_and_not_below(models):
     network = models["densenet121"].network
     assert network(torch.zeros(1, 1, 29, 29, 29)).shape == (1, 2)
     with pytest.raises(RuntimeError, match="smaller than kernel size"):
         network(torch.zeros(1, 1, 28, 28, 28))
 
 
-def test_another_lattice_than_the_configurations_is_named(models):
+def test_an_input_of_another_size_is_refused(models):
     with pytest.raises(ValueError, match=r"must be \(batch, 1, 32, 32, 32\), not \(1, 1, 64, 64, 64\)"):
         models["vit_base"](torch.zeros(1, 1, 64, 64, 64))
 
 
-def test_medicalnets_resnet18_has_shortcut_a_and_the_others_b():
+def test_medicalnets_resnet18_has_shortcut_type_a_and_the_others_b():
     configs = [new_config(name, medicalnet=True) for name in ("resnet10", "resnet18", "resnet50")]
     assert [config.shortcut_type for config in configs] == ["B", "A", "B"]
     assert new_config("resnet18").shortcut_type == "B"
     assert medicalnet_repository(configs[1]) == "TencentMedicalNet/MedicalNet-Resnet18"
 
 
-def test_names_differ():
+def test_every_network_has_its_own_name():
     names = [network_name(new_config(name)) for name in ARCHITECTURES]
     assert len(set(names)) == len(ARCHITECTURES) and "3D ResNet-10" in names and "3D ViT-Base" in names
 
@@ -133,7 +133,7 @@ def test_a_missing_package_is_named(monkeypatch, architecture, package):
         build(new_config(architecture, 32))
 
 
-STRANGER = """
+OUTSIDE_PROGRAM = """
 import json, sys
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
@@ -165,7 +165,7 @@ print(json.dumps(answers))
 """
 
 
-def test_a_stranger_loads_each_with_equal_probabilities(models, tmp_path):
+def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(models, tmp_path):
     volume = np.random.default_rng(0).normal(100, 20, (20, 30, 25)).astype(np.float32)
     scan = tmp_path / "scan.nii.gz"
     nib.save(nib.Nifti1Image(volume, np.diag([-1, 1, 2, 1])), scan)
@@ -180,7 +180,7 @@ def test_a_stranger_loads_each_with_equal_probabilities(models, tmp_path):
         }
     (tmp_path / "elsewhere").mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "hf")}
-    call = ["-c", STRANGER, scan, *(tmp_path / name for name in models)]
+    call = ["-c", OUTSIDE_PROGRAM, scan, *(tmp_path / name for name in models)]
     result = run_program(call, tmp_path / "elsewhere", environment)
     assert result.returncode == 0, result.stderr
     answers = json.loads(result.stdout.splitlines()[-1])

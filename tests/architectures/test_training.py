@@ -1,4 +1,4 @@
-"""A baseline through the loop that GloResNet goes through, and the settings it refuses."""
+"""Training a baseline with train.py, and the settings that are refused."""
 
 import os
 
@@ -35,7 +35,7 @@ def run(shared_tiny_cohort, tmp_path_factory):
     return run
 
 
-def test_a_fold_of_a_densenet_ends_in_a_model_folder(run, shared_tiny_cohort):
+def test_training_a_densenet_writes_a_model_folder(run, shared_tiny_cohort):
     folder = run / "fold-0" / "model"
     model = BaselineForImageClassification.from_pretrained(folder)
     processor = GloResNetImageProcessor.from_pretrained(folder)
@@ -52,7 +52,7 @@ def test_a_fold_of_a_densenet_ends_in_a_model_folder(run, shared_tiny_cohort):
     assert "the network itself `monai` (1.6.1)" in card and "`AutoModel`" not in card
 
 
-def test_a_fold_is_published_and_what_only_resnets_can_is_refused(run, monkeypatch):
+def test_a_fold_is_published_but_not_as_ensemble_or_converted(run, monkeypatch):
     (release,) = prepare_releases(run, "org/name", "best", fold=0)
     assert "a baseline of GloResNet" in release.card and 'name = "org/name"' in release.card
     with pytest.raises(InputError, match="trained densenet121, and only ResNets make an ensemble: publish a fold"):
@@ -64,12 +64,12 @@ def test_a_fold_is_published_and_what_only_resnets_can_is_refused(run, monkeypat
 
 
 @pytest.mark.parametrize("architecture", ["vit_base", "swin_unet_encoder"])
-def test_a_step_moves_every_weight(architecture):
+def test_every_weight_gets_a_gradient(architecture):
     torch.manual_seed(0)
     model = new_model(load_recipe("demo", architecture=architecture, image_size=32)).train()
     model(torch.randn(2, 1, 32, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
-    still = [name for name, p in model.named_parameters() if p.grad is None]
-    assert still == []
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
 
 
 @pytest.mark.parametrize(
@@ -78,36 +78,39 @@ def test_a_step_moves_every_weight(architecture):
         ({"architecture": "vit_base", "init": "medicalnet"}, "vit_base has no MedicalNet weights: add --init random"),
         ({"architecture": "compact", "init": "file.pth"}, "compact has no MedicalNet weights: add --init random"),
         ({"architecture": "swin_unet_encoder", "image_size": 48}, "the nearest are 32 and 64"),
-        ({"architecture": "densenet121", "gradient_checkpointing": True}, "made for the ResNets, densenet121 has none"),
+        (
+            {"architecture": "densenet121", "gradient_checkpointing": True},
+            "works with the ResNets only, not with densenet121",
+        ),
         ({"architecture": "resnet34"}, "architecture is 'resnet34': choose one of resnet10, resnet18"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(settings, message):
+def test_settings_that_cannot_be_combined_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("demo", **settings)
 
 
-def test_a_recipe_from_before_there_were_architectures_is_gloresnets(tmp_path):
+def test_a_recipe_without_an_architecture_means_gloresnet(tmp_path):
     (tmp_path / "recipe.yaml").write_text("image_size: 64\ninit: random\n")
     assert load_recipe(str(tmp_path / "recipe.yaml")).architecture == "resnet10"
 
 
-def test_medicalnets_weights_are_asked_for_by_depth_and_kept_in_shape():
+def test_the_medicalnet_file_and_the_shortcut_follow_from_the_architecture():
     recipe = load_recipe("demo", architecture="resnet18", init="medicalnet")
     with pytest.raises(FileNotFoundError, match="resnet_18_23dataset.pth of TencentMedicalNet/MedicalNet-Resnet18"):
         new_model(recipe)
-    # the model that the trained weights go into at the end of a fold
+    # the model that is exported at the end of a fold
     assert new_model(recipe, pretrained=False).config.shortcut_type == "A"
     assert new_model(load_recipe("demo", architecture="compact")).config.widths == [24, 64, 160, 320]
 
 
-def test_bfloat16_on_a_cpu_is_refused_where_torch_gets_it_wrong(monkeypatch):
+def test_bfloat16_on_a_cpu_is_refused_where_gradients_would_be_wrong(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RecipeError, match="densenet121 cannot be trained in bf16 on a CPU at image_size 64"):
         new_model(load_recipe("demo", architecture="densenet121", mixed_precision="bf16"))
 
 
-def test_a_wrong_call_is_one_sentence(shared_tiny_cohort, tmp_path):
+def test_a_wrong_call_prints_one_sentence(shared_tiny_cohort, tmp_path):
     result = train(shared_tiny_cohort, tmp_path / "run", "--architecture", "vit_base", "--image_size", "40")
     assert result.returncode == 2 and "the nearest are 32 and 48" in result.stderr
     assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()

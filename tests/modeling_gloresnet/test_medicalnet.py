@@ -1,4 +1,4 @@
-"""The strict weight import: what fits is loaded to the last number, anything else is refused by name."""
+"""The strict weight import: a fitting file is loaded exactly, and errors name everything that does not fit."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def config(depth=10, **kwargs):
 
 
 def medicalnet_state(depth=10, **kwargs):
-    """A checkpoint's `state_dict` as MedicalNet writes it: `module.` before every key, a segmentation head behind."""
+    """A `state_dict` as MedicalNet writes it: every key starts with `module.`, and there is a segmentation head."""
     torch.manual_seed(depth)
     encoder = GloResNetModel(config(depth, **kwargs))
     state = {
@@ -50,12 +50,12 @@ def test_every_encoder_weight_is_loaded(tmp_path, depth, shortcut):
     assert model.classifier.bias.abs().max() == 0
 
 
-def test_dilated_geometry_takes_the_same_file(tmp_path):
+def test_the_dilated_geometry_loads_the_same_file(tmp_path):
     path = saved(tmp_path, medicalnet_state())
     GloResNetModel.from_medicalnet(path, config(strides=[1, 2, 1, 1], dilations=[1, 1, 2, 4]))
 
 
-def test_shortcut_a_file_is_refused_in_a_b_net_and_the_other_way_round(tmp_path):
+def test_a_file_of_the_other_shortcut_type_is_refused(tmp_path):
     a_file = saved(tmp_path, medicalnet_state(18, shortcut_type="A"), "a.pth")
     with pytest.raises(MedicalNetImportError, match="trained with shortcut type A.*shortcut_type='B'.*downsample"):
         GloResNetModel.from_medicalnet(a_file, config(18))
@@ -81,14 +81,14 @@ def test_another_depth_is_refused(tmp_path):
         ),
     ],
 )
-def test_missing_extra_and_misshapen_keys_are_named(tmp_path, change, message):
+def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path, change, message):
     state = medicalnet_state()
     change(state)
     with pytest.raises(MedicalNetImportError, match=message):
         GloResNetModel.from_medicalnet(saved(tmp_path, state), config())
 
 
-def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+def test_files_other_than_checkpoints_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no MedicalNet weights at nowhere.pth"):
         GloResNetModel.from_medicalnet("nowhere.pth")
     (tmp_path / "text.pth").write_text("not weights")
@@ -99,7 +99,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     with pytest.raises(MedicalNetImportError, match="cannot be read as PyTorch weights"):
         GloResNetModel.from_medicalnet(tmp_path / "cut.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(MedicalNetImportError, match="holds no `state_dict`"):
+    with pytest.raises(MedicalNetImportError, match="contains no `state_dict`"):
         GloResNetModel.from_medicalnet(tmp_path / "list.pth")
 
 
@@ -108,7 +108,7 @@ class Malicious:
         return (print, ("code from a checkpoint ran",))
 
 
-def test_a_file_with_code_in_it_is_not_run(tmp_path, capsys):
+def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
     torch.save({"state_dict": medicalnet_state(), "extra": Malicious()}, tmp_path / "evil.pth")
     with pytest.raises(MedicalNetImportError):
         GloResNetModel.from_medicalnet(tmp_path / "evil.pth", config())

@@ -1,4 +1,4 @@
-"""The network against MONAI's independent ResNet, torch's own softmax and loss, and arithmetic by hand."""
+"""The network compared with MONAI's ResNet, torch's softmax and loss, and calculations by hand."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def tiny_config(**kwargs):
 
 
 def randomised(model, seed=0):
-    """Every weight and every running statistic away from its initial value, so that no term can hide."""
+    """Give every weight and running statistic a random value, so that a missing term changes the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -29,7 +29,7 @@ def randomised(model, seed=0):
 
 
 def monai_twin(model):
-    """MONAI's ResNet of the same geometry, holding the same weights."""
+    """MONAI's ResNet with the same geometry and weights."""
     config = model.config
     block = "bottleneck" if config.block == "bottleneck" else "basic"
     twin = monai_resnet.ResNet(
@@ -95,7 +95,7 @@ def test_shapes_at_the_papers_size():
     assert [tuple(h.shape[1:3]) for h in outputs.hidden_states] == [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)]
 
 
-def test_medicalnets_dilated_geometry_keeps_a_sixteenth_map():
+def test_medicalnets_dilated_geometry_returns_larger_maps():
     model = GloResNetModel(tiny_config(strides=[1, 2, 1, 1], dilations=[1, 1, 2, 4])).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 1, 64, 64, 64)).last_hidden_state.shape == (1, 16, 8, 8, 8)
@@ -139,7 +139,7 @@ def test_predict_proba_is_the_mean_over_both_views():
     assert torch.allclose(model.predict_proba(volume), plain, atol=1e-6)
 
 
-def test_predict_proba_leaves_a_training_model_as_it_was():
+def test_predict_proba_does_not_change_a_model_in_training_mode():
     model = GloResNetForImageClassification(tiny_config()).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     expected = model.eval().predict_proba(volume := torch.randn(2, 1, 32, 32, 32))

@@ -1,4 +1,4 @@
-"""bfloat16 is right in every layer: each gradient, layer by layer, against float32 on the same input."""
+"""bfloat16 gradients of every layer, compared with float32 on the same input."""
 
 import pytest
 import torch
@@ -16,11 +16,11 @@ def weight_gradient(conv, hidden, upstream, precision):
     return conv.weight.grad.clone()
 
 
-# where bfloat16 is emulated the largest takes half a minute, and these are not the kernels that were wrong
+# emulated bfloat16 takes half a minute for the largest size, and does not use the kernels that were wrong
 LARGER = [80, 96, 112, 128] if has_native_bfloat16(torch.device("cpu")) else [80]
 
 
-# every size at which some map has one or two voxels an edge, and larger ones
+# every size at which some map has one or two voxels per edge, and larger ones
 @pytest.mark.parametrize("image_size", [*range(16, 65), *LARGER])
 def test_bfloat16_weight_gradients_of_every_layer(image_size):
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def test_bfloat16_weight_gradients_of_every_layer(image_size):
     batch = 2 if image_size > 64 else 4
     model(torch.randn(batch, 1, *[image_size] * 3)).last_hidden_state.square().sum().backward()
     names = {module: name for name, module in model.named_modules()}
-    assert len(captured) == 12  # the stem, two a block, three projections
+    assert len(captured) == 12  # the stem, two per block, three projections
     for module, (hidden, upstream) in list(captured.items()):
         module._forward_hooks.clear()
         upstream = upstream / upstream.norm().clamp_min(1e-30)
@@ -46,7 +46,7 @@ def test_bfloat16_weight_gradients_of_every_layer(image_size):
         assert error < 0.02, f"{names[module]} at {tuple(hidden.shape[2:])}: relative error {error:.3g}"
 
 
-def test_bfloat16_maps_are_pooled_as_they_are():
+def test_bfloat16_maps_are_pooled_in_bfloat16():
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 4, 9, 10, 11, generator=generator).bfloat16().requires_grad_()
     exact = hidden.detach().float().requires_grad_()

@@ -1,4 +1,4 @@
-"""Rotation against scipy, flips by hand, and the distribution that is drawn."""
+"""Rotation compared with scipy, flips checked by hand, and the distribution of the drawn parameters."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_rotation_equals_scipy(size):
         assert np.abs(result[0].numpy() - expected).max() < 1e-4
 
 
-def test_a_quarter_turn_moves_the_voxels_where_it_should():
+def test_a_quarter_turn_moves_a_voxel_in_the_right_direction():
     volume = torch.zeros(1, 1, 9, 9, 9)
     volume[0, 0, 8, 4, 4] = 1  # rightmost voxel
     quarter = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])  # from output to input: (r, a) -> (a, -r)
@@ -48,14 +48,14 @@ def test_rotation_of_zero_degrees_changes_nothing():
     assert torch.equal(augment(batch, drawn), batch)
 
 
-def test_input_is_left_as_it_was():
+def test_the_input_is_not_changed():
     batch = volumes()
     before = batch.clone()
     augment(batch, draw_augmentation(np.random.default_rng(0), 2, rotation_degrees=10, flip_prob=1))
     assert torch.equal(batch, before)
 
 
-def test_drawn_rotations_are_rotations_within_the_range_and_repeat():
+def test_drawn_rotations_are_within_the_range_and_repeatable():
     drawn = draw_augmentation(np.random.default_rng(5), 2000, rotation_degrees=10, flip_prob=0.5)
     products = drawn.rotations @ drawn.rotations.transpose(0, 2, 1)
     assert np.allclose(products, np.eye(3)) and np.allclose(np.linalg.det(drawn.rotations), 1)

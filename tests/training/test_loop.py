@@ -1,4 +1,4 @@
-"""One epoch and one round of predictions in this process, on a tiny network."""
+"""One epoch of training, predictions and checkpoints, on a tiny network in this process."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def test_an_epoch_follows_from_seed_fold_and_epoch_alone():
+def test_an_epoch_depends_only_on_seed_fold_and_epoch():
     first, again, other_epoch, other_fold = (start() for _ in range(4))
     assert epoch(*first) == epoch(*again)
     assert all(torch.equal(a, b) for a, b in zip(weights(first[1]).values(), weights(again[1]).values(), strict=True))
@@ -58,7 +58,7 @@ def test_an_epoch_follows_from_seed_fold_and_epoch_alone():
     assert epoch(*other_fold, fold=1) != epoch(*start())
 
 
-def test_no_step_is_made_with_a_loss_that_is_not_finite():
+def test_a_loss_that_is_not_finite_changes_no_weight():
     accelerator, model, optimizer, loader = start()
     with torch.no_grad():
         model.classifier.bias.fill_(float("nan"))
@@ -68,11 +68,11 @@ def test_no_step_is_made_with_a_loss_that_is_not_finite():
     after = weights(model.gloresnet.layer4)
     assert all(torch.equal(before[name], after[name]) for name in before if "weight" in name)
     views = predict_fold(model, loader, accelerator)
-    with pytest.raises(NonFiniteLossError, match="no longer numbers at epoch 3"):
+    with pytest.raises(NonFiniteLossError, match="not a finite number at epoch 3"):
         check_finite(views, 3, RECIPE)
 
 
-def test_gradient_accumulation_updates_once_for_several_batches(monkeypatch):
+def test_gradient_accumulation_makes_one_update_for_several_batches(monkeypatch):
     recipe = load_recipe("demo", per_device_train_batch_size=2, image_size=16, gradient_accumulation_steps=2)
     accelerator, model, optimizer, loader = start(recipe)
     steps, step = [], optimizer.optimizer.step
@@ -81,7 +81,7 @@ def test_gradient_accumulation_updates_once_for_several_batches(monkeypatch):
     assert len(loader) == 4 and len(steps) == 2
 
 
-def test_a_last_batch_of_one_is_left_out_and_another_scan_each_epoch():
+def test_a_last_batch_of_one_is_dropped_and_the_scan_changes_each_epoch():
     accelerator, _, _, loader = start(rows=range(9))
     seen = []
     for number in range(1, 13):
@@ -90,7 +90,7 @@ def test_a_last_batch_of_one_is_left_out_and_another_scan_each_epoch():
     assert all(len(rows) == 8 for rows in seen) and set.union(*seen) == set(range(9))
 
 
-def test_every_row_is_predicted_once_with_the_models_own_views():
+def test_every_row_is_predicted_once_with_both_views():
     accelerator, model, _, _ = start()
     scans = ScanDataset(volumes(), [7, 1, 4, 3, 8], [1, 1, 0, 1, 0])
     views = predict_fold(model, accelerator.prepare(new_loader(scans, RECIPE, accelerator)), accelerator)
@@ -120,7 +120,7 @@ def test_a_checkpoint_restores_weights_optimizer_history_and_selection(tmp_path)
     assert restored == history
 
 
-def test_half_a_checkpoint_does_not_count(tmp_path):
+def test_an_unfinished_checkpoint_is_ignored(tmp_path):
     (tmp_path / ".epoch-007.partial").mkdir()
     assert newest_checkpoint(tmp_path) is None
     (tmp_path / "epoch-002").mkdir()
@@ -128,7 +128,7 @@ def test_half_a_checkpoint_does_not_count(tmp_path):
     assert newest_checkpoint(tmp_path).name == "epoch-010"
 
 
-def test_mean_log_loss_is_scikit_learns():
+def test_mean_log_loss_equals_scikit_learn():
     labels, probabilities = [0, 1, 1, 0], [0.2, 0.9, 0.4, 0.6]
     assert mean_log_loss(labels, probabilities) == pytest.approx(log_loss(labels, probabilities))
     assert np.isfinite(mean_log_loss([1], [0.0]))

@@ -1,4 +1,4 @@
-"""Mixup against its formula, the loss against sums by hand, the weights against scikit-learn."""
+"""Mixup compared with its formula, the loss with a sum in numpy, the class weights with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from training.loss import class_weights, weighted_soft_cross_entropy
 from training.mixup import Mixing, draw_mixing, mix
 
 
-def test_mix_is_the_formula_for_volumes_and_labels():
+def test_mix_follows_the_formula_for_volumes_and_labels():
     volumes = torch.randn(3, 1, 4, 4, 4)
     targets = torch.tensor([[1.0, 0], [0, 1], [0, 1]])
     mixing = Mixing(np.array([0.25, 1.0, 0.6]), np.array([2, 0, 1]))
@@ -22,7 +22,7 @@ def test_mix_is_the_formula_for_volumes_and_labels():
     assert soft[0].tolist() == [0.25, 0.75]
 
 
-def test_lambda_is_beta_distributed_a_sample_each_and_half_the_batches_are_mixed():
+def test_each_sample_has_a_beta_distributed_lambda_and_half_the_batches_are_mixed():
     rng = np.random.default_rng(0)
     drawn = [draw_mixing(rng, 8, mixup_prob=0.5, mixup_alpha=0.4) for _ in range(2000)]
     mixed = [mixing for mixing in drawn if mixing is not None]
@@ -38,7 +38,7 @@ def test_mixup_can_be_turned_off_and_fully_on(prob, mixed):
     assert all((draw_mixing(rng, 4, mixup_prob=prob, mixup_alpha=1) is not None) == mixed for _ in range(200))
 
 
-def test_loss_is_the_sum_of_the_paper():
+def test_loss_equals_the_sum_in_the_paper():
     logits = torch.tensor([[1.0, -1.0], [0.5, 2.0], [-0.3, 0.1]])
     targets = torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.6, 0.4]])
     weights = torch.tensor([0.8, 1.3])
@@ -47,7 +47,7 @@ def test_loss_is_the_sum_of_the_paper():
     assert weighted_soft_cross_entropy(logits, targets, weights).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_loss_is_computed_in_float32_whatever_the_network_answers_in():
+def test_loss_of_bfloat16_logits_is_computed_in_float32():
     logits = torch.randn(4, 2).bfloat16()
     targets = torch.full((4, 2), 0.5)
     loss = weighted_soft_cross_entropy(logits, targets, torch.ones(2))
@@ -55,7 +55,7 @@ def test_loss_is_computed_in_float32_whatever_the_network_answers_in():
     assert loss.item() == pytest.approx(weighted_soft_cross_entropy(logits.float(), targets, torch.ones(2)).item())
 
 
-def test_class_weights_are_scikit_learns_balanced_ones():
+def test_class_weights_equal_scikit_learns_balanced_weights():
     labels = [0] * 59 + [1] * 43
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)
     assert np.allclose(class_weights(labels).numpy(), expected)

@@ -1,4 +1,4 @@
-"""Recipes: the paper's, what others change, and every way of getting a setting wrong."""
+"""Recipes: the paper's values, the changes of the others, and errors in settings."""
 
 import argparse
 import dataclasses
@@ -8,7 +8,7 @@ import pytest
 from training.recipe import Recipe, RecipeError, add_recipe_flags, load_recipe
 
 
-def test_the_papers_recipe_is_the_papers():
+def test_the_papers_recipe_has_the_papers_values():
     recipe = load_recipe("paper")
     assert recipe.num_train_epochs == 150
     assert recipe.per_device_train_batch_size == 32
@@ -18,14 +18,14 @@ def test_the_papers_recipe_is_the_papers():
     assert (recipe.image_size, recipe.num_folds, recipe.init) == (128, 5, "medicalnet")
 
 
-def test_demo_changes_only_what_it_names():
+def test_demo_changes_only_the_settings_it_lists():
     paper, demo = load_recipe("paper"), load_recipe("demo")
     changed = {line.split(":")[0] for line in demo.differences(paper)}
     assert changed == {"image_size", "init", "num_train_epochs", "per_device_train_batch_size", "learning_rate"}
     assert demo.mixed_precision == "no"
 
 
-def test_flags_override_and_leave_the_rest_alone():
+def test_flags_override_only_their_settings():
     parser = argparse.ArgumentParser()
     add_recipe_flags(parser)
     flags = vars(parser.parse_args(["--learning_rate", "1e-4", "--max_birth_age", "37", "--gradient_checkpointing"]))
@@ -47,15 +47,15 @@ def test_every_setting_has_a_flag_with_its_name():
         assert f"--{field.name}" in text
 
 
-def test_saved_recipe_reads_back_equal(tmp_path):
+def test_a_saved_recipe_reads_back_equal(tmp_path):
     recipe = load_recipe("demo", max_birth_age=36.5, mixed_precision="bf16", min_learning_rate=1e-7)
     recipe.save(tmp_path / "recipe.yaml")
     assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
-def test_a_file_names_only_what_it_changes(tmp_path):
-    # YAML 1.1 reads `no` as false and 1e-3 as text: both are what the writer meant
+def test_a_file_lists_only_its_changes(tmp_path):
+    # YAML 1.1 reads `no` as false and 1e-3 as text; the recipe takes both as meant
     (tmp_path / "mine.yaml").write_text("mixed_precision: no\nlearning_rate: 1e-3\nrotation_degrees: 5\n")
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
     assert (recipe.mixed_precision, recipe.learning_rate, recipe.rotation_degrees) == ("no", 1e-3, 5.0)
@@ -86,8 +86,8 @@ def test_impossible_settings_are_named(settings, message):
     ("text", "message"),
     [
         ("epochs: 3\n", "unknown settings epochs: the known ones are image_size"),
-        ("- 1\n", "is not a list of `setting: value` lines"),
-        ("a: [1\n", "is not YAML"),
+        ("- 1\n", "must hold `name: value` lines, found list"),
+        ("a: [1\n", "is not valid YAML"),
     ],
 )
 def test_broken_recipe_files_are_named(tmp_path, text, message):

@@ -1,4 +1,4 @@
-"""Which epoch counts under each rule, and what the inner scans give."""
+"""The epoch that each rule selects, and the temperature and thresholds fitted on the inner scans."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ HISTORY = [
 
 
 @pytest.mark.parametrize(("rule", "epoch"), [("last", 4), ("inner", 3), ("paper", 2)])
-def test_rules(rule, epoch):
+def test_each_rule_selects_its_epoch(rule, epoch):
     assert select_epoch(HISTORY, rule) == epoch
 
 

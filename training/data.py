@@ -1,0 +1,94 @@
+"""The scans that a run trains on: found, standardised, and split into folds."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+from accelerate import Accelerator
+from filelock import FileLock
+
+from cohort.cache import standardised_volumes
+from cohort.folds import check_splits, fold_scans, inner_split, make_splits, read_splits, write_splits
+from cohort.phantom import is_phantom
+from cohort.scans import Scan, find_scans, flow, write_cohort
+from run_folder.layout import REFIT, RunFolder
+
+from .build import ScanDataset, new_processor
+from .recipe import Recipe
+
+
+class TrainingData(NamedTuple):
+    """The scans in use, their standardised volumes and their folds."""
+
+    name: str
+    """The cohort's name, for model cards"""
+    synthetic: bool
+    """Whether the cohort is a phantom"""
+    rows: dict[Scan, int]
+    """Each scan's row in `volumes`"""
+    volumes: datasets.Dataset
+    splits: dict
+
+    def dataset(self, scans: list[Scan]) -> ScanDataset:
+        """Volumes and labels of some of the scans."""
+        return ScanDataset(self.volumes, [self.rows[scan] for scan in scans], [scan.label for scan in scans])
+
+    def labels_and_means(self, scans: list[Scan], views: dict[int, np.ndarray]) -> tuple[list[int], list[float]]:
+        """Labels and probabilities of injury of some scans; each probability is the mean over the scan's views.
+
+        Args:
+            scans: any of the scans in use.
+            views: row -> (V,) probabilities, as `predict_fold` returns them.
+        """
+        return [scan.label for scan in scans], [float(views[self.rows[scan]].mean()) for scan in scans]
+
+
+class FoldScans(NamedTuple):
+    """The parts of one fold. No family is in two of them, unless the recipe splits by subject."""
+
+    train: list[Scan]
+    held_out: list[Scan]
+    """Predicted and scored, never trained on; empty in the refit"""
+    inner: list[Scan]
+    """Held out of the training part to choose the epoch; empty unless `selection` is `inner`"""
+
+
+def prepare_data(
+    data_dir: Path, labels: str | None, recipe: Recipe, run: RunFolder, accelerator: Accelerator
+) -> TrainingData:
+    """Find and standardise the scans, and split them into folds.
+
+    A new run writes `cohort.csv` and `splits.json`. A run that continues uses the splits on disk, after a check that
+    they still fit the scans.
+
+    Raises:
+        CohortError: there are no usable scans or labels, or the scans have changed since the run was started.
+    """
+    processor = new_processor(recipe)
+    with accelerator.main_process_first():
+        scans = find_scans(data_dir, labels, brain_mask=recipe.brain_mask, max_birth_age=recipe.max_birth_age)
+        volumes, scans = standardised_volumes(scans, processor)
+    used = [scan for scan in scans if scan.status == "used"]
+    hashes = dict(zip([scan.image for scan in used], volumes["sha256"], strict=True))
+    accelerator.print(f"{data_dir}: " + ", ".join(f"{count} {status}" for status, count in flow(scans).items()))
+
+    with accelerator.main_process_first(), FileLock(run.lock):
+        if not run.splits.is_file():
+            splits = make_splits(
+                used, num_folds=recipe.num_folds, seed=recipe.seed, split=recipe.split, file_hashes=hashes
+            )
+            write_cohort(scans, run.cohort)
+            write_splits(splits, run.splits)
+    splits = read_splits(run.splits)
+    check_splits(splits, used, hashes)
+    rows = {scan: row for row, scan in enumerate(used)}
+    return TrainingData(data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits)
+
+
+def split_scans(which: int | str, data: TrainingData, recipe: Recipe) -> FoldScans:
+    """The parts of a fold by its number. The refit trains on every scan and holds none out."""
+    scans = list(data.rows)
+    train, held_out = (scans, []) if which == REFIT else fold_scans(data.splits, scans, which)
+    train, inner = inner_split(train, seed=recipe.seed) if recipe.selection == "inner" else (train, [])
+    return FoldScans(train, held_out, inner)
