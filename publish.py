@@ -15,38 +15,44 @@ figures of all folds. Exit status: 0 published or unchanged, 1 it could not be, 
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from cohort.hub_access import HubError, hub_name, require_token
 from machine.memory import keep_imported_modules
-from publishing.hub import HubError, LeakError, hub_name, publish_run, publish_space, require_token
+from machine.programs import run_program
+from publishing.hub import publish_run, publish_space
+from publishing.leaks import LeakError
 from publishing.release import WHAT
 from run_folder.files import InputError
 
 
-def main() -> None:
-    """Publish; an expected failure is one sentence."""
-    options = parse_arguments()
-    try:
-        if options.run is not None:
-            publish_run(
-                options.run,
-                options.hub_model_id,
-                options.what,
-                options.fold,
-                public=options.public,
-                commit_message=options.commit_message,
-            )
-        if options.space is not None:
-            publish_space(options.space, options.hub_model_id, public=options.public)
-    except InputError as error:  # there is nothing that could be published
-        sys.exit(complain(error, status=2))
-    except (HubError, LeakError, OSError) as error:
-        sys.exit(complain(error, status=1))
-    except KeyboardInterrupt:
-        sys.exit(complain("interrupted; run the same command again to go on", status=130))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Publish, and return the exit status."""
+    options = parse_arguments(argv)
+    return run_program(
+        "publish.py",
+        lambda: publish(options),
+        wrong_call=(InputError,),
+        failed=(HubError, LeakError, OSError),
+    )
 
 
-def parse_arguments() -> argparse.Namespace:
+def publish(options: argparse.Namespace) -> None:
+    if options.run is not None:
+        publish_run(
+            options.run,
+            options.hub_model_id,
+            options.what,
+            options.fold,
+            public=options.public,
+            commit_message=options.commit_message,
+        )
+    if options.space is not None:
+        publish_space(options.space, options.hub_model_id, public=options.public)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -57,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--space", metavar="ORG/NAME", help="also deploy app.py as a Space that loads this model")
     parser.add_argument("--public", action="store_true", help="create the repository for everybody to see")
     parser.add_argument("--commit_message", help="in place of one that names what is published")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.fold is not None and options.what is not None:
         parser.error("--fold names one model and --what another: give one of the two")
     if options.run is None and options.space is None:
@@ -69,17 +75,12 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"{flag}: {error}")
     try:
         require_token()
-    except ValueError as error:
+    except HubError as error:
         parser.error(str(error))
     options.what = options.what or "best"
     return options
 
 
-def complain(error: Exception | str, status: int) -> int:
-    print(f"publish.py: {error}", file=sys.stderr)
-    return status
-
-
 if __name__ == "__main__":
     keep_imported_modules()
-    main()
+    sys.exit(main())

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, fold_scans, inner_split, make_splits, read_splits, write_splits
 from cohort.from_hub import is_hub_name, open_cohort
+from cohort.hub_access import HubError, hub_name, require_token
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError, Scan, find_scans, flow, write_cohort
 from evaluation.metrics import screening_metrics, write_cv_metrics
@@ -36,7 +37,7 @@ from machine.memory import keep_freed_memory, keep_imported_modules
 from modeling_gloresnet import GloResNetForImageClassification, MedicalNetImportError
 from publishing.card import render_card
 from publishing.export import export_model
-from publishing.hub import HubError, hub_name, publish_trained, require_token
+from publishing.hub import publish_trained
 from publishing.release import write_cards
 from run_folder.files import InputError, read_json, write_json, write_text
 from screening.out_of_distribution import training_appearance
@@ -319,7 +320,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict]:
         try:
             hub_name(options.hub_model_id)
             require_token()  # before hours of training, not after
-        except ValueError as error:
+        except (ValueError, HubError) as error:
             parser.error(f"--push_to_hub: {error}")
     return options, arguments
 

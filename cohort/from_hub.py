@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,19 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import snapshot_download
 
+from run_folder.files import replacing_folder
+
+from .hub_access import HUB_FAILURES, explain
 from .images import IMAGE_NAMES, MASK_NAMES, SEGMENTATION_NAMES, CohortError, parse_name
 from .labels import LABEL_COLUMNS, MISSING, name
 
@@ -100,31 +94,8 @@ def _download(repo_id: str, revision: str | None) -> Path:
                 repo_id, repo_type="dataset", revision=revision, allow_patterns=["*.parquet", *ROOT_FILES]
             )
         )
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise CohortError(_refusal(error, repo_id, revision)) from error
-
-
-def _refusal(error: Exception, repo_id: str, revision: str | None) -> str:
-    """One sentence: why a dataset cannot be had, and what to do."""
-    hub = constants.ENDPOINT
-    if isinstance(error, GatedRepoError):
-        return f"The dataset {repo_id} is gated: ask for access on {hub}/datasets/{repo_id}, then run `hf auth login`."
-    if isinstance(error, RevisionNotFoundError):
-        return f"The dataset {repo_id} has no revision {revision}: leave it out for the newest."
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
-        return (
-            f"There is neither a folder {repo_id} nor a dataset {repo_id} on {hub} that you may read: check the name, "
-            "and run `hf auth login` (or set HF_TOKEN) if the dataset is private."
-        )
-    if status is None and isinstance(error, LocalEntryNotFoundError):
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} does not answer"
-        return (
-            f"There is no folder {repo_id}, and the dataset {repo_id} is not in the cache while {why}: check the path, "
-            "or repeat with network."
-        )
-    reason = " ".join(str(error).split())
-    return f"The dataset {repo_id} could not be downloaded ({reason}): run the same command again to go on."
+    except HUB_FAILURES as error:
+        raise CohortError(explain(error, repo_id, "dataset", revision=revision)) from error
 
 
 def _state(tables: list[Path]) -> str:
@@ -143,22 +114,20 @@ def _unpacked(root: Path, tables: list[Path], cohort: str, key: str) -> Path:
         key: what names this state of the dataset.
     """
     home = Path(datasets.config.HF_DATASETS_CACHE) / "gloresnet" / "cohorts" / key
-    folder, building = home / cohort, home / ".building"
+    folder = home / cohort
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):
         if folder.is_dir():
             return folder
-        shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
-        building.mkdir()
-        try:
-            _unpack(tables, building)
-        except pa.ArrowException as error:
-            reason = " ".join(str(error).split())
-            raise CohortError(f"Its Parquet files cannot be read ({reason}): get or make them anew.") from error
-        for file in ROOT_FILES:
-            if (root / file).is_file():
-                shutil.copyfile(root / file, building / file)
-        os.rename(building, folder)
+        with replacing_folder(folder) as building:
+            try:
+                _unpack(tables, building)
+            except pa.ArrowException as error:
+                reason = " ".join(str(error).split())
+                raise CohortError(f"Its Parquet files cannot be read ({reason}): get or make them anew.") from error
+            for file in ROOT_FILES:
+                if (root / file).is_file():
+                    shutil.copyfile(root / file, building / file)
     return folder
 
 

@@ -13,21 +13,24 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Nifti, Value
-from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm import tqdm
+
+from machine.programs import run_program
+from run_folder.files import replacing_folder
 
 from .dataset_card import render_dataset_card
 from .from_hub import FILE_COLUMNS, HUB_NAME, ROOT_FILES
+from .hub_access import HUB_FAILURES, HubError, explain, require_token
 from .phantom import phantom_description
 from .scans import CohortError, Scan, find_scans, flow
 
@@ -50,10 +53,6 @@ FEATURES = Features(
     status=Value("string"),
 )
 PHANTOM_FEATURES = Features(FEATURES | {"lesion_mask": Nifti()})
-
-
-class HubError(Exception):
-    """The Hub did not take what was sent. The message is one sentence; nothing was half-published."""
 
 
 def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str, licence: str) -> None:
@@ -106,8 +105,8 @@ def push_dataset(folder: Path, repo_id: str, *, public: bool) -> str:
             commit_message="Upload the cohort",
             delete_patterns=["data/*.parquet", *ROOT_FILES],
         )
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise HubError(_refusal(error, repo_id)) from error
+    except HUB_FAILURES as error:
+        raise HubError(explain(error, repo_id, "dataset", upload=True)) from error
     private = "public" if public else "private: whoever loads it needs access and `hf auth login`"
     return f"{constants.ENDPOINT}/datasets/{repo_id} is there, commit {done.oid[:8]}, {private}."
 
@@ -118,8 +117,7 @@ def claim_repository(repo_id: str, *, public: bool) -> bool:
     Raises:
         HubError: no token, no rights, no network, or the repository is public and `public` was not asked for.
     """
-    if get_token() is None:
-        raise HubError("There is no Hub token on this machine: run `hf auth login`, or set HF_TOKEN.")
+    require_token()
     api = HfApi()
     try:
         try:
@@ -127,8 +125,8 @@ def claim_repository(repo_id: str, *, public: bool) -> bool:
         except RepositoryNotFoundError:
             api.create_repo(repo_id, repo_type="dataset", private=not public)
             private = not public
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise HubError(_refusal(error, repo_id)) from error
+    except HUB_FAILURES as error:
+        raise HubError(explain(error, repo_id, "dataset", upload=True)) from error
     if not private and not public:
         raise HubError(f"{repo_id} is there already and is public: add --public, or choose another --repo_id.")
     if private and public:
@@ -173,38 +171,6 @@ def _groups(scans: list[tuple[Scan, dict]], limit: int) -> Iterator[list[tuple[S
     yield part
 
 
-def _refusal(error: BaseException, repo_id: str) -> str:
-    """One sentence: what the Hub said, and what to do."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # an upload hides its reason
-        error = error.__cause__
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, which forbids the network: unset it to upload."
-    if isinstance(error, httpx2.TransportError):
-        return f"{constants.ENDPOINT} does not answer: repeat the command with network; what was sent is kept."
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if status == 401:
-        return (
-            "The Hub does not know this token: run `hf auth login`, and see that HF_TOKEN, if set, is not an old one."
-        )
-    if status == 409:
-        return f"{repo_id} is taken by a repository that is no dataset of yours: choose another --repo_id."
-    if status in (403, 404):
-        return (
-            f"This token may not write to the dataset {repo_id}: use a token with write access, or a name under your "
-            "own account or an organisation that lets you."
-        )
-    reason = " ".join(str(getattr(error, "server_message", None) or error).split())
-    return f"The Hub did not take {repo_id} ({reason}): run the same command again to go on."
-
-
-def _keep(dataset: Path, output: Path) -> None:
-    """Put a finished dataset folder in its place, in exchange for what an earlier call left there."""
-    old = dataset.with_name("old")
-    if output.exists():
-        output.rename(old)
-    dataset.rename(output)
-
-
 def _is_ours(folder: Path) -> bool:
     """Whether a folder is empty or holds what `write_dataset` writes and nothing else."""
     if not folder.is_dir():
@@ -214,7 +180,7 @@ def _is_ours(folder: Path) -> bool:
     return all(file in ours or (file.startswith("data/train-") and file.endswith(".parquet")) for file in files)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cohort.to_hub", description=__doc__.split("\n\n")[1])
     parser.add_argument("bids_folder", type=Path, help="the cohort, with sub-* folders")
     parser.add_argument("--repo_id", metavar="ORG/NAME", help="dataset repository to create or update")
@@ -248,32 +214,30 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parse(arguments)
-    try:
-        scans = find_scans(options.bids_folder, options.labels)
-        public = claim_repository(options.repo_id, public=options.public) if options.repo_id else False
-        # beside the folder it becomes, else in the cache: a folder for temporary files may be in memory
-        beside = options.output.absolute().parent if options.output else Path(datasets.config.HF_DATASETS_CACHE)
-        beside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".to-hub-", dir=beside) as temporary:
-            dataset = Path(temporary) / "dataset"
-            name = options.repo_id or options.output.absolute().name
-            write_dataset(options.bids_folder, dataset, scans, name, options.license or "apache-2.0")
-            if options.output:
-                _keep(dataset, options.output.absolute())
-                dataset = options.output
-                print(f"{options.output}: {len(scans)} sessions")
-            if options.repo_id:
-                print(push_dataset(dataset, options.repo_id, public=public))
-    except (CohortError, HubError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    options = _parse(argv)
+    return run_program("cohort.to_hub", lambda: _share(options), failed=(CohortError, HubError, OSError))
+
+
+def _share(options: argparse.Namespace) -> None:
+    """Pack a cohort as a dataset, keep it in `--output`, and upload it to `--repo_id`."""
+    scans = find_scans(options.bids_folder, options.labels)
+    public = claim_repository(options.repo_id, public=options.public) if options.repo_id else False
+    licence = options.license or "apache-2.0"
+    if not options.output:
+        cache = Path(datasets.config.HF_DATASETS_CACHE)  # not the folder for temporary files: that may be in memory
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".to-hub-", dir=cache) as folder:
+            write_dataset(options.bids_folder, Path(folder), scans, options.repo_id, licence)
+            print(push_dataset(Path(folder), options.repo_id, public=public))
+        return
+    output = options.output.absolute()
+    with replacing_folder(output) as folder:
+        write_dataset(options.bids_folder, folder, scans, options.repo_id or output.name, licence)
+    print(f"{options.output}: {len(scans)} sessions")
+    if options.repo_id:
+        print(push_dataset(output, options.repo_id, public=public))
 
 
 if __name__ == "__main__":

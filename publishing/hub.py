@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, set_client_factory
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
-from huggingface_hub.utils import validate_repo_id
-from huggingface_hub.utils._http import default_client_factory
 
+from cohort.hub_access import HUB_FAILURES, HubError, explain, require_token
 from publishing.leaks import LeakError, check_contents, check_text, is_model_file, model_files, private_words
 from publishing.release import Release, prepare_releases
 from publishing.space import is_space_file, space_files
@@ -23,42 +21,12 @@ from run_folder.files import InputError
 PATIENCE = 60  # seconds for one answer of the Hub; without it, the library waits for ever
 
 
-class HubError(Exception):
-    """The Hub did not take what was sent. The message is one sentence; nothing on this side was changed."""
-
-
 class Upload(NamedTuple):
     """Files on their way to one branch: local paths, or contents made for the occasion."""
 
     files: dict[str, Path | bytes]
     branch: str
     message: str
-
-
-def hub_name(text: str) -> str:
-    """ORG/NAME, checked.
-
-    Raises:
-        ValueError: it is no name of a Hub repository.
-    """
-    try:
-        validate_repo_id(text)
-        if text.count("/") != 1:
-            raise HFValidationError("it has no organisation or user before a slash")
-    except HFValidationError as error:
-        raise ValueError(f"{text!r} is no name of a Hub repository: give ORG/NAME, as in lab/gloresnet.") from error
-    return text
-
-
-def require_token() -> str:
-    """The user's Hub token.
-
-    Raises:
-        ValueError: there is none; asked before hours of training rather than after.
-    """
-    if (token := get_token()) is None:
-        raise ValueError("there is no Hub token on this machine: run `hf auth login`, or set HF_TOKEN.")
-    return token
 
 
 def publish_run(
@@ -151,25 +119,19 @@ def push(
         HubError: the Hub refused or could not be reached.
     """
     hub_logging.set_verbosity_error()  # its warnings are said better here
-    set_client_factory(_impatient_client)
+    hooks = get_session().event_hooks  # the library's own: they keep HF_HUB_OFFLINE working
+    timeout = httpx2.Timeout(PATIENCE, connect=10)
+    set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=timeout))
     api = HfApi(token=require_token())
     try:
         api.whoami()
         private = _open(api, repo_id, repo_type, public, say, creation)
         for upload in uploads:
             _commit(api, repo_id, repo_type, upload, is_ours, say)
-    except HubError:
-        raise
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise HubError(_explain(error, repo_id, repo_type)) from error
+    except HUB_FAILURES as error:
+        raise HubError(explain(error, repo_id, repo_type, upload=True)) from error
     if private:
         say(f"{repo_id} is private: whoever loads it needs access and `hf auth login`.")
-
-
-def _impatient_client() -> httpx2.Client:
-    client = default_client_factory()
-    client.timeout = httpx2.Timeout(PATIENCE, connect=10)
-    return client
 
 
 def _open(api: HfApi, repo_id: str, repo_type: str, public: bool, say: Callable, creation: dict) -> bool:
@@ -183,14 +145,7 @@ def _open(api: HfApi, repo_id: str, repo_type: str, public: bool, say: Callable,
     except HfHubHTTPError as error:
         if not isinstance(error, RepositoryNotFoundError) and error.response.status_code != 404:
             raise
-    try:
-        api.create_repo(repo_id, repo_type=repo_type, private=not public, **creation)
-    except HfHubHTTPError as error:
-        if error.response.status_code == 409:
-            raise HubError(
-                f"{repo_id} is taken by a repository that is no {repo_type} of yours: choose another name."
-            ) from error
-        raise
+    api.create_repo(repo_id, repo_type=repo_type, private=not public, **creation)
     return not public
 
 
@@ -209,45 +164,3 @@ def _commit(api: HfApi, repo_id: str, repo_type: str, upload: Upload, is_ours: C
         say(f"{where}: nothing has changed, no commit was made.")
     else:
         say(f"{where}: {upload.message} ({len(upload.files)} files, commit {done.oid[:8]}) at {done.commit_url}")
-
-
-def _explain(error: BaseException, repo_id: str, repo_type: str) -> str:
-    """One sentence: what the Hub said, and what to do."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # an LFS upload hides its reason
-        error = error.__cause__
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, which forbids the network: unset it to publish."
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status == 401:
-            return (
-                "The Hub does not know this token: run `hf auth login` with a token that may write, and see that "
-                "HF_TOKEN, which goes first, is not an old one."
-            )
-        if status == 402:
-            return f"The Hub asks for a paid plan for {repo_id}: choose another kind of {repo_type} or account."
-        if status in (403, 404):
-            return (
-                f"This token may not write to {repo_id}: use a token with write access, or a name under your own "
-                "account or an organisation that lets you."
-            )
-        reason = _one_line(error.server_message or str(error))
-        if status >= 500 or status in (408, 429):
-            return f"The Hub is out of order or busy (HTTP {status}, {reason}): publish again in a while."
-        return f"The Hub refused {repo_id} (HTTP {status}, {reason}): mend that and publish again."
-    if isinstance(error, httpx2.TransportError):
-        return (
-            f"The Hub cannot be reached at {constants.ENDPOINT} ({_one_line(str(error)) or type(error).__name__}): "
-            "check the network and publish again; what was sent already is not sent twice."
-        )
-    return f"Publishing {repo_id} failed ({type(error).__name__}: {_one_line(str(error))}): publish again."
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip().rstrip(".")[:200]
-
-
-__all__ = [
-    *("HubError", "LeakError", "Upload", "hub_name", "publish_run", "publish_space", "publish_trained", "push"),
-    "require_token",
-]

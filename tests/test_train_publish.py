@@ -65,7 +65,7 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_try_again(finished_run, sha
     push = ["--init", "random", "--push_to_hub", "--hub_model_id", "them/net"]
     result = train(shared_tiny_cohort, run, *push, **hub.environment(tmp_path / "home"))
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "may not write to them/net" in result.stderr
+    assert "may not write to the model them/net" in result.stderr
     assert f"python publish.py {run} --hub_model_id them/net --what best" in result.stderr
     assert (run / "fold-0" / "metrics.json").is_file() and (run / "report.html").is_file()
 
@@ -76,7 +76,7 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_try_again(finished_run, sha
         (["--push_to_hub"], "belong together", "x"),
         (["--hub_model_id", "lab/net"], "belong together", "x"),
         (["--push_to_hub", "--hub_model_id", "net"], "give ORG/NAME", "x"),
-        (["--push_to_hub", "--hub_model_id", "lab/net"], "there is no Hub token", ""),
+        (["--push_to_hub", "--hub_model_id", "lab/net"], "no Hub token", ""),
         (["--refit", "--fold", "1"], "leave --fold out", "x"),
         (["--refit", "--selection", "paper"], "--refit repeats a schedule that chooses nothing", "x"),
     ],

@@ -19,12 +19,11 @@ import publish
 answers = []
 for call, token in json.loads(sys.argv[2]):
     os.environ["HF_TOKEN"] = token
-    sys.argv = ["publish.py", *call]
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            publish.main()
-        except SystemExit as ended:
+            code = publish.main(call)
+        except SystemExit as ended:  # of argparse
             code = ended.code
     answers.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
 print(json.dumps(answers))

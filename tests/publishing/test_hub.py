@@ -187,7 +187,7 @@ def test_interrupted_uploads_go_on_and_send_no_weights_twice(finished_run, hub, 
     hub.fail("POST .*/commit", 503)
     dropped, busy, done = publish(hub, call, call, call)
     assert dropped.code == 1 and "The Hub cannot be reached" in dropped.err and dropped.err.count("publish.py:") == 1
-    assert busy.code == 1 and "out of order or busy (HTTP 503" in busy.err
+    assert busy.code == 1 and "busy or out of order (HTTP 503" in busy.err
     assert done.code == 0 and len(hub.messages("lab/net")) == 2
     assert hub.count("PUT /lfs/.* 200") == 1
 
@@ -212,8 +212,8 @@ def test_each_refusal_of_the_hub_is_one_sentence(finished_run, hub, publish):
         (finished_run, "--hub_model_id", "no-slash"),
         ("token=hf_wrong", finished_run, "--hub_model_id", "lab/new"),
     ]
-    expected = ["may not write to them/new", "may not write to them/net", "lab/table is taken by a repository"]
-    expected += ["'no-slash' is no name of a Hub repository", "does not know this token"]
+    expected = ["may not write to the model them/new", "may not write to the model them/net", "lab/table is already taken"]
+    expected += ["'no-slash' is not the name of a Hub repository", "does not know this token"]
     for answer, words in zip(publish(hub, *calls), expected, strict=True):
         assert answer.code == (2 if "no-slash" in words else 1)
         assert words in answer.err and "Traceback" not in answer.err
