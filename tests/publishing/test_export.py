@@ -111,7 +111,7 @@ def test_exporting_again_replaces_the_folder(tmp_path):
 
 def test_disagreeing_sizes_are_refused_before_anything_is_written(tmp_path):
     model, _, folder = exported(tmp_path)
-    with pytest.raises(ValueError, match="64 voxels an edge, the model expects 32"):
+    with pytest.raises(ValueError, match="64 voxels per edge, but the model expects 32"):
         export_model(model, GloResNetImageProcessor(image_size=64), tmp_path / "other", "")
     assert not (tmp_path / "other").exists()
 

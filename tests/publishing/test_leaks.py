@@ -38,7 +38,7 @@ def words(tmp_path):
     ],
 )
 def test_ids_and_paths_are_found(words, text):
-    with pytest.raises(LeakError, match="README.md holds .*must not leave"):
+    with pytest.raises(LeakError, match="README.md holds .*must not be published"):
         check_text("README.md", text, words)
 
 
@@ -63,7 +63,7 @@ def test_only_files_of_a_model_repository_may_leave(tmp_path):
     (tmp_path / "__pycache__").mkdir()
     assert set(model_files(tmp_path)) == {"config.json", "model.safetensors", "modeling_gloresnet.py", "README.md"}
     (tmp_path / "thumbnail.png").write_text("")
-    with pytest.raises(LeakError, match="thumbnail.png, which belongs into no model repository"):
+    with pytest.raises(LeakError, match="thumbnail.png, which does not belong in a model repository"):
         model_files(tmp_path)
 
 
