@@ -34,11 +34,11 @@ def test_what_chose_its_epoch_on_the_scored_scans_is_ranked_by_its_last_epoch(ru
         history["val_auc"] = [1.0, auc]
         history.to_csv(run / f"fold-{fold}" / "history.csv", index=False)
     evidence = gather_evidence(run)
-    assert evidence.best == 1 and evidence.honest_auc == {0: 0.6, 1: 0.9}
+    assert evidence.best == 1 and evidence.unbiased_auc == {0: 0.6, 1: 0.9}
     write_cards(run, evidence)
     card = (run / "fold-1" / "model" / "README.md").read_text()
     assert "the best: at the last epoch, highest AUC of 2 folds, 0.900" in card
-    assert "AUC at the last epoch, which nothing chose" in card and "fold 0 0.600, fold 1 0.900" in card
+    assert "The AUC at the last epoch involves no such choice" in card and "fold 0 0.600, fold 1 0.900" in card
 
 
 def test_the_cost_is_what_the_histories_say(run):
@@ -53,8 +53,8 @@ def test_the_cost_is_what_the_histories_say(run):
     assert evidence.hours == pytest.approx(3.0) and evidence.core_hours == pytest.approx(3.0 * threads)
     write_cards(run, evidence)
     card = (run / "refit" / "model" / "README.md").read_text()
-    assert f"3 hours, that is {3 * threads} core-hours" in card
-    assert f"core-hours x 12 W a core / 1000 = {3 * threads * 12 / 1000:.2g} kWh" in card
+    assert f"3 hours, or {3 * threads} core-hours" in card
+    assert f"core-hours x 12 W per core / 1000 = {3 * threads * 12 / 1000:.2g} kWh" in card
 
 
 def test_a_phantom_cohort_hides_nothing_and_says_what_it_is(run):
@@ -63,4 +63,4 @@ def test_a_phantom_cohort_hides_nothing_and_says_what_it_is(run):
     evidence = replace(gather_evidence(run), synthetic=True)
     metrics = json.loads((run / "fold-0" / "metrics.json").read_text())
     card = render_card(config, read_recipe(run), metrics, evidence)
-    assert "Trained on synthetic phantoms, not on infants" in card and "no infant can be made out" not in card
+    assert "Trained on synthetic phantoms, not on infants" in card and "To protect the infants" not in card

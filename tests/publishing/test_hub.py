@@ -161,7 +161,7 @@ def test_the_cards_hold_the_figures_of_all_folds(published, finished_run):
         assert "| Male | 6 (100.0 %) | 0 (0.0 %) |" in card and "core-hours" in card
     assert 'revision="fold-1"' in cards["lab/net", "fold-1"] and "(this model)" in cards["lab/net", "fold-1"]
     assert "the best: highest AUC of 2 folds" in cards["lab/net", "main"]
-    assert "They estimate **a single member**, not this ensemble" in cards["lab/ensemble", "main"]
+    assert "These figures estimate **a single member**, not this ensemble" in cards["lab/ensemble", "main"]
     assert "All 12 scans, none held out" in cards["lab/refit", "main"]
     # the folders of the run have them too, under their own name
     assert "**pooled**" in (finished_run / "fold-0" / "model" / "README.md").read_text()
@@ -212,7 +212,11 @@ def test_each_refusal_of_the_hub_is_one_sentence(finished_run, hub, publish):
         (finished_run, "--hub_model_id", "no-slash"),
         ("token=hf_wrong", finished_run, "--hub_model_id", "lab/new"),
     ]
-    expected = ["may not write to the model them/new", "may not write to the model them/net", "lab/table is already taken"]
+    expected = [
+        "may not write to the model them/new",
+        "may not write to the model them/net",
+        "lab/table is already taken",
+    ]
     expected += ["'no-slash' is not the name of a Hub repository", "does not know this token"]
     for answer, words in zip(publish(hub, *calls), expected, strict=True):
         assert answer.code == (2 if "no-slash" in words else 1)
@@ -241,7 +245,7 @@ def test_runs_that_cannot_be_published_are_refused_before_anything_is_sent(finis
         (finished_run, *where, "--fold", "1", "--what", "all"),
         (finished_run, *where, "--commit_message", f"of {pd.read_csv(finished_run / 'cohort.csv')['family'][0]}"),
     )
-    assert named.code == 1 and "holds predictions.csv, which belongs into no model repository" in named.err
+    assert named.code == 1 and "holds predictions.csv, which does not belong in a model repository" in named.err
     assert fine.code == 0, fine.err  # one finished fold may go, with its own figures only
     assert "cross-validation" not in hub.files("lab/net")["README.md"].decode().split("---")[1]
     words = ("fold-1/predictions.csv missing", "has no finished fold 1", "does not exist", "give one of the two")
