@@ -1,8 +1,9 @@
-"""Share a cohort as a dataset of the Hub:  python -m cohort.to_hub data/phantom-clear --repo_id ORG/NAME
+"""Share a cohort as a dataset on the Hub:  python -m cohort.to_hub data/phantom-clear --repo_id ORG/NAME
 
-The files travel byte for byte inside Parquet, one row a session; `train.py --data_dir ORG/NAME` trains from it. Private
-unless --public. Scans of human infants need --i_may_share_this and --license. --output FOLDER keeps the dataset in a
-folder, which train.py reads as well, with or without sending it. The same command run again goes on, or updates.
+The dataset has one row per session and contains the original files unchanged, inside Parquet files. `train.py
+--data_dir ORG/NAME` trains on it. A new repository is private unless --public is given. Scans of human infants need
+--i_may_share_this and --license. --output FOLDER keeps the dataset in a folder, which train.py also reads; it works
+with or without an upload. Run the same command again to update the dataset or to continue after an interruption.
 Exit status: 0 done, 1 failed, 2 wrong call, 130 interrupted.
 """
 
@@ -34,8 +35,8 @@ from .hub_access import HUB_FAILURES, HubError, explain, require_token
 from .phantom import phantom_description
 from .scans import CohortError, Scan, find_scans, flow
 
-SHARD_BYTES = 300_000_000  # of files in one Parquet file
-GROUP_BYTES = 50_000_000  # of files in memory at a time
+SHARD_BYTES = 300_000_000  # size of the files in one Parquet file
+GROUP_BYTES = 50_000_000  # size of the files in memory at a time
 FEATURES = Features(
     participant_id=Value("string"),
     session_id=Value("string"),
@@ -56,16 +57,16 @@ PHANTOM_FEATURES = Features(FEATURES | {"lesion_mask": Nifti()})
 
 
 def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str, licence: str) -> None:
-    """Write a cohort as a dataset folder: `data/*.parquet` and a card, and for a phantom what marks it as one.
+    """Write a cohort as a dataset folder: `data/*.parquet`, a card, and the files that mark a phantom if it is one.
 
-    The same cohort gives the same bytes. Memory does not grow with the cohort.
+    The same cohort gives the same bytes. Memory use does not grow with the cohort.
 
     Args:
         data_dir: the BIDS folder.
-        folder: to be created.
-        scans: of `data_dir`, all that are to be rows.
-        repo_id: ORG/NAME, or what else to call the dataset in its card.
-        licence: an identifier of the Hub.
+        folder: the folder to write to.
+        scans: the scans of `data_dir` that become rows.
+        repo_id: ORG/NAME, or another name for the dataset in its card.
+        licence: a licence identifier of the Hub, such as `cc-by-4.0`.
     """
     phantom = phantom_description(data_dir)
     features = PHANTOM_FEATURES if phantom else FEATURES
@@ -77,7 +78,7 @@ def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str,
             with pq.ParquetWriter(path, features.arrow_schema, use_dictionary=False) as writer:
                 for group in _groups(shard, GROUP_BYTES):
                     rows = [_row(scan, files) for scan, files in group]
-                    # not Dataset.from_list: it drops the bytes of a file whose name is also one in the current folder
+                    # not Dataset.from_list, which drops the bytes of a file if the current folder has one of that name
                     writer.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema))
                     progress.update(len(rows))
     for file in ROOT_FILES if phantom else ():
@@ -88,10 +89,10 @@ def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str,
 
 
 def push_dataset(folder: Path, repo_id: str, *, public: bool) -> str:
-    """Make a dataset folder the content of a repository in one commit; files that the Hub has are not sent again.
+    """Upload a dataset folder to a repository in one commit. Files that the Hub already has are not sent again.
 
     Returns:
-        A sentence on what is there now.
+        A sentence that says where the dataset is and who can read it.
 
     Raises:
         HubError: the Hub refused, or could not be reached.
@@ -107,15 +108,18 @@ def push_dataset(folder: Path, repo_id: str, *, public: bool) -> str:
         )
     except HUB_FAILURES as error:
         raise HubError(explain(error, repo_id, "dataset", upload=True)) from error
-    private = "public" if public else "private: whoever loads it needs access and `hf auth login`"
-    return f"{constants.ENDPOINT}/datasets/{repo_id} is there, commit {done.oid[:8]}, {private}."
+    visibility = "public" if public else "private: loading it needs access and `hf auth login`"
+    return f"{constants.ENDPOINT}/datasets/{repo_id} is up to date (commit {done.oid[:8]}) and {visibility}."
 
 
 def claim_repository(repo_id: str, *, public: bool) -> bool:
-    """Create the repository, or see that it may be used, before the work of packing; whether it is public.
+    """Create the repository, or check that it can be used, before the cohort is packed.
+
+    Returns:
+        Whether the repository is public.
 
     Raises:
-        HubError: no token, no rights, no network, or the repository is public and `public` was not asked for.
+        HubError: no token, no write access, no network, or the repository is public but `public` is False.
     """
     require_token()
     api = HfApi()
@@ -128,9 +132,9 @@ def claim_repository(repo_id: str, *, public: bool) -> bool:
     except HUB_FAILURES as error:
         raise HubError(explain(error, repo_id, "dataset", upload=True)) from error
     if not private and not public:
-        raise HubError(f"{repo_id} is there already and is public: add --public, or choose another --repo_id.")
+        raise HubError(f"{repo_id} already exists and is public: add --public, or choose another --repo_id.")
     if private and public:
-        print(f"{repo_id} is there already and stays private: its settings page on the Hub can change that.")
+        print(f"{repo_id} exists and stays private: you can change that on its settings page on the Hub.")
     return not private
 
 
@@ -146,9 +150,9 @@ def _files(scan: Scan, features: Features) -> dict[str, str | None]:
 
 def _row(scan: Scan, files: dict[str, str | None]) -> dict[str, Any]:
     contents = {column: path and {"bytes": _read(path), "path": Path(path).name} for column, path in files.items()}
-    said = {column: getattr(scan, column, None) for column in FEATURES if column not in FILE_COLUMNS}
-    said["family_id"] = scan.family
-    return {column: None if value == "" else value for column, value in said.items()} | contents
+    values = {column: getattr(scan, column, None) for column in FEATURES if column not in FILE_COLUMNS}
+    values["family_id"] = scan.family
+    return {column: None if value == "" else value for column, value in values.items()} | contents
 
 
 def _read(path: str) -> bytes:
@@ -159,7 +163,7 @@ def _read(path: str) -> bytes:
 
 
 def _groups(scans: list[tuple[Scan, dict]], limit: int) -> Iterator[list[tuple[Scan, dict]]]:
-    """The scans in parts of files of no more than so many bytes, at least one a part."""
+    """Split the scans, each with its files, into parts of at most `limit` bytes, but at least one scan."""
     part, size = [], 0
     for scan, files in scans:
         added = sum(os.path.getsize(path) for path in files.values() if path)
@@ -172,7 +176,7 @@ def _groups(scans: list[tuple[Scan, dict]], limit: int) -> Iterator[list[tuple[S
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder is empty or holds what `write_dataset` writes and nothing else."""
+    """Whether a folder is empty or holds only files that `write_dataset` writes."""
     if not folder.is_dir():
         return False
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -182,51 +186,54 @@ def _is_ours(folder: Path) -> bool:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cohort.to_hub", description=__doc__.split("\n\n")[1])
-    parser.add_argument("bids_folder", type=Path, help="the cohort, with sub-* folders")
+    parser.add_argument("bids_folder", type=Path, help="the BIDS folder of the cohort, with sub-* folders")
     parser.add_argument("--repo_id", metavar="ORG/NAME", help="dataset repository to create or update")
     parser.add_argument("--labels", help="TSV or CSV of labels, if they are not in the BIDS folder")
-    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
+    parser.add_argument(
+        "--public", action="store_true", help="create a public repository, or update a public one (default: private)"
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the dataset in this folder")
-    parser.add_argument("--license", help="identifier of the licence on the Hub, as cc-by-4.0 or other; apache-2.0 for "
-                        "phantoms")  # fmt: skip
+    parser.add_argument("--license", help="licence identifier of the Hub, such as cc-by-4.0 or other (default for "
+                        "phantoms: apache-2.0)")  # fmt: skip
     parser.add_argument("--i_may_share_this", action="store_true", help="you have the right to share these scans")
     options = parser.parse_args(arguments)
     if not options.repo_id and not options.output:
-        parser.error("say where the dataset goes: --repo_id ORG/NAME on the Hub, --output FOLDER, or both")
+        parser.error("say where to write the dataset: --repo_id ORG/NAME on the Hub, --output FOLDER, or both")
     if options.repo_id and ((match := HUB_NAME.fullmatch(options.repo_id)) is None or match[3]):
-        parser.error(f"--repo_id {options.repo_id} is no name of a Hub repository: give ORG/NAME")
+        parser.error(f"--repo_id {options.repo_id} is not the name of a Hub repository: give ORG/NAME")
     if options.public and not options.repo_id:
-        parser.error("--public speaks of a repository: add --repo_id ORG/NAME")
+        parser.error("--public applies to a repository: add --repo_id ORG/NAME")
     if not options.bids_folder.is_dir():
         parser.error(f"{options.bids_folder} is not a folder: give the BIDS folder of the cohort")
     if options.labels and not Path(options.labels).is_file():
         parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
     if options.output and options.output.exists() and not _is_ours(options.output):
-        parser.error(f"--output {options.output} holds something else: choose a new folder")
+        parser.error(f"--output {options.output} holds other files: choose a new folder")
     if phantom_description(options.bids_folder) is None:
         if options.repo_id and not options.i_may_share_this:
             parser.error(
-                f"{options.bids_folder} is not a phantom, and this uploads the scans and labels of each infant, file "
-                "headers included: if consent, ethics and the terms of the source allow it, add --i_may_share_this"
+                f"{options.bids_folder} is not a phantom, and this uploads the scans (with their file headers) and "
+                "labels of every infant: if consent, ethics and the terms of the source allow it, add "
+                "--i_may_share_this"
             )
         if not options.license:
-            parser.error("the card needs the licence under which these scans are shared: add --license, as cc-by-4.0")
+            parser.error("the dataset card must name the licence of these scans: add --license, such as cc-by-4.0")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Pack and share a cohort, and return the exit status."""
     options = _parse(argv)
     return run_program("cohort.to_hub", lambda: _share(options), failed=(CohortError, HubError, OSError))
 
 
 def _share(options: argparse.Namespace) -> None:
-    """Pack a cohort as a dataset, keep it in `--output`, and upload it to `--repo_id`."""
+    """Pack a cohort as a dataset; keep it in `--output` and upload it to `--repo_id`, whichever are given."""
     scans = find_scans(options.bids_folder, options.labels)
     public = claim_repository(options.repo_id, public=options.public) if options.repo_id else False
     licence = options.license or "apache-2.0"
     if not options.output:
-        cache = Path(datasets.config.HF_DATASETS_CACHE)  # not the folder for temporary files: that may be in memory
+        cache = Path(datasets.config.HF_DATASETS_CACHE)  # not in /tmp, which may be in memory
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".to-hub-", dir=cache) as folder:
             write_dataset(options.bids_folder, Path(folder), scans, options.repo_id, licence)

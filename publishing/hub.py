@@ -1,4 +1,4 @@
-"""Sending a release to the Hub: one commit a branch, nothing half-published, every failure in one sentence."""
+"""Upload models and Spaces to the Hub: one atomic commit per branch, and one sentence for each failure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from publishing.release import Release, prepare_releases
 from publishing.space import is_space_file, space_files
 from run_folder.files import InputError
 
-PATIENCE = 60  # seconds for one answer of the Hub; without it, the library waits for ever
+TIMEOUT = 60  # seconds for one answer of the Hub; huggingface_hub itself would wait forever
 
 
 class Upload(NamedTuple):
-    """Files on their way to one branch: local paths, or contents made for the occasion."""
+    """Files for one branch, by name: the path of a local file, or the content itself."""
 
     files: dict[str, Path | bytes]
     branch: str
@@ -39,17 +39,17 @@ def publish_run(
     commit_message: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Push models of a run; private unless the repository exists, whose visibility is left as it is.
+    """Upload models of a run. The visibility of an existing repository is not changed.
 
     Args:
         run, hub_model_id, what, fold: see `prepare_releases`.
-        public: create the repository for everybody to see.
-        commit_message: in place of one that names the fold.
-        say: receives a sentence about what happens.
+        public: make a new repository public; otherwise it is private.
+        commit_message: the default names what is published.
+        say: called with one sentence per step.
 
     Raises:
-        InputError: the run is partial or broken.
-        LeakError: a file would give away who was scanned.
+        InputError: the run is incomplete or damaged.
+        LeakError: a file would reveal who was scanned.
         HubError: the Hub refused or could not be reached.
     """
     releases = prepare_releases(run, hub_model_id, what, fold)
@@ -61,7 +61,7 @@ def publish_run(
 def publish_space(
     space_id: str, hub_model_id: str, *, public: bool = False, say: Callable[[str], None] = print
 ) -> None:
-    """Deploy the page as a Space that loads a model of the Hub. Nothing of a run is in it.
+    """Upload the web page as a Space that loads a model from the Hub. It contains nothing from a run.
 
     Raises:
         HubError: the Hub refused or could not be reached.
@@ -72,17 +72,17 @@ def publish_space(
 
 
 def publish_trained(run: Path, hub_model_id: str, what: str, fold: int | None) -> None:
-    """Push at the end of training.
+    """Upload a model at the end of training.
 
     Raises:
-        HubError: it failed, whatever the reason; the run is complete, and the message says how to push it later.
+        HubError: publishing failed for any reason. The run is complete; the message says how to publish it later.
     """
     try:
         publish_run(run, hub_model_id, what, fold)
     except (HubError, LeakError, InputError, OSError) as error:
         chosen = f"--what {what}" if fold is None else f"--fold {fold}"
-        again = f"python publish.py {shlex.quote(str(run))} --hub_model_id {hub_model_id} {chosen}"
-        raise HubError(f"{error} The trained run is kept; to publish it: {again}") from error
+        command = f"python publish.py {shlex.quote(str(run))} --hub_model_id {hub_model_id} {chosen}"
+        raise HubError(f"{error} The trained run is kept. To publish it: {command}") from error
 
 
 def _upload(release: Release, words: list[str], message: str | None) -> Upload:
@@ -103,24 +103,26 @@ def push(
     say: Callable[[str], None] = print,
     **creation,
 ) -> None:
-    """Create the repository if need be, then make each upload one commit, or none where nothing changed.
+    """Create the repository if needed, then make one commit per upload, or none if nothing has changed.
 
-    LFS files that the Hub has from an interrupted attempt are not sent again.
+    LFS files that the Hub already has from an interrupted attempt are not sent again.
 
     Args:
-        uploads: in this order; `main` first.
+        uploads: in the order of their commits, `main` first.
         repo_id: ORG/NAME.
-        public: of a new repository.
+        public: make a new repository public.
         repo_type: `model` or `space`.
-        is_ours: files of an earlier upload by name; those that are gone now are deleted, all others stay.
-        **creation: for `HfApi.create_repo`, such as `space_sdk`.
+        is_ours: whether a file with this name comes from an earlier upload. Such files are deleted if they are not part
+            of this upload; all others stay.
+        say: called with one sentence per step.
+        **creation: more arguments for `HfApi.create_repo`, such as `space_sdk`.
 
     Raises:
         HubError: the Hub refused or could not be reached.
     """
-    hub_logging.set_verbosity_error()  # its warnings are said better here
-    hooks = get_session().event_hooks  # the library's own: they keep HF_HUB_OFFLINE working
-    timeout = httpx2.Timeout(PATIENCE, connect=10)
+    hub_logging.set_verbosity_error()  # the messages below say the same more clearly
+    hooks = get_session().event_hooks  # those of huggingface_hub; one of them enforces HF_HUB_OFFLINE
+    timeout = httpx2.Timeout(TIMEOUT, connect=10)
     set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=timeout))
     api = HfApi(token=require_token())
     try:
@@ -131,16 +133,16 @@ def push(
     except HUB_FAILURES as error:
         raise HubError(explain(error, repo_id, repo_type, upload=True)) from error
     if private:
-        say(f"{repo_id} is private: whoever loads it needs access and `hf auth login`.")
+        say(f"{repo_id} is private: loading it needs access and `hf auth login`.")
 
 
 def _open(api: HfApi, repo_id: str, repo_type: str, public: bool, say: Callable, creation: dict) -> bool:
-    """Find or create the repository; whether it is private."""
+    """Find or create the repository. Returns whether it is private."""
     try:
         private = bool(api.repo_info(repo_id, repo_type=repo_type).private)
-        kept = "private" if private else "public"
         if public == private:
-            say(f"{repo_id} exists and stays {kept}: its settings page on the Hub can change that.")
+            visibility = "private" if private else "public"
+            say(f"{repo_id} exists and stays {visibility}: you can change that on its settings page on the Hub.")
         return private
     except HfHubHTTPError as error:
         if not isinstance(error, RepositoryNotFoundError) and error.response.status_code != 404:
@@ -152,15 +154,15 @@ def _open(api: HfApi, repo_id: str, repo_type: str, public: bool, say: Callable,
 def _commit(api: HfApi, repo_id: str, repo_type: str, upload: Upload, is_ours: Callable, say: Callable) -> None:
     if upload.branch != "main":
         api.create_branch(repo_id, branch=upload.branch, repo_type=repo_type, exist_ok=True)
-    there = api.repo_info(repo_id, repo_type=repo_type, revision=upload.branch)
-    gone = [f.rfilename for f in there.siblings if is_ours(f.rfilename) and f.rfilename not in upload.files]
-    operations = [CommitOperationDelete(name) for name in gone]
+    current = api.repo_info(repo_id, repo_type=repo_type, revision=upload.branch)
+    outdated = [f.rfilename for f in current.siblings if is_ours(f.rfilename) and f.rfilename not in upload.files]
+    operations = [CommitOperationDelete(name) for name in outdated]
     operations += [CommitOperationAdd(name, content) for name, content in upload.files.items()]
     done = api.create_commit(
         repo_id, operations, commit_message=upload.message, repo_type=repo_type, revision=upload.branch
     )
     where = f"{repo_id}, branch {upload.branch}"
-    if done.oid == there.sha:
-        say(f"{where}: nothing has changed, no commit was made.")
+    if done.oid == current.sha:
+        say(f"{where}: nothing has changed, so no commit was made.")
     else:
         say(f"{where}: {upload.message} ({len(upload.files)} files, commit {done.oid[:8]}) at {done.commit_url}")

@@ -188,7 +188,7 @@ def test_writing_again_gives_the_same_bytes_and_spares_what_is_not_ours(phantom,
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
     (output / "data" / "mine.parquet").write_text("x")
     result = call(phantom, "--output", output)
-    assert result.code == 2 and "holds something else" in result.err and (output / "data" / "mine.parquet").is_file()
+    assert result.code == 2 and "holds other files" in result.err and (output / "data" / "mine.parquet").is_file()
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,9 @@ def test_datasets_that_are_no_cohort_are_refused(tmp_path):
 
     assert "no column image" in refusal("a", rows({}).drop_columns("image"))
     assert "no column label, score_group or radiology_score" in refusal("b", rows({}).drop_columns("label"))
-    assert "not of the feature Nifti" in refusal("c", pa.table({"participant_id": ["1"], "image": ["x"], "label": [1]}))
+    assert "as the feature Nifti" in refusal("c", pa.table({"participant_id": ["1"], "image": ["x"], "label": [1]}))
     assert "two rows for sub-01" in refusal("d", rows({}, {}))
-    assert "letters and digits" in refusal("e", rows({"participant_id": "../../x"}))
+    assert "only letters, digits" in refusal("e", rows({"participant_id": "../../x"}))
     assert "not inside its Parquet files" in refusal("f", rows({"image": {"bytes": None, "path": "a.nii"}}))
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "t.parquet").write_bytes(b"PAR1 cut short")

@@ -173,7 +173,7 @@ def test_publishing_again_updates_and_leaves_what_is_not_ours(finished_run, hub,
     first, second, other = publish(hub, call, call, (*call, "--fold", "1", "--commit_message", "The other"))
     assert first.code == second.code == other.code == 0, (first, second, other)
     assert "lab/net exists and stays public" in first.out
-    assert "nothing has changed, no commit was made" in second.out
+    assert "nothing has changed, so no commit was made" in second.out
     assert hub.messages("lab/net")[-1] == "The other" and len(hub.messages("lab/net")) == 4
     files = hub.files("lab/net")
     assert files["LICENSE"] == b"theirs" and "old_gloresnet.py" not in files and len(files["model.safetensors"]) > 1e6
@@ -248,7 +248,7 @@ def test_runs_that_cannot_be_published_are_refused_before_anything_is_sent(finis
     assert named.code == 1 and "holds predictions.csv, which does not belong in a model repository" in named.err
     assert fine.code == 0, fine.err  # one finished fold may go, with its own figures only
     assert "cross-validation" not in hub.files("lab/net")["README.md"].decode().split("---")[1]
-    words = ("fold-1/predictions.csv missing", "has no finished fold 1", "does not exist", "give one of the two")
+    words = ("fold-1/predictions.csv missing", "has no finished fold 1", "does not exist", "give only one of them")
     for answer, said in zip(wrong[:4], words, strict=True):
         assert answer.code == 2 and said in answer.err and "Traceback" not in answer.err
     assert wrong[4].code == 1 and "The commit message holds" in wrong[4].err
