@@ -62,8 +62,8 @@ scan = load_dataset("{repo_id}", split="train")[0]["image"]  # a nibabel image
 
 {licence}
 """
-_SYNTHETIC = """**Synthetic.** Every image was computed from formulas; no infant was scanned (phantom preset `{preset}`, seed
-{seed}). This dataset is not clinical evidence: no result obtained on it says anything about patients."""
+_SYNTHETIC = """**Synthetic.** Every image was computed from formulas; no infant was scanned (phantom preset `{preset}`,
+seed {seed}). This dataset is not clinical evidence: no result obtained on it says anything about patients."""
 _HUMAN = """Scans of human infants. The owner of this repository shares them and states that they may do so."""
 
 
