@@ -1,4 +1,4 @@
-"""publish.py called as its user would, several times a process."""
+"""Call publish.py as a user would, several times in one process."""
 
 import json
 import os
@@ -32,9 +32,9 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="session")
 def publish(tmp_path_factory):
-    """Call publish.py several times in one fresh process that knows only the given Hub, which spares imports.
+    """Call publish.py several times in one new process that knows only the given Hub. One process saves import time.
 
-    A call is its arguments; one that begins with `token=...` is made with that token.
+    A call is a list of arguments. If the first is `token=...`, the call uses that token.
     """
 
     def run_calls(hub, *calls, **environment):
