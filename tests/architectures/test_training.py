@@ -49,7 +49,7 @@ def test_a_fold_of_a_densenet_ends_in_a_model_folder(run, shared_tiny_cohort):
         assert served.predict_proba(volume)[0, 1].item() == pytest.approx(row.p_injury, abs=1e-5)
     card = (folder / "README.md").read_text()
     assert "# 3D DenseNet-121, a baseline of GloResNet" in card and "11,244,674 parameters" in card
-    assert "the network itself `monai` (1.6.1)" in card and "`AutoModel`" not in card
+    assert "the network itself needs `monai` (1.6.1)" in card and "`AutoModel`" not in card
 
 
 def test_a_fold_is_published_and_what_only_resnets_can_is_refused(run, monkeypatch, capsys):
