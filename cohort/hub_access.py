@@ -61,8 +61,8 @@ _REFUSALS = {
     ),
     "unknown token": _Refusal(
         _NOT_READABLE,
-        "The Hub does not know this token: run `hf auth login` with a token that may write. If HF_TOKEN is set, it is "
-        "used first: check that it is not an old one.",
+        "The Hub does not know this token: run `hf auth login` with a token that may write, and check HF_TOKEN, which "
+        "is used first if it is set.",
     ),
     "not allowed": _Refusal(_NOT_READABLE, _NOT_WRITABLE),
     "payment": _Refusal(
@@ -71,7 +71,8 @@ _REFUSALS = {
     ),
     "conflict": _Refusal(
         _DOWNLOAD_FAILED,
-        "{repo_id} is already taken by something other than a {repo_type} of yours ({reason}): choose another name.",
+        "The Hub reports a conflict for {repo_id} ({reason}): choose another name if this one is not a {repo_type} of "
+        "yours, otherwise try again.",
     ),
     "busy": _Refusal(_BUSY, _BUSY),
     "other": _Refusal(_DOWNLOAD_FAILED, "The upload to {repo_id} failed ({reason}): correct this and try again."),

@@ -34,7 +34,7 @@ def wrapped(error):
         (answered(404), "no dataset lab/net on", "may not write to the dataset lab/net"),
         (answered(403, GatedRepoError), "/datasets/lab/net, then run `hf auth login`", "may not write"),
         (answered(404, RevisionNotFoundError), "has no revision v1", "may not write"),
-        (answered(409), "could not be downloaded", "lab/net is already taken"),
+        (answered(409), "could not be downloaded", "a conflict for lab/net"),
         (answered(429), "busy or out of order (HTTP 429: the server's reason)", "try again later"),
         (answered(500), "busy or out of order", "busy or out of order"),
         (answered(400), "(HTTP 400: the server's reason)", "upload to lab/net failed (HTTP 400: the server's reason)"),

@@ -215,7 +215,7 @@ def test_every_refusal_of_the_hub_gives_one_sentence(finished_run, hub, publish)
     expected = [
         "may not write to the model them/new",
         "may not write to the model them/net",
-        "lab/table is already taken",
+        "a conflict for lab/table",
     ]
     expected += ["'no-slash' is not the name of a Hub repository", "does not know this token"]
     for answer, words in zip(publish(hub, *calls), expected, strict=True):
