@@ -63,13 +63,14 @@ def open_cohort(data_dir: str) -> OpenedCohort:
     Raises:
         CohortError: the dataset does not exist, cannot be read or downloaded, or is not a cohort.
     """
-    if not is_hub_name(data_dir):
+    match = HUB_NAME.fullmatch(data_dir)
+    if match is None or not is_hub_name(data_dir):
         folder = Path(data_dir)
         if not (tables := _tables(folder)):
             return OpenedCohort(folder, str(folder.resolve()))
         folder = folder.resolve()
         return OpenedCohort(_unpacked(folder, tables, folder.name, _state(tables)), str(folder))
-    owner, dataset, revision = HUB_NAME.fullmatch(data_dir).groups()
+    owner, dataset, revision = match.groups()
     snapshot = _download(f"{owner}/{dataset}", revision)
     source = f"{owner}/{dataset}@{snapshot.name}"
     if not (tables := _tables(snapshot)):

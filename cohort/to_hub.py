@@ -164,7 +164,8 @@ def _read(path: str) -> bytes:
 
 def _groups(scans: list[tuple[Scan, dict]], limit: int) -> Iterator[list[tuple[Scan, dict]]]:
     """Split the scans, each with its files, into parts of at most `limit` bytes, but at least one scan."""
-    part, size = [], 0
+    part: list[tuple[Scan, dict]] = []
+    size = 0
     for scan, files in scans:
         added = sum(os.path.getsize(path) for path in files.values() if path)
         if part and size + added > limit:

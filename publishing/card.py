@@ -259,7 +259,7 @@ def _calibration(evidence: Evidence) -> str:
 def _cost(recipe: dict, evidence: Evidence | None) -> str:
     if evidence is None:
         return "Not known until the whole cross-validation is done."
-    if evidence.hours is None:
+    if evidence.hours is None or evidence.core_hours is None:
         return "Not known: the run did not record its training time."
     hours, core_hours = evidence.hours, evidence.core_hours
     text = (

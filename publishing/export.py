@@ -7,6 +7,7 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from modeling_gloresnet import (
     BaselineForImageClassification,
+    GloResNetEnsembleForImageClassification,
     GloResNetForImageClassification,
     VolumeClassificationPipeline,
 )
@@ -15,7 +16,7 @@ from run_folder.files import replacing_folder
 
 
 def export_model(
-    model: GloResNetForImageClassification | BaselineForImageClassification,
+    model: GloResNetForImageClassification | GloResNetEnsembleForImageClassification | BaselineForImageClassification,
     processor: GloResNetImageProcessor,
     folder: Path,
     card: str,

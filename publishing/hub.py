@@ -156,10 +156,10 @@ def _commit(api: HfApi, repo_id: str, repo_type: str, upload: Upload, is_ours: C
         api.create_branch(repo_id, branch=upload.branch, repo_type=repo_type, exist_ok=True)
     current = api.repo_info(repo_id, repo_type=repo_type, revision=upload.branch)
     outdated = [f.rfilename for f in current.siblings if is_ours(f.rfilename) and f.rfilename not in upload.files]
-    operations = [CommitOperationDelete(name) for name in outdated]
-    operations += [CommitOperationAdd(name, content) for name, content in upload.files.items()]
+    deleted = [CommitOperationDelete(name) for name in outdated]
+    added = [CommitOperationAdd(name, content) for name, content in upload.files.items()]
     done = api.create_commit(
-        repo_id, operations, commit_message=upload.message, repo_type=repo_type, revision=upload.branch
+        repo_id, [*deleted, *added], commit_message=upload.message, repo_type=repo_type, revision=upload.branch
     )
     where = f"{repo_id}, branch {upload.branch}"
     if done.oid == current.sha:
