@@ -1,67 +1,76 @@
-"""Publish what a run has trained on the Hugging Face Hub, and the page that serves it; private unless asked otherwise.
+"""Publish the models of a run on the Hugging Face Hub, and the web page as a Space. New repositories are private.
 
     hf auth login                                                          # once, or set HF_TOKEN
-    python publish.py runs/NAME --hub_model_id ORG/NAME                    # the best fold: the highest honest AUC
-    python publish.py runs/NAME --hub_model_id ORG/NAME --fold 2           # this one
+    python publish.py runs/NAME --hub_model_id ORG/NAME                    # the best fold: the highest unbiased AUC
+    python publish.py runs/NAME --hub_model_id ORG/NAME --fold 2           # this fold
     python publish.py runs/NAME --hub_model_id ORG/NAME --what all         # main: the best; branches fold-0, fold-1 ...
     python publish.py runs/NAME --hub_model_id ORG/NAME --what ensemble    # all folds as one model
     python publish.py runs/NAME --hub_model_id ORG/NAME --what refit       # trained on all scans by train.py --refit
-    python publish.py runs/NAME --hub_model_id ORG/NAME --space ORG/PAGE   # the best fold, and the page that serves it
-    python publish.py --hub_model_id ORG/NAME --space ORG/PAGE             # the page of a model that is there already
+    python publish.py runs/NAME --hub_model_id ORG/NAME --space ORG/PAGE   # the best fold, and a page that serves it
+    python publish.py --hub_model_id ORG/NAME --space ORG/PAGE             # a page for a model already on the Hub
 
-The same command run again updates the repository, and goes on where an interrupted one stopped. The card holds the
-figures of all folds. Exit status: 0 published or unchanged, 1 it could not be, 2 the call was wrong, 130 interrupted.
+Run the same command again to update a repository or to continue after an interruption. The model card holds the figures
+of all folds. Exit status: 0 published or unchanged, 1 failed, 2 wrong call, 130 interrupted.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from cohort.hub_access import HubError, hub_name, require_token
 from machine.memory import keep_imported_modules
-from publishing.hub import HubError, LeakError, hub_name, publish_run, publish_space, require_token
+from machine.programs import run_program
+from publishing.hub import publish_run, publish_space
+from publishing.leaks import LeakError
 from publishing.release import WHAT
 from run_folder.files import InputError
 
 
-def main() -> None:
-    """Publish; an expected failure is one sentence."""
-    options = parse_arguments()
-    try:
-        if options.run is not None:
-            publish_run(
-                options.run,
-                options.hub_model_id,
-                options.what,
-                options.fold,
-                public=options.public,
-                commit_message=options.commit_message,
-            )
-        if options.space is not None:
-            publish_space(options.space, options.hub_model_id, public=options.public)
-    except InputError as error:  # there is nothing that could be published
-        sys.exit(complain(error, status=2))
-    except (HubError, LeakError, OSError) as error:
-        sys.exit(complain(error, status=1))
-    except KeyboardInterrupt:
-        sys.exit(complain("interrupted; run the same command again to go on", status=130))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Publish, and return the exit status."""
+    options = parse_arguments(argv)
+    return run_program(
+        "publish.py",
+        lambda: publish(options),
+        wrong_call=(InputError,),
+        failed=(HubError, LeakError, OSError),
+    )
 
 
-def parse_arguments() -> argparse.Namespace:
+def publish(options: argparse.Namespace) -> None:
+    """Publish the models of a run, then the Space."""
+    if options.run is not None:
+        publish_run(
+            options.run,
+            options.hub_model_id,
+            options.what,
+            options.fold,
+            public=options.public,
+            commit_message=options.commit_message,
+        )
+    if options.space is not None:
+        publish_space(options.space, options.hub_model_id, public=options.public)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="folder of a run, runs/NAME")
-    parser.add_argument("--hub_model_id", required=True, metavar="ORG/NAME", help="created if it does not exist")
-    parser.add_argument("--what", choices=WHAT, help="which model of the run (default best)")
-    parser.add_argument("--fold", type=int, metavar="K", help="this fold; the others need not be done")
-    parser.add_argument("--space", metavar="ORG/NAME", help="also deploy app.py as a Space that loads this model")
-    parser.add_argument("--public", action="store_true", help="create the repository for everybody to see")
-    parser.add_argument("--commit_message", help="in place of one that names what is published")
-    options = parser.parse_args()
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="the folder of a run, runs/NAME")
+    parser.add_argument(
+        "--hub_model_id", required=True, metavar="ORG/NAME", help="the model repository; created if missing"
+    )
+    parser.add_argument("--what", choices=WHAT, help="which model of the run to publish (default best)")
+    parser.add_argument("--fold", type=int, metavar="K", help="publish this fold; the others need not be done")
+    parser.add_argument("--space", metavar="ORG/NAME", help="also publish app.py as a Space that loads this model")
+    parser.add_argument("--public", action="store_true", help="make a new repository public")
+    parser.add_argument("--commit_message", help="default: names what is published")
+    options = parser.parse_args(argv)
     if options.fold is not None and options.what is not None:
-        parser.error("--fold names one model and --what another: give one of the two")
+        parser.error("--fold and --what each choose a model: give only one of them")
     if options.run is None and options.space is None:
-        parser.error("there is nothing to publish: give a RUN, a --space, or both")
+        parser.error("nothing to publish: give RUN, --space, or both")
     for flag, name in (("--hub_model_id", options.hub_model_id), ("--space", options.space)):
         try:
             hub_name(name or options.hub_model_id)
@@ -69,17 +78,12 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"{flag}: {error}")
     try:
         require_token()
-    except ValueError as error:
+    except HubError as error:
         parser.error(str(error))
     options.what = options.what or "best"
     return options
 
 
-def complain(error: Exception | str, status: int) -> int:
-    print(f"publish.py: {error}", file=sys.stderr)
-    return status
-
-
 if __name__ == "__main__":
     keep_imported_modules()
-    main()
+    sys.exit(main())

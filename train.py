@@ -19,6 +19,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from cohort.from_hub import is_hub_name, open_cohort
+from cohort.hub_access import HubError, hub_name, require_token
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError
 from evaluation.metrics import write_cv_metrics
@@ -27,7 +28,7 @@ from machine.programs import run_program
 from modeling_gloresnet import MedicalNetImportError
 from publishing.card import render_card
 from publishing.export import export_model
-from publishing.hub import HubError, hub_name, publish_trained, require_token
+from publishing.hub import publish_trained
 from publishing.release import write_cards
 from run_folder.files import InputError, read_json, write_json
 from run_folder.layout import REFIT, RunFolder
@@ -173,7 +174,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
         try:
             hub_name(options.hub_model_id)
             require_token()  # fail now, not after hours of training
-        except ValueError as error:
+        except (ValueError, HubError) as error:
             parser.error(f"--push_to_hub: {error}")
     return options, arguments
 

@@ -1,4 +1,4 @@
-"""The card (README.md) of a cohort on the Hub: what is in it, how it was labelled, and whether it is synthetic."""
+"""The card (README.md) of a cohort on the Hub: its contents, how it was labelled, and whether it is synthetic."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _CARD = """---
 
 {origin}
 
-One row a session, in the layout that GloResNet trains from: the T2-weighted volume of a neonatal brain, what belongs to
-it, and its label. The files inside are byte for byte those of the folder the dataset was made from.
+Each row is one session: a T2-weighted MRI volume of a neonatal brain, its masks, its label and other data about the
+infant. GloResNet trains directly on this layout. The files are byte-for-byte copies of those in the original folder.
 
 ## Counts
 
@@ -25,24 +25,26 @@ it, and its label. The files inside are byte for byte those of the folder the da
 
 ## Columns
 
-| column | |
+| column | content |
 |---|---|
 | `participant_id`, `session_id` | without `sub-` and `ses-`; an infant may have several sessions |
-| `family_id` | what siblings share: they must stay on one side of a split |
-| `image` | T2-weighted volume, NIfTI; null when the labels list a session whose image is not here |
-| `brain_mask`, `segmentation`{lesions} | NIfTI on the grid of the image, or null |
-| `label` | 0 normal, 1 injury, or null |
-| `radiology_score` | 1 to 5, or Q for poor quality, or null |
-| `scan_age`, `birth_age` | post-menstrual age at scan and at birth, weeks |
-| `birth_weight` | kg |
-| `sex`, `singleton` | M or F; S (single) or M (of a multiple birth) |
-| `status` | used, or why not for training |
+| `family_id` | the same for siblings; keep families on one side of every split |
+| `image` | T2-weighted volume, NIfTI; null if the labels list a session without an image |
+| `brain_mask`, `segmentation`{lesions} | NIfTI on the voxel grid of the image, or null |
+| `label` | 0 (normal), 1 (injury), or null |
+| `radiology_score` | 1 to 5, Q (poor quality), or null |
+| `scan_age`, `birth_age` | post-menstrual age at scan and at birth, in weeks |
+| `birth_weight` | in kg |
+| `sex` | M or F |
+| `singleton` | S (singleton) or M (multiple birth) |
+| `status` | `used`, or the reason why the session is not used for training |
 
 ## Label
 
-Where a radiology score stands, it makes the label: 1 normal for age and 2 incidental findings of unlikely significance
-are `normal`; 3 to 5, from several punctate or focal lesions to major ones, are `injury`. Sessions scored Q are kept and
-not used. Where no score stands, the label is that of the table the dataset was made with.
+If a session has a radiology score, the label follows from it. Scores 1 (normal for age) and 2 (incidental findings of
+unlikely significance) mean `normal`. Scores 3 to 5 (from several punctate or focal lesions to major lesions) mean
+`injury`. Sessions with score Q are included, but they are not used for training. If there is no score, the label comes
+from the label table that the dataset was made with.
 
 ## Use
 
@@ -60,21 +62,21 @@ scan = load_dataset("{repo_id}", split="train")[0]["image"]  # a nibabel image
 
 {licence}
 """
-_SYNTHETIC = """**Synthetic.** Every image was computed from formulae, no infant was scanned (phantom preset `{preset}`,
-seed {seed}). It is not clinical evidence: no figure obtained on it says anything about patients."""
-_HUMAN = """Scans of human infants, shared by whoever owns this repository, who states that they may share them."""
+_SYNTHETIC = """**Synthetic.** Every image was computed from formulas; no infant was scanned (phantom preset `{preset}`,
+seed {seed}). This dataset is not clinical evidence: no result obtained on it says anything about patients."""
+_HUMAN = """Scans of human infants. The owner of this repository shares them and states that they may do so."""
 
 
 def render_dataset_card(
     repo_id: str, licence: str, counts: Mapping[str, int], phantom: Mapping[str, object] | None
 ) -> str:
-    """README.md of a dataset; it names no participant and no path.
+    """The text of a dataset's README.md. It contains no participant id and no path.
 
     Args:
         repo_id: ORG/NAME, or the name of a local folder.
-        licence: an identifier of the Hub, such as `cc-by-4.0`.
-        counts: as `flow` gives them.
-        phantom: settings of a generated phantom, None for human scans.
+        licence: a licence identifier of the Hub, such as `cc-by-4.0`.
+        counts: number of sessions by status, from `flow`.
+        phantom: the settings of a generated phantom, None for human scans.
     """
     found = counts["found"]
     sizes = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
@@ -94,9 +96,9 @@ def render_dataset_card(
         origin=_SYNTHETIC.format(**phantom) if phantom else _HUMAN,
         counts="\n".join(f"| {status} | {count} |" for status, count in counts.items()),
         lesions=", `lesion_mask`" if phantom else "",
-        use="For running, testing and showing software."
+        use="For running, testing and demonstrating software."
         if phantom
-        else "For research only: not for clinical use, and nobody may try to find out who was scanned.",
+        else "For research use only, not for clinical use. Do not try to identify the infants.",
         licence=f"`{licence}`"
-        + ("." if phantom else ", as stated by whoever made this dataset; add here the terms of the source."),
+        + ("." if phantom else ", as stated by the person who made this dataset. Add the terms of the source here."),
     )

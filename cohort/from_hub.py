@@ -1,14 +1,14 @@
-"""Take a cohort from where it is: a BIDS folder, a dataset on the Hub, or a folder made by `python -m cohort.to_hub`.
+"""Open a cohort: a BIDS folder, a dataset on the Hub, or a folder written by `python -m cohort.to_hub`.
 
-A dataset is unpacked once into a BIDS folder below `gloresnet/cohorts` in the datasets cache (`HF_DATASETS_CACHE`), a
-folder for each revision, so that all else works as on a folder of one's own. It may be deleted at any time.
+A dataset is unpacked once into a BIDS folder, so that the rest of the project works as on any other BIDS folder. There
+is one such folder per revision, below `gloresnet/cohorts` in the datasets cache (`HF_DATASETS_CACHE`). It can be
+deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,160 +16,133 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import snapshot_download
 
+from run_folder.files import replacing_folder
+
+from .hub_access import HUB_FAILURES, explain
 from .images import IMAGE_NAMES, MASK_NAMES, SEGMENTATION_NAMES, CohortError, parse_name
 from .labels import LABEL_COLUMNS, MISSING, name
 
-# a column of files -> the names (desc, space, suffix) that they may have in an `anat` folder, the usual one first
+# column that holds files -> names (desc, space, suffix) that they may have in an `anat` folder, the usual one first
 FILE_COLUMNS = {
     "image": IMAGE_NAMES,
     "brain_mask": MASK_NAMES,
     "segmentation": SEGMENTATION_NAMES,
-    "lesion_mask": (("lesion", "", "mask"),),  # of phantoms
+    "lesion_mask": (("lesion", "", "mask"),),  # only in phantoms
 }
-ROOT_FILES = ("dataset_description.json", "truth.tsv")  # what makes a phantom a phantom
+ROOT_FILES = ("dataset_description.json", "truth.tsv")  # these mark a phantom
 HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?", re.ASCII)
-ID = re.compile(r"[A-Za-z0-9.+-]+", re.ASCII)  # an id becomes the name of a folder
+ID = re.compile(r"[A-Za-z0-9.+-]+", re.ASCII)  # ids become folder names
 GZIP = b"\x1f\x8b"
 
 
 class OpenedCohort(NamedTuple):
-    """A BIDS folder, and what a run's records call it: the folder itself, or ORG/NAME@REVISION."""
+    """A BIDS folder, and its source as recorded by a run: the folder itself, or ORG/NAME@REVISION."""
 
     folder: Path
     source: str
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether a text may be a dataset of the Hub, ORG/NAME or ORG/NAME@REVISION, and is no path that exists."""
+    """Whether a text can be a dataset on the Hub, ORG/NAME or ORG/NAME@REVISION, and is not an existing path."""
     return HUB_NAME.fullmatch(text) is not None and not Path(text).exists()
 
 
 def open_cohort(data_dir: str) -> OpenedCohort:
-    """The BIDS folder to read a cohort from, unpacked from its dataset if need be.
+    """The BIDS folder of a cohort. A dataset is downloaded and unpacked if needed.
 
     Safe to call from several processes at once: one unpacks, the others wait.
 
     Args:
-        data_dir: a folder, or ORG/NAME[@REVISION] of a dataset on the Hub, for which a folder of that name goes first.
+        data_dir: a folder, or ORG/NAME[@REVISION] of a dataset on the Hub. An existing folder takes precedence.
 
     Raises:
-        CohortError: no such dataset, no way to it, or one that is no cohort.
+        CohortError: the dataset does not exist, cannot be read or downloaded, or is not a cohort.
     """
-    if not is_hub_name(data_dir):
+    match = HUB_NAME.fullmatch(data_dir)
+    if match is None or not is_hub_name(data_dir):
         folder = Path(data_dir)
         if not (tables := _tables(folder)):
             return OpenedCohort(folder, str(folder.resolve()))
         folder = folder.resolve()
         return OpenedCohort(_unpacked(folder, tables, folder.name, _state(tables)), str(folder))
-    owner, dataset, revision = HUB_NAME.fullmatch(data_dir).groups()
+    owner, dataset, revision = match.groups()
     snapshot = _download(f"{owner}/{dataset}", revision)
     source = f"{owner}/{dataset}@{snapshot.name}"
     if not (tables := _tables(snapshot)):
-        raise CohortError(f"The dataset {source} has no Parquet file: give one made by `python -m cohort.to_hub`.")
+        raise CohortError(f"The dataset {source} has no Parquet file: give one written by `python -m cohort.to_hub`.")
     try:
         return OpenedCohort(_unpacked(snapshot, tables, dataset, f"{owner}-{snapshot.name}"), source)
     except CohortError as error:
-        raise CohortError(f"The dataset {source} is no cohort. {error}") from error
+        raise CohortError(f"The dataset {source} is not a cohort. {error}") from error
 
 
 def _tables(folder: Path) -> list[Path]:
-    """The Parquet files of a dataset; none for a BIDS folder, whatever else lies in it."""
+    """The Parquet files of a dataset. None for a BIDS folder, even if it contains some."""
     if not folder.is_dir() or any(folder.glob("sub-*")):
         return []
     return sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    """The snapshot of a dataset, its name the commit; what is cached already is not asked for again."""
+    """Download a dataset, without the files already cached. The returned folder is named after the commit."""
     try:
         return Path(
             snapshot_download(
                 repo_id, repo_type="dataset", revision=revision, allow_patterns=["*.parquet", *ROOT_FILES]
             )
         )
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise CohortError(_refusal(error, repo_id, revision)) from error
-
-
-def _refusal(error: Exception, repo_id: str, revision: str | None) -> str:
-    """One sentence: why a dataset cannot be had, and what to do."""
-    hub = constants.ENDPOINT
-    if isinstance(error, GatedRepoError):
-        return f"The dataset {repo_id} is gated: ask for access on {hub}/datasets/{repo_id}, then run `hf auth login`."
-    if isinstance(error, RevisionNotFoundError):
-        return f"The dataset {repo_id} has no revision {revision}: leave it out for the newest."
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
-        return (
-            f"There is neither a folder {repo_id} nor a dataset {repo_id} on {hub} that you may read: check the name, "
-            "and run `hf auth login` (or set HF_TOKEN) if the dataset is private."
-        )
-    if status is None and isinstance(error, LocalEntryNotFoundError):
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} does not answer"
-        return (
-            f"There is no folder {repo_id}, and the dataset {repo_id} is not in the cache while {why}: check the path, "
-            "or repeat with network."
-        )
-    reason = " ".join(str(error).split())
-    return f"The dataset {repo_id} could not be downloaded ({reason}): run the same command again to go on."
+    except HUB_FAILURES as error:
+        raise CohortError(explain(error, repo_id, "dataset", revision=revision)) from error
 
 
 def _state(tables: list[Path]) -> str:
-    """What tells one state of local files from another, without reading them."""
+    """A hash of the paths, sizes and modification times of local files, to notice changes without reading them."""
     states = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in tables]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
 def _unpacked(root: Path, tables: list[Path], cohort: str, key: str) -> Path:
-    """The BIDS folder of a dataset: there already, or written beside its place and renamed when whole.
+    """The BIDS folder of a dataset. It is written unless it exists, and never left incomplete.
 
     Args:
-        root: folder of the dataset.
+        root: the folder of the dataset.
         tables: the Parquet files in it.
-        cohort: what its BIDS folder is called, and with it the run.
-        key: what names this state of the dataset.
+        cohort: the name of the BIDS folder; runs are named after it.
+        key: a name for this state of the dataset.
     """
     home = Path(datasets.config.HF_DATASETS_CACHE) / "gloresnet" / "cohorts" / key
-    folder, building = home / cohort, home / ".building"
+    folder = home / cohort
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):
         if folder.is_dir():
             return folder
-        shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
-        building.mkdir()
-        try:
-            _unpack(tables, building)
-        except pa.ArrowException as error:
-            reason = " ".join(str(error).split())
-            raise CohortError(f"Its Parquet files cannot be read ({reason}): get or make them anew.") from error
-        for file in ROOT_FILES:
-            if (root / file).is_file():
-                shutil.copyfile(root / file, building / file)
-        os.rename(building, folder)
+        with replacing_folder(folder) as building:
+            try:
+                _unpack(tables, building)
+            except pa.ArrowException as error:
+                reason = " ".join(str(error).split())
+                raise CohortError(
+                    f"Its Parquet files cannot be read ({reason}): download or create them again."
+                ) from error
+            for file in ROOT_FILES:
+                if (root / file).is_file():
+                    shutil.copyfile(root / file, building / file)
     return folder
 
 
 def _unpack(tables: list[Path], folder: Path) -> None:
-    """Write each row's files to its `anat` folder, and all that is said of it to `combined.tsv`."""
+    """Write the files of each row to its `anat` folder, and its other columns to `combined.tsv`."""
     columns, lines, seen = _columns(tables), [], set()
     for row in (row for table in tables for row in _rows(table)):
         participant = _id(row, "participant_id").removeprefix("sub-")
         session = _id(row, "session_id").removeprefix("ses-")
         if (participant, session) in seen:
-            raise CohortError(f"It has two rows for {name(participant, session)}: keep one of them.")
+            raise CohortError(f"It has two rows for {name(participant, session)}: remove one of them.")
         seen.add((participant, session))
         stem = f"sub-{participant}" + (f"_ses-{session}" if session else "")
         anat = folder / f"sub-{participant}" / (f"ses-{session}" if session else "") / "anat"
@@ -183,7 +156,7 @@ def _unpack(tables: list[Path], folder: Path) -> None:
 
 
 def _columns(tables: list[Path]) -> list[str]:
-    """The columns that go into the table, of a dataset that has those that training needs."""
+    """The columns to copy to `combined.tsv`. Raises CohortError if a column that training needs is missing."""
     schemas = [pq.read_schema(table) for table in tables]
     names = list(dict.fromkeys(column for schema in schemas for column in schema.names))
     missing = [column for column in ("participant_id", "image") if column not in names]
@@ -194,7 +167,9 @@ def _columns(tables: list[Path]) -> list[str]:
         for column in (column for column in FILE_COLUMNS if column in schema.names):
             kind = schema.field(column).type
             if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-                raise CohortError(f"Its column {column} is not of the feature Nifti but of the type {kind}.")
+                raise CohortError(
+                    f"Its column {column} has the type {kind}: store it as the feature Nifti of `datasets`."
+                )
     schema = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options="permissive")
     known = {"participant_id", "session_id", "status", *FILE_COLUMNS}
     return [field.name for field in schema if field.name not in known and not pa.types.is_nested(field.type)]
@@ -213,7 +188,7 @@ def _id(row: dict[str, Any], column: str) -> str:
     if column == "session_id" and text.lower() in MISSING:
         return ""
     if text.lower() in MISSING or not ID.fullmatch(text):
-        raise CohortError(f"One of its rows has the {column} {text!r}, which must be of letters and digits.")
+        raise CohortError(f"One of its rows has the {column} {text!r}: use only letters, digits, '.', '+' and '-'.")
     return text
 
 
@@ -224,10 +199,12 @@ def _cell(value: Any) -> str:
 
 
 def _write_file(anat: Path, stem: str, column: str, file: dict[str, Any]) -> None:
-    """Write a file under the name it had, if that is one of this scan and column, else under the usual one."""
+    """Write a file under its original name if that fits this scan and column, otherwise under the usual name."""
     content = file["bytes"]
     if content is None:
-        raise CohortError(f"The {column} of {stem} is not inside its Parquet files: make the dataset with its files.")
+        raise CohortError(
+            f"The {column} of {stem} is not inside its Parquet files: create the dataset with embedded files."
+        )
     given = Path(file.get("path") or "").name
     entities = parse_name(given) if given.startswith(f"{stem}_") else None
     kinds = FILE_COLUMNS[column]

@@ -1,8 +1,9 @@
-"""Share a cohort as a dataset of the Hub:  python -m cohort.to_hub data/phantom-clear --repo_id ORG/NAME
+"""Share a cohort as a dataset on the Hub:  python -m cohort.to_hub data/phantom-clear --repo_id ORG/NAME
 
-The files travel byte for byte inside Parquet, one row a session; `train.py --data_dir ORG/NAME` trains from it. Private
-unless --public. Scans of human infants need --i_may_share_this and --license. --output FOLDER keeps the dataset in a
-folder, which train.py reads as well, with or without sending it. The same command run again goes on, or updates.
+The dataset has one row per session and contains the original files unchanged, inside Parquet files. `train.py
+--data_dir ORG/NAME` trains on it. A new repository is private unless --public is given. Scans of human infants need
+--i_may_share_this and --license. --output FOLDER keeps the dataset in a folder, which train.py also reads; it works
+with or without an upload. Run the same command again to update the dataset or to continue after an interruption.
 Exit status: 0 done, 1 failed, 2 wrong call, 130 interrupted.
 """
 
@@ -13,26 +14,29 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Nifti, Value
-from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm import tqdm
+
+from machine.programs import run_program
+from run_folder.files import replacing_folder
 
 from .dataset_card import render_dataset_card
 from .from_hub import FILE_COLUMNS, HUB_NAME, ROOT_FILES
+from .hub_access import HUB_FAILURES, HubError, explain, require_token
 from .phantom import phantom_description
 from .scans import CohortError, Scan, find_scans, flow
 
-SHARD_BYTES = 300_000_000  # of files in one Parquet file
-GROUP_BYTES = 50_000_000  # of files in memory at a time
+SHARD_BYTES = 300_000_000  # size of the files in one Parquet file
+GROUP_BYTES = 50_000_000  # size of the files in memory at a time
 FEATURES = Features(
     participant_id=Value("string"),
     session_id=Value("string"),
@@ -52,21 +56,17 @@ FEATURES = Features(
 PHANTOM_FEATURES = Features(FEATURES | {"lesion_mask": Nifti()})
 
 
-class HubError(Exception):
-    """The Hub did not take what was sent. The message is one sentence; nothing was half-published."""
-
-
 def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str, licence: str) -> None:
-    """Write a cohort as a dataset folder: `data/*.parquet` and a card, and for a phantom what marks it as one.
+    """Write a cohort as a dataset folder: `data/*.parquet`, a card, and the files that mark a phantom if it is one.
 
-    The same cohort gives the same bytes. Memory does not grow with the cohort.
+    The same cohort gives the same bytes. Memory use does not grow with the cohort.
 
     Args:
         data_dir: the BIDS folder.
-        folder: to be created.
-        scans: of `data_dir`, all that are to be rows.
-        repo_id: ORG/NAME, or what else to call the dataset in its card.
-        licence: an identifier of the Hub.
+        folder: the folder to write to.
+        scans: the scans of `data_dir` that become rows.
+        repo_id: ORG/NAME, or another name for the dataset in its card.
+        licence: a licence identifier of the Hub, such as `cc-by-4.0`.
     """
     phantom = phantom_description(data_dir)
     features = PHANTOM_FEATURES if phantom else FEATURES
@@ -78,7 +78,7 @@ def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str,
             with pq.ParquetWriter(path, features.arrow_schema, use_dictionary=False) as writer:
                 for group in _groups(shard, GROUP_BYTES):
                     rows = [_row(scan, files) for scan, files in group]
-                    # not Dataset.from_list: it drops the bytes of a file whose name is also one in the current folder
+                    # not Dataset.from_list, which drops the bytes of a file if the current folder has one of that name
                     writer.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema))
                     progress.update(len(rows))
     for file in ROOT_FILES if phantom else ():
@@ -89,10 +89,10 @@ def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str,
 
 
 def push_dataset(folder: Path, repo_id: str, *, public: bool) -> str:
-    """Make a dataset folder the content of a repository in one commit; files that the Hub has are not sent again.
+    """Upload a dataset folder to a repository in one commit. Files that the Hub already has are not sent again.
 
     Returns:
-        A sentence on what is there now.
+        A sentence that says where the dataset is and who can read it.
 
     Raises:
         HubError: the Hub refused, or could not be reached.
@@ -106,20 +106,22 @@ def push_dataset(folder: Path, repo_id: str, *, public: bool) -> str:
             commit_message="Upload the cohort",
             delete_patterns=["data/*.parquet", *ROOT_FILES],
         )
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise HubError(_refusal(error, repo_id)) from error
-    private = "public" if public else "private: whoever loads it needs access and `hf auth login`"
-    return f"{constants.ENDPOINT}/datasets/{repo_id} is there, commit {done.oid[:8]}, {private}."
+    except HUB_FAILURES as error:
+        raise HubError(explain(error, repo_id, "dataset", upload=True)) from error
+    visibility = "public" if public else "private: loading it needs access and `hf auth login`"
+    return f"{constants.ENDPOINT}/datasets/{repo_id} is up to date (commit {done.oid[:8]}) and {visibility}."
 
 
 def claim_repository(repo_id: str, *, public: bool) -> bool:
-    """Create the repository, or see that it may be used, before the work of packing; whether it is public.
+    """Create the repository, or check that it can be used, before the cohort is packed.
+
+    Returns:
+        Whether the repository is public.
 
     Raises:
-        HubError: no token, no rights, no network, or the repository is public and `public` was not asked for.
+        HubError: no token, no write access, no network, or the repository is public but `public` is False.
     """
-    if get_token() is None:
-        raise HubError("There is no Hub token on this machine: run `hf auth login`, or set HF_TOKEN.")
+    require_token()
     api = HfApi()
     try:
         try:
@@ -127,12 +129,12 @@ def claim_repository(repo_id: str, *, public: bool) -> bool:
         except RepositoryNotFoundError:
             api.create_repo(repo_id, repo_type="dataset", private=not public)
             private = not public
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise HubError(_refusal(error, repo_id)) from error
+    except HUB_FAILURES as error:
+        raise HubError(explain(error, repo_id, "dataset", upload=True)) from error
     if not private and not public:
-        raise HubError(f"{repo_id} is there already and is public: add --public, or choose another --repo_id.")
+        raise HubError(f"{repo_id} already exists and is public: add --public, or choose another --repo_id.")
     if private and public:
-        print(f"{repo_id} is there already and stays private: its settings page on the Hub can change that.")
+        print(f"{repo_id} exists and stays private: you can change that on its settings page on the Hub.")
     return not private
 
 
@@ -148,9 +150,9 @@ def _files(scan: Scan, features: Features) -> dict[str, str | None]:
 
 def _row(scan: Scan, files: dict[str, str | None]) -> dict[str, Any]:
     contents = {column: path and {"bytes": _read(path), "path": Path(path).name} for column, path in files.items()}
-    said = {column: getattr(scan, column, None) for column in FEATURES if column not in FILE_COLUMNS}
-    said["family_id"] = scan.family
-    return {column: None if value == "" else value for column, value in said.items()} | contents
+    values = {column: getattr(scan, column, None) for column in FEATURES if column not in FILE_COLUMNS}
+    values["family_id"] = scan.family
+    return {column: None if value == "" else value for column, value in values.items()} | contents
 
 
 def _read(path: str) -> bytes:
@@ -161,8 +163,9 @@ def _read(path: str) -> bytes:
 
 
 def _groups(scans: list[tuple[Scan, dict]], limit: int) -> Iterator[list[tuple[Scan, dict]]]:
-    """The scans in parts of files of no more than so many bytes, at least one a part."""
-    part, size = [], 0
+    """Split the scans, each with its files, into parts of at most `limit` bytes, but at least one scan."""
+    part: list[tuple[Scan, dict]] = []
+    size = 0
     for scan, files in scans:
         added = sum(os.path.getsize(path) for path in files.values() if path)
         if part and size + added > limit:
@@ -173,40 +176,8 @@ def _groups(scans: list[tuple[Scan, dict]], limit: int) -> Iterator[list[tuple[S
     yield part
 
 
-def _refusal(error: BaseException, repo_id: str) -> str:
-    """One sentence: what the Hub said, and what to do."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # an upload hides its reason
-        error = error.__cause__
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, which forbids the network: unset it to upload."
-    if isinstance(error, httpx2.TransportError):
-        return f"{constants.ENDPOINT} does not answer: repeat the command with network; what was sent is kept."
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if status == 401:
-        return (
-            "The Hub does not know this token: run `hf auth login`, and see that HF_TOKEN, if set, is not an old one."
-        )
-    if status == 409:
-        return f"{repo_id} is taken by a repository that is no dataset of yours: choose another --repo_id."
-    if status in (403, 404):
-        return (
-            f"This token may not write to the dataset {repo_id}: use a token with write access, or a name under your "
-            "own account or an organisation that lets you."
-        )
-    reason = " ".join(str(getattr(error, "server_message", None) or error).split())
-    return f"The Hub did not take {repo_id} ({reason}): run the same command again to go on."
-
-
-def _keep(dataset: Path, output: Path) -> None:
-    """Put a finished dataset folder in its place, in exchange for what an earlier call left there."""
-    old = dataset.with_name("old")
-    if output.exists():
-        output.rename(old)
-    dataset.rename(output)
-
-
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder is empty or holds what `write_dataset` writes and nothing else."""
+    """Whether a folder is empty or holds only files that `write_dataset` writes."""
     if not folder.is_dir():
         return False
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -214,66 +185,67 @@ def _is_ours(folder: Path) -> bool:
     return all(file in ours or (file.startswith("data/train-") and file.endswith(".parquet")) for file in files)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cohort.to_hub", description=__doc__.split("\n\n")[1])
-    parser.add_argument("bids_folder", type=Path, help="the cohort, with sub-* folders")
+    parser.add_argument("bids_folder", type=Path, help="the BIDS folder of the cohort, with sub-* folders")
     parser.add_argument("--repo_id", metavar="ORG/NAME", help="dataset repository to create or update")
     parser.add_argument("--labels", help="TSV or CSV of labels, if they are not in the BIDS folder")
-    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
+    parser.add_argument(
+        "--public", action="store_true", help="create a public repository, or update a public one (default: private)"
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the dataset in this folder")
-    parser.add_argument("--license", help="identifier of the licence on the Hub, as cc-by-4.0 or other; apache-2.0 for "
-                        "phantoms")  # fmt: skip
+    parser.add_argument("--license", help="licence identifier of the Hub, such as cc-by-4.0 or other (default for "
+                        "phantoms: apache-2.0)")  # fmt: skip
     parser.add_argument("--i_may_share_this", action="store_true", help="you have the right to share these scans")
     options = parser.parse_args(arguments)
     if not options.repo_id and not options.output:
-        parser.error("say where the dataset goes: --repo_id ORG/NAME on the Hub, --output FOLDER, or both")
+        parser.error("say where to write the dataset: --repo_id ORG/NAME on the Hub, --output FOLDER, or both")
     if options.repo_id and ((match := HUB_NAME.fullmatch(options.repo_id)) is None or match[3]):
-        parser.error(f"--repo_id {options.repo_id} is no name of a Hub repository: give ORG/NAME")
+        parser.error(f"--repo_id {options.repo_id} is not the name of a Hub repository: give ORG/NAME")
     if options.public and not options.repo_id:
-        parser.error("--public speaks of a repository: add --repo_id ORG/NAME")
+        parser.error("--public applies to a repository: add --repo_id ORG/NAME")
     if not options.bids_folder.is_dir():
         parser.error(f"{options.bids_folder} is not a folder: give the BIDS folder of the cohort")
     if options.labels and not Path(options.labels).is_file():
         parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
     if options.output and options.output.exists() and not _is_ours(options.output):
-        parser.error(f"--output {options.output} holds something else: choose a new folder")
+        parser.error(f"--output {options.output} holds other files: choose a new folder")
     if phantom_description(options.bids_folder) is None:
         if options.repo_id and not options.i_may_share_this:
             parser.error(
-                f"{options.bids_folder} is not a phantom, and this uploads the scans and labels of each infant, file "
-                "headers included: if consent, ethics and the terms of the source allow it, add --i_may_share_this"
+                f"{options.bids_folder} is not a phantom, and this uploads the scans (with their file headers) and "
+                "labels of every infant: if consent, ethics and the terms of the source allow it, add "
+                "--i_may_share_this"
             )
         if not options.license:
-            parser.error("the card needs the licence under which these scans are shared: add --license, as cc-by-4.0")
+            parser.error("the dataset card must name the licence of these scans: add --license, such as cc-by-4.0")
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    options = _parse(arguments)
-    try:
-        scans = find_scans(options.bids_folder, options.labels)
-        public = claim_repository(options.repo_id, public=options.public) if options.repo_id else False
-        # beside the folder it becomes, else in the cache: a folder for temporary files may be in memory
-        beside = options.output.absolute().parent if options.output else Path(datasets.config.HF_DATASETS_CACHE)
-        beside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".to-hub-", dir=beside) as temporary:
-            dataset = Path(temporary) / "dataset"
-            name = options.repo_id or options.output.absolute().name
-            write_dataset(options.bids_folder, dataset, scans, name, options.license or "apache-2.0")
-            if options.output:
-                _keep(dataset, options.output.absolute())
-                dataset = options.output
-                print(f"{options.output}: {len(scans)} sessions")
-            if options.repo_id:
-                print(push_dataset(dataset, options.repo_id, public=public))
-    except (CohortError, HubError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Pack and share a cohort, and return the exit status."""
+    options = _parse(argv)
+    return run_program("cohort.to_hub", lambda: _share(options), failed=(CohortError, HubError, OSError))
+
+
+def _share(options: argparse.Namespace) -> None:
+    """Pack a cohort as a dataset; keep it in `--output` and upload it to `--repo_id`, whichever are given."""
+    scans = find_scans(options.bids_folder, options.labels)
+    public = claim_repository(options.repo_id, public=options.public) if options.repo_id else False
+    licence = options.license or "apache-2.0"
+    if not options.output:
+        cache = Path(datasets.config.HF_DATASETS_CACHE)  # not in /tmp, which may be in memory
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".to-hub-", dir=cache) as folder:
+            write_dataset(options.bids_folder, Path(folder), scans, options.repo_id, licence)
+            print(push_dataset(Path(folder), options.repo_id, public=public))
+        return
+    output = options.output.absolute()
+    with replacing_folder(output) as folder:
+        write_dataset(options.bids_folder, folder, scans, options.repo_id or output.name, licence)
+    print(f"{options.output}: {len(scans)} sessions")
+    if options.repo_id:
+        print(push_dataset(output, options.repo_id, public=public))
 
 
 if __name__ == "__main__":

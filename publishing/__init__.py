@@ -1,1 +1,1 @@
-"""What leaves the house: the Hub folder of a model and its card."""
+"""Publishing: model folders, model cards, uploads to the Hugging Face Hub, the Space, and converted models."""

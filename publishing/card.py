@@ -1,4 +1,4 @@
-"""The model card of one exported folder, from the template `model_card.md` and the figures of its run."""
+"""The model card of a model folder, from the template `model_card.md` and the figures of its run."""
 
 import re
 from importlib.metadata import version
@@ -11,6 +11,7 @@ from architectures.networks import build, network_name
 from evaluation.uncertainty import Interval
 from modeling_gloresnet import BaselineConfig, GloResNetConfig, GloResNetEnsembleForImageClassification
 from publishing.evidence import Evidence
+from run_folder.layout import ENSEMBLE, REFIT
 
 TEMPLATE = Path(__file__).parent.parent / "model_card.md"
 
@@ -27,7 +28,7 @@ METRIC_NAMES = {
     "average_precision": "Average precision",
 }
 HUB_METRIC_TYPES = {"auc": "roc_auc", "mcc": "matthews_correlation"}
-WATTS_A_CORE = 12  # the default of Green Algorithms (DOI 10.1002/advs.202100707)
+WATTS_PER_CORE = 12  # the default of Green Algorithms (DOI 10.1002/advs.202100707)
 
 
 def render_card(
@@ -39,17 +40,17 @@ def render_card(
     name: str = "path/to/this/folder",
     revision: str | None = None,
 ) -> str:
-    """README.md of a model folder.
+    """The text of a model folder's README.md.
 
     Args:
-        config: of the model, its `provenance` filled in.
-        recipe: the settings it was trained with.
-        metrics: of its held-out fold, as in `metrics.json`; None of a refit or an ensemble, which holds nothing out.
-        evidence: of all folds, once they are done.
-        name, revision: by which its user loads it.
+        config: of the model, with `provenance`.
+        recipe: the settings of the run.
+        metrics: of the held-out fold, as in `metrics.json`; None for a refit or an ensemble, which hold nothing out.
+        evidence: figures of all folds, None until they are done.
+        name, revision: what a user passes to `from_pretrained`.
 
     Returns:
-        Markdown that starts with the Hub's metadata; it names no participant and no path.
+        Markdown that starts with the Hub's metadata. It contains no participant id and no path.
     """
     provenance = config.provenance
     synthetic = provenance["synthetic"]
@@ -79,7 +80,7 @@ def render_card(
         network=f"{'light ' if is_ours else ''}{network}",
         members=len(members),
         hidden_size=config.hidden_size if features else None,
-        monai_phrase="" if features else f", and the network itself `monai` ({version('monai')}) and `einops`",
+        monai_phrase="" if features else f"; the network itself needs `monai` ({version('monai')}) and `einops`",
         parameters=model.num_parameters(),
         image_size=config.image_size,
         threshold=f"{config.threshold:g}",
@@ -93,20 +94,20 @@ def render_card(
         data_sentence=_data(config, synthetic),
         training_sentence=_training(kind, config, recipe, metrics),
         selection_sentence=_selection(metrics) if metrics else "",
-        temperature_phrase=f", temperature {config.temperature:.3g}" if config.temperature != 1 else "",
-        calibration_sentence="The probabilities are temperature-scaled on scans held out of training."
-        if {config.temperature, *members} != {1}
-        else "The probabilities are not calibrated.",
+        temperature_phrase=f" and the temperature {config.temperature:.3g}" if config.temperature != 1 else "",
+        calibration_sentence="The probabilities are not calibrated."
+        if {config.temperature, *members} == {1}
+        else "The probabilities are scaled by a temperature that was fitted on scans held out of training.",
         table=_table(metrics) if metrics else [],
         cost_sentence=_cost(recipe, evidence),
         **(_of_the_run(kind, evidence) if evidence else {}),
     )
-    # what a condition of the template left out leaves no gap
+    # conditions in the template leave blank lines behind
     return re.sub(r"\n{3,}", "\n\n", str(card))
 
 
 def _eval_results(provenance: dict, metrics: dict | None, evidence: Evidence | None) -> list[EvalResult]:
-    """The model's own fold, and the mean over all: a row of the Hub's model-index for each metric."""
+    """Rows of the Hub's model-index, one per metric: for the model's own fold, and for the mean over all folds."""
     synthetic = provenance["synthetic"]
     columns = {f"fold{metrics['fold']}": metrics} if metrics else {}
     if evidence:
@@ -128,7 +129,7 @@ def _eval_results(provenance: dict, metrics: dict | None, evidence: Evidence | N
 
 
 def _initial_weights(init: str, network: str) -> str:
-    """What the weights started from, without the path of anybody's file."""
+    """A description of the initial weights that does not reveal a file path."""
     return {"medicalnet": f"MedicalNet's {network.removeprefix('3D ')}", "random": "random"}.get(
         init, "a MedicalNet checkpoint file"
     )
@@ -137,44 +138,45 @@ def _initial_weights(init: str, network: str) -> str:
 def _data(config: GloResNetConfig, synthetic: bool) -> str:
     if synthetic:
         return (
-            f"The phantom cohort `{config.provenance['cohort']}`: volumes drawn by a program, shaped like the "
-            "developing Human Connectome Project's, with known lesions."
+            f"The phantom cohort `{config.provenance['cohort']}`: volumes generated by a program in the format of the "
+            "developing Human Connectome Project, with known lesions."
         )
-    return "A cohort of its owner's, in BIDS; it is not part of this repository."
+    return "A cohort in BIDS format. It stays with its owner and is not part of this repository."
 
 
 def _kind(kind: int | str, config: GloResNetConfig, evidence: Evidence | None) -> str:
-    if kind == "ensemble":
+    if kind == ENSEMBLE:
         return (
-            f"This is the mean of the {len(config.member_temperatures)} networks of one cross-validation. **No scan of "
-            "the cohort is new to it:** its members trained on each other's held-out scans."
+            f"This is the mean of the {len(config.member_temperatures)} networks of one cross-validation. **It has "
+            "seen every scan of the cohort:** each member was trained on the held-out scans of the others."
         )
-    if kind == "refit":
-        return "This network was trained on the whole cohort, after a cross-validation of the same recipe."
+    if kind == REFIT:
+        return "This network was trained on the whole cohort, after a cross-validation with the same recipe."
     if evidence is None:
         return f"This is the network of fold {kind} of a cross-validation."
     count = len(evidence.folds)
     if kind == evidence.best:
         return f"This is fold {kind} of {count}, the best: {evidence.best_reason}"
-    return f"This is fold {kind} of {count}; the best is fold {evidence.best} ({evidence.best_reason.rstrip('.')})."
+    return f"This is fold {kind} of {count}. The best is fold {evidence.best}: {evidence.best_reason}"
 
 
 def _training(kind: int | str, config: GloResNetConfig, recipe: dict, metrics: dict | None) -> str:
     scans, folds = config.provenance["train_scans"], recipe["num_folds"]
-    dealt = f"split by {recipe['split']}, seed {recipe['seed']}"
-    if kind == "refit":
+    split = f"split rule `{recipe['split']}`, seed {recipe['seed']}"
+    if kind == REFIT:
         return f"All {scans} scans, none held out, weights of the last epoch, seed {recipe['seed']}."
-    if kind == "ensemble":
-        return f"The networks of {folds} folds, {dealt}: together {scans} scans, each held out from one network only."
-    return f"Fold {kind} of {folds}, {dealt}: {scans} scans trained, {metrics['n']} held out."
+    if kind == ENSEMBLE:
+        return f"The networks of {folds} folds, {split}: {scans} scans in total, each held out from one network only."
+    return f"Fold {kind} of {folds}, {split}: {scans} scans for training, {metrics['n']} held out."
 
 
 def _selection(metrics: dict) -> str:
     return {
-        "last": f"Weights of the last epoch ({metrics['selected_epoch']}) of a fixed schedule: nothing was chosen.",
-        "inner": f"Weights of epoch {metrics['selected_epoch']}, chosen on scans inside the training part.",
-        "paper": f"**Optimistic:** weights of epoch {metrics['selected_epoch']}, chosen for their accuracy on these "
-        "very scans, as the authors' code does.",
+        "last": f"The weights are those of the last epoch ({metrics['selected_epoch']}) of a fixed schedule; nothing "
+        "was chosen.",
+        "inner": f"The weights are those of epoch {metrics['selected_epoch']}, chosen on scans from the training part.",
+        "paper": f"**Optimistic:** the weights are those of epoch {metrics['selected_epoch']}, chosen for the accuracy "
+        "on these same scans, as the authors' code does.",
     }[metrics["selection"]]
 
 
@@ -189,7 +191,7 @@ def _table(metrics: dict) -> list[tuple[str, str]]:
 
 
 def _of_the_run(kind: int | str, evidence: Evidence) -> dict:
-    """What the template says of the whole cross-validation."""
+    """The template's variables for the whole cross-validation."""
     shown = ("auc", "accuracy", "sensitivity", "specificity")
     folds = []
     for part, intervals in evidence.intervals.items():
@@ -204,11 +206,11 @@ def _of_the_run(kind: int | str, evidence: Evidence) -> dict:
         "flow": ", ".join(f"{count} {status}" for status, count in evidence.flow.items()),
         "folds_table": folds,
         "estimate_sentence": {
-            "ensemble": "They estimate **a single member**, not this ensemble: every scan was seen by all members but "
-            "one, so the ensemble can be judged on new scans only. It is seldom worse than its members.",
-            "refit": "This network holds no scan out; these figures of the same recipe, trained on parts of the "
-            "cohort, are the estimate for it.",
-        }.get(kind, "The best fold is not the typical one: expect the pooled figures, or less, on new infants."),
+            ENSEMBLE: "These figures estimate **a single member**, not this ensemble: all members but one have seen "
+            "each scan, so only new scans can show how well the ensemble does. It is seldom worse than its members.",
+            REFIT: "No scan was held out from this network. The figures below come from the same recipe, trained on "
+            "parts of the cohort, and are the estimate for it.",
+        }.get(kind, "The best fold is not typical: expect the pooled figures, or lower ones, on new infants."),
         "optimism_sentence": _optimism(evidence),
         "calibration_table": _calibration(evidence),
         "subgroups_table": [
@@ -229,42 +231,46 @@ def _mean_sd(values: dict) -> str:
 
 
 def _optimism(evidence: Evidence) -> str:
-    """Under `--selection paper`, what the figures would be without the choice."""
+    """How choices on the scored scans flatter the figures; with `--selection paper`, the AUC without that choice."""
     if evidence.selection != "paper":
-        return "No figure was used to choose weights; to call one fold the best is itself a choice, which flatters it."
-    honest = ", ".join(
-        f"fold {fold} {'undefined' if auc is None else f'{auc:.3f}'}" for fold, auc in evidence.honest_auc.items()
+        return (
+            "No figure was used to choose weights. Choosing a best fold is itself a choice, and it flatters that fold."
+        )
+    unbiased = ", ".join(
+        f"fold {fold} {'undefined' if auc is None else f'{auc:.3f}'}" for fold, auc in evidence.unbiased_auc.items()
     )
     return (
-        "**Optimistic:** each fold's epoch was chosen for its accuracy on these very scans. AUC at the last epoch, "
-        f"which nothing chose and by which the best fold is named: {honest}."
+        "**Optimistic:** the epoch of each fold was chosen for its accuracy on these same scans. The AUC at the last "
+        f"epoch involves no such choice, and the best fold was chosen by it: {unbiased}."
     )
 
 
 def _calibration(evidence: Evidence) -> str:
     found = evidence.calibration
     if found is None:
-        return "Undefined: the cohort has one class."
+        return "Undefined: the cohort has only one class."
     return (
-        f"Brier score {found.brier} where always answering the prevalence gives {found.brier_reference:.3f}; "
-        f"calibration intercept {found.intercept} (0 is right) and slope {found.slope} (1 is right; below, the "
-        "probabilities are too extreme)."
+        f"The Brier score is {found.brier}; always predicting the prevalence would give {found.brier_reference:.3f}. "
+        f"The calibration intercept is {found.intercept}, ideally 0, and the slope is {found.slope}, ideally 1; with a "
+        "slope below 1, the probabilities are too extreme."
     )
 
 
 def _cost(recipe: dict, evidence: Evidence | None) -> str:
-    if evidence is None or evidence.hours is None:
-        return "Stated once the whole cross-validation is done."
+    if evidence is None:
+        return "Not known until the whole cross-validation is done."
+    if evidence.hours is None or evidence.core_hours is None:
+        return "Not known: the run did not record its training time."
     hours, core_hours = evidence.hours, evidence.core_hours
     text = (
-        f"Measured over the epochs of the whole run: {_short(hours)} hours, that is {_short(core_hours)} core-hours "
-        f"({recipe['num_threads']} threads a process), on {evidence.hardware}."
+        f"Measured over all epochs of the whole run: {_short(hours)} hours, or {_short(core_hours)} core-hours "
+        f"({recipe['num_threads']} threads per process), on {evidence.hardware}."
     )
     if "and" in evidence.hardware:
         return text + " The energy was not measured."
     return text + (
-        f" Energy, an estimate and not a measurement: core-hours x {WATTS_A_CORE} W a core / 1000 = "
-        f"{_short(core_hours * WATTS_A_CORE / 1000)} kWh, memory and cooling left out."
+        f" The energy is estimated, not measured: core-hours x {WATTS_PER_CORE} W per core / 1000 = "
+        f"{_short(core_hours * WATTS_PER_CORE / 1000)} kWh, without memory and cooling."
     )
 
 

@@ -1,14 +1,16 @@
-"""Convert a trained model to one file for ONNX Runtime or OpenVINO, checked against PyTorch before it is kept.
+"""Convert a trained model to one file for ONNX Runtime or OpenVINO, and check it against PyTorch.
 
     python -m publishing.convert runs/phantom-clear-demo/fold-4/model --format onnx
     python -m publishing.convert FOLDER|HUB_ID --format openvino --dtype bfloat16 --output gloresnet.xml
     python -m publishing.convert FOLDER --format openvino --dtype int8 --calibration scans/*.nii.gz
 
-The file takes `pixel_values` (B, 1, S, S, S) float32, standardised, and answers with `views` (V, B, 2), the volume and
-its mirror image, and `probabilities` (B, 2), their mean; softmax and temperature included. Labels, threshold,
-provenance and the processor's settings travel in it, so `predict.py --model FILE` needs nothing else. OpenVINO writes
-the weights to a `.bin` beside the `.xml`. Exit status: 0 converted, 1 the conversion failed or answers otherwise than
-PyTorch (nothing is kept), 2 the call was wrong, 130 interrupted.
+The converted model takes standardised `pixel_values` (B, 1, S, S, S) float32. It returns `views` (V, B, 2), the
+probabilities of the volume and of its mirror image, and `probabilities` (B, 2), their mean. Softmax and temperature are
+included. The file also holds the labels, threshold, provenance and processor settings, so `predict.py --model FILE`
+needs nothing else. OpenVINO writes the weights to a `.bin` file next to the `.xml` file.
+
+Exit status: 0 converted, 1 the conversion failed or differs too much from PyTorch (no file is kept), 2 wrong call,
+130 interrupted.
 """
 
 import argparse
@@ -16,12 +18,13 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from machine.programs import one_line
+from machine.programs import FAILED, complain, one_line, run_program
 from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, require_package
 from screening.fast import smooth_noise
 from screening.loading import ModelError, load_model
@@ -30,45 +33,62 @@ from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, wri
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3, "int8": 2e-2}  # in probability
 PACKAGES = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}
-MIN_CALIBRATION = 8  # scans: fewer show neither the ranges of the maps nor whether they hold for other scans
+NAME = "publishing.convert"
+MIN_CALIBRATION = 8  # scans; fewer do not show the range of the activations, nor whether it holds for other scans
 
 
 class WrongCall(Exception):
-    """What was asked for cannot be begun. The message is one sentence with what to do."""
+    """This conversion is impossible here. The message is one sentence that says what to do."""
 
 
 class ConversionError(Exception):
-    """The conversion went wrong and nothing was kept. The message is one sentence with what to do."""
+    """The conversion failed and no file was kept. The message is one sentence that says what to do."""
 
 
-def main() -> int:
-    args = parse_arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a model, and return the exit status."""
+    args = parse_arguments(argv)
+    try:
+        return run_program(
+            NAME,
+            lambda: run(args),
+            wrong_call=(WrongCall, ModelError),
+            failed=(ConversionError,),
+            interrupted="interrupted, no file was kept: run the same command again.",
+        )
+    except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a full disk, an operation without a kernel
+        reason = one_line(error).rstrip(".")[:300]
+        advice = "check disk and memory, or use another --format."
+        return complain(NAME, f"stopped, no file was kept ({reason}): {advice}", FAILED)
+
+
+def run(args: argparse.Namespace) -> None:
     check_support(args.format, args.dtype)
     model, processor = load_model(args.folder)
     if isinstance(model, ExportedModel):
-        raise WrongCall(f"{args.folder} is a converted file already: give the model folder it was made from")
+        raise WrongCall(f"{args.folder} is a converted file already: give the model folder it was made from.")
     if model.config.model_type != "gloresnet":
         raise WrongCall(
-            f"{args.folder} is the baseline {model.config.architecture}, and only ResNets are converted: use its folder"
+            f"{args.folder} is the baseline {model.config.architecture}, and only ResNets can be converted: use the "
+            "model folder itself."
         )
     if processor.image_size != model.config.image_size:
         raise WrongCall(
-            f"the processor of {args.folder} makes volumes of {processor.image_size} voxels an edge, its model expects "
-            f"{model.config.image_size}: give both the same image_size"
+            f"the processor of {args.folder} makes volumes with {processor.image_size} voxels per edge, but the model "
+            f"expects {model.config.image_size}: give both the same image_size."
         )
     output = args.output or default_output(args.folder, args.format, args.dtype)
     if not os.access(output.parent, os.W_OK):
-        raise WrongCall(f"{output.parent} cannot be written: give --output in a folder that exists and is yours")
+        raise WrongCall(f"{output.parent} cannot be written: give --output in a folder that exists and is writable.")
     volumes = read_scans(args.calibration, processor) if args.dtype == "int8" else random_volumes(model.config)
     largest = convert(model.cpu(), processor, args.format, args.dtype, volumes, output)
     print(
-        f"{output}: {args.dtype}, {largest:.2g} off PyTorch at most on {len(volumes)} volumes"
+        f"{output}: {args.dtype}, differs from PyTorch by at most {largest:.2g} on {len(volumes)} volumes"
         f" (allowed {TOLERANCES[args.dtype]:g})."
     )
-    return 0
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m publishing.convert",
         description=__doc__,
@@ -76,91 +96,94 @@ def parse_arguments() -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("folder", metavar="FOLDER|HUB_ID", help="the code in it is run: use one you trust")
+    add("folder", metavar="FOLDER|HUB_ID", help="a model you trust: its code is executed")
     add("--format", required=True, choices=list(SUFFIXES))
-    add("--dtype", choices=list(TOLERANCES), default="float32", help="lower precision than float32: OpenVINO only")
+    add("--dtype", choices=list(TOLERANCES), default="float32", help="bfloat16 and int8 need OpenVINO")
     add(
         "--calibration",
         nargs="+",
         metavar="SCAN",
-        help=f"int8 needs {MIN_CALIBRATION} or more scans like those to come",
+        help=f"scans like those to be screened; int8 needs {MIN_CALIBRATION} or more",
     )
     add("--output", type=Path, metavar="FILE", help="default: FOLDER.onnx or .xml, with the dtype in its name")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.output and (args.output.suffix != SUFFIXES[args.format] or args.output.is_dir()):
-        parser.error(f"--output {args.output} is no {SUFFIXES[args.format]} file, which --format {args.format} writes")
+        parser.error(f"--output {args.output} must be a {SUFFIXES[args.format]} file for --format {args.format}")
     if (args.dtype == "int8") != bool(args.calibration):
-        parser.error(f"--calibration SCAN ... goes with --dtype int8, which needs {MIN_CALIBRATION} or more scans")
+        parser.error(f"--dtype int8 and --calibration go together: give both, with {MIN_CALIBRATION} or more scans")
     return args
 
 
 def check_support(format: str, dtype: str) -> None:
-    """Raises WrongCall or ModelError where this machine or this format cannot do it well."""
+    """Raise WrongCall or ModelError if this format or this machine does not support the precision."""
     if format == "onnx" and dtype == "bfloat16":
-        raise WrongCall("ONNX Runtime has no bfloat16 convolutions on a CPU: use --format openvino, or --dtype float32")
+        raise WrongCall(
+            "ONNX Runtime has no bfloat16 convolutions on a CPU: use --format openvino, or --dtype float32."
+        )
     if format == "onnx" and dtype == "int8":
         raise WrongCall(
-            "ONNX Runtime computes 3D convolutions in int8 slower than in float32: use --format openvino, or --dtype "
-            "float32"
+            "ONNX Runtime computes 3D convolutions more slowly in int8 than in float32: use --format openvino, or "
+            "--dtype float32."
         )
     for package in PACKAGES[format] + (PACKAGES["onnx"] if dtype == "int8" else []):
         require_package(package, f"--format {format}" + (" --dtype int8" if dtype == "int8" else ""))
     if dtype == "bfloat16" and "BF16" not in cpu_capabilities():
         raise WrongCall(
             "this CPU has no bfloat16, so the conversion cannot be checked here: convert on a machine that has it, or "
-            "use --dtype float32"
+            "use --dtype float32."
         )
 
 
 def default_output(folder: str, format: str, dtype: str) -> Path:
-    """Beside a model folder, not in it, for it may be pushed; in the working directory for a model of the Hub."""
-    beside = Path(folder).resolve() if os.path.isdir(folder) else Path(folder.split("/")[-1])
-    return beside.with_name(beside.name + ("" if dtype == "float32" else f"-{dtype}") + SUFFIXES[format])
+    """Next to a local model folder, not inside it, since it may be published. For a Hub model, the current folder."""
+    base = Path(folder).resolve() if os.path.isdir(folder) else Path(folder.split("/")[-1])
+    return base.with_name(base.name + ("" if dtype == "float32" else f"-{dtype}") + SUFFIXES[format])
 
 
 def random_volumes(config, number: int = 4) -> list[Tensor]:
-    """Standardised random volumes (1, C, S, S, S), no two alike."""
+    """Standardised random volumes, each (1, C, S, S, S) and different from the others."""
     return list(smooth_noise(number, config.num_channels, config.image_size).split(1))
 
 
 def read_scans(paths: list[str], processor) -> list[Tensor]:
-    """The calibration scans, standardised. Raises WrongCall for a scan that cannot be used, or too few."""
+    """The calibration scans, standardised. Raises WrongCall if a scan is unusable or there are too few."""
     if len(set(map(os.path.abspath, paths))) < max(len(paths), MIN_CALIBRATION):
-        raise WrongCall(f"--calibration has {len(set(paths))} different scans: give {MIN_CALIBRATION} or more")
+        raise WrongCall(f"--calibration has {len(set(paths))} different scans: give {MIN_CALIBRATION} or more.")
     if processor.brain_mask == "required":
-        raise WrongCall("int8 is not offered for a model that needs brain masks: use --dtype bfloat16 or float32")
+        raise WrongCall("int8 is not available for models that need brain masks: use --dtype bfloat16 or float32.")
     try:
         return [processor(path, return_tensors="pt").pixel_values for path in paths]
     except ValueError as error:
-        raise WrongCall(f"--calibration: {one_line(error).rstrip('.')}") from error
+        raise WrongCall(f"--calibration: {one_line(error)}") from error
 
 
 def convert(model, processor, format: str, dtype: str, volumes: list[Tensor], output: Path) -> float:
-    """Convert, check, and only then move the file to `output`.
+    """Convert and check a model, and move the file to `output` only if it passes.
 
     Args:
         model: a PyTorch model in evaluation mode, on the CPU.
         processor: its processor.
         format: `"onnx"` or `"openvino"`.
         dtype: a key of TOLERANCES.
-        volumes: standardised volumes, each (1, C, S, S, S), to check on; for int8 scans, of which every fourth is
+        volumes: standardised volumes for the check, each (1, C, S, S, S). For int8 these are scans; every fourth one is
             left out of the calibration.
-        output: the `.onnx` or `.xml` file; OpenVINO's `.bin` goes beside it.
+        output: the `.onnx` or `.xml` file; OpenVINO's `.bin` is put next to it.
 
     Returns:
         The largest difference found, see `difference`.
 
     Raises:
-        ConversionError: the difference is more than TOLERANCES allows; nothing is kept.
+        ConversionError: the difference exceeds TOLERANCES; no file is kept.
     """
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as beside:
-        file = Path(beside) / output.name
+    # a temporary folder and not `replacing`: a model may be two files, and the suffix says which runtime loads it
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        file = Path(temporary) / output.name
         write(model, processor, format, dtype, volumes, file)
         largest = difference(model, load_model(str(file))[0], volumes, in_log_odds=dtype == "float32")
         if not largest <= TOLERANCES[dtype]:
             raise ConversionError(
-                f"the converted model answers {largest:.2g} off PyTorch, {dtype} allows {TOLERANCES[dtype]:g}; nothing "
-                "was kept: " + ("report it with the model" if dtype == "float32" else "use --dtype float32")
+                f"the converted model differs from PyTorch by {largest:.2g}, and {dtype} allows {TOLERANCES[dtype]:g}; "
+                "no file was kept: " + ("report this with the model." if dtype == "float32" else "use --dtype float32.")
             )
         if format == "openvino":
             os.replace(file.with_suffix(".bin"), output.with_suffix(".bin"))
@@ -169,34 +192,35 @@ def convert(model, processor, format: str, dtype: str, volumes: list[Tensor], ou
 
 
 def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file: Path) -> None:
+    """Convert a model and write it to `file`, without a check. Arguments as in `convert`."""
     graph = for_inference(model, regroup_stem=dtype != "float32")
     config = model.config.to_dict()
-    for name in ("auto_map", "custom_pipelines", "_name_or_path"):  # a folder's code, and where it lies on this machine
+    for name in ("auto_map", "custom_pipelines", "_name_or_path"):  # code files of the model folder, and its path
         config.pop(name, None)
     settings = {name: getattr(processor, name) for name in ("image_size", "eps", "brain_mask")}
     metadata = {"format": FORMAT, "dtype": dtype, "config": config, "processor": settings}
     if format == "onnx":
         write_onnx(graph, file, metadata)
     elif dtype == "int8":
-        seen = [volume for number, volume in enumerate(volumes) if number % 4 != 3]
-        write_openvino(to_openvino_int8(graph, seen, file.parent), file, metadata)
+        calibration = [volume for number, volume in enumerate(volumes) if number % 4 != 3]
+        write_openvino(to_openvino_int8(graph, calibration, file.parent), file, metadata)
     else:
         write_openvino(to_openvino(graph), file, metadata)
 
 
 @torch.inference_mode()
 def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_odds: bool) -> float:
-    """How far two models are apart at most, over every view of every volume, in batches of one and of three.
+    """The largest difference between two models over all views of all volumes, in batches of one and three.
 
     Args:
         model: the PyTorch model, in float32.
-        converted: the model to be checked.
+        converted: the converted model.
         volumes: each (1, C, S, S, S).
-        in_log_odds: compare log-odds, a quarter of whose difference is the most that a probability can move by, also
-            where the model is so sure of these volumes that probabilities alone would show nothing.
+        in_log_odds: compare log-odds divided by 4 instead of probabilities. A probability changes by at most a quarter
+            of the change in log-odds, and saturated probabilities would hide an error.
 
     Returns:
-        A difference in probability; NaN when either answers so.
+        A difference in probability, or an upper bound of it if `in_log_odds`; NaN if either model returns NaN.
     """
     batches = [volumes[0], *(torch.cat(volumes[start : start + 3]) for start in range(1, len(volumes), 3))]
     differences = []
@@ -209,23 +233,10 @@ def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_od
     return torch.stack(differences).max().item()
 
 
-def stop(_signal, _frame):
+def _interrupt(_signal, _frame):
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        status, complaint = main(), ""
-    except (WrongCall, ModelError) as error:
-        status, complaint = 2, f"{error}."
-    except ConversionError as error:
-        status, complaint = 1, f"{error}."
-    except KeyboardInterrupt:
-        status, complaint = 130, "interrupted, nothing was kept: run it again."
-    except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a full disk, an operation without a kernel
-        reason = one_line(error).rstrip(".")[:300]
-        status, complaint = 1, f"stopped, nothing was kept ({reason}): check disk and memory, or use another --format."
-    if complaint:
-        print(f"publishing.convert: {complaint}", file=sys.stderr)
-    sys.exit(status)
+    signal.signal(signal.SIGTERM, _interrupt)  # ends like Ctrl-C
+    sys.exit(main())

@@ -1,10 +1,9 @@
-"""What a finished cross-validation says of its models, in figures none of which is about one infant."""
+"""The figures of a finished cross-validation that go on a model card. None of them describes a single infant."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -14,9 +13,10 @@ from evaluation.study import Study, read_run
 from evaluation.subgroups import SUBGROUPS, Part, evaluate_parts
 from evaluation.table_one import table_one
 from evaluation.uncertainty import Interval, bootstrap_metrics
+from run_folder.layout import RunFolder
 from run_folder.tables import read_table
 
-FEWEST = 5  # a count of people below this is not printed of a real cohort
+FEWEST = 5  # smaller counts of people in a real cohort are not published
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,20 @@ class Evidence:
     """The figures of all folds of a run.
 
     Attributes:
-        synthetic: whether the cohort is a phantom one.
+        synthetic: whether the cohort is a phantom cohort.
         selection: how each fold's epoch was chosen: last, inner or paper.
-        folds: one `screening_metrics` a fold, with `fold`.
-        intervals: fold (or "pooled") -> metric -> `Interval`, by family bootstrap.
-        counts: fold (or "pooled") -> (scans, injured).
+        folds: the `screening_metrics` of each fold, with `fold`.
+        intervals: fold (or "pooled") -> metric -> `Interval`, from a bootstrap over families.
+        counts: fold (or "pooled") -> (scans, scans with injury).
         mean_sd, pooled: as in `cv_metrics.json`.
-        honest_auc: fold -> AUC of weights that were not chosen on the scans it is measured on, or None.
-        best, best_reason: the fold to publish, by that AUC, and why.
-        calibration: of the pooled out-of-fold probabilities; None of a single class.
-        subgroups: parts of the cohort, the small ones of a real cohort left out.
-        table_one: (variable, normal, injury) as printed, small counts of a real cohort hidden.
-        flow: scans found, excluded by reason, and used.
-        core_hours, hours: of the folds' epochs; None where the history does not say.
-        hardware: cores and graphics cards.
+        unbiased_auc: fold -> AUC of weights that were not chosen on the scored scans, or None if undefined.
+        best, best_reason: the fold with the highest unbiased AUC, and the reason in words.
+        calibration: of the pooled out-of-fold probabilities; None if the cohort has only one class.
+        subgroups: parts of the cohort, without the small ones if the cohort is real.
+        table_one: (variable, normal, injury) as printed, with small counts hidden if the cohort is real.
+        flow: number of scans found, excluded (by reason), and used.
+        core_hours, hours: training time of all folds; None if a history lacks it.
+        hardware: CPU cores and GPUs.
     """
 
     synthetic: bool
@@ -47,7 +47,7 @@ class Evidence:
     counts: dict[int | str, tuple[int, int]]
     mean_sd: dict
     pooled: dict
-    honest_auc: dict[int, float | None]
+    unbiased_auc: dict[int, float | None]
     best: int
     best_reason: str
     calibration: Calibration | None
@@ -60,20 +60,20 @@ class Evidence:
 
 
 def gather_evidence(run_folder: str | os.PathLike[str]) -> Evidence:
-    """Read a run all of whose folds are done, and compute what its models' cards say of it.
+    """Read a run whose folds are all done, and compute the figures for its model cards.
 
     Raises:
-        InputError: the run is partial or broken; the message names what is missing.
+        InputError: the run is incomplete or damaged; the message names what is missing.
     """
-    run = Path(run_folder)
-    study = read_run(run)
+    run = RunFolder(run_folder)
+    study = read_run(run.path)
     table, synthetic = study.table, study.phantom is not None
     parts = {int(fold): rows for fold, rows in table.groupby("fold")} | {"pooled": table}
     cross_validation = cross_validation_metrics(table)
-    honest, best, reason = _best(study, cross_validation["folds"])
+    unbiased, best, reason = _best(study, cross_validation["folds"])
     args = (table["label"], table["p_injury"], table["family"])
     both = table["label"].nunique() == 2
-    subgroups = evaluate_parts(table, SUBGROUPS)[1:]  # the first is the whole
+    subgroups = evaluate_parts(table, SUBGROUPS)[1:]  # the first is the whole cohort
     hours, core_hours, hardware = _cost(run, study)
     return Evidence(
         synthetic=synthetic,
@@ -85,7 +85,7 @@ def gather_evidence(run_folder: str | os.PathLike[str]) -> Evidence:
         counts={name: (len(rows), int(rows["label"].sum())) for name, rows in parts.items()},
         mean_sd=cross_validation["mean_sd"],
         pooled=cross_validation["pooled"],
-        honest_auc=honest,
+        unbiased_auc=unbiased,
         best=best,
         best_reason=reason,
         calibration=calibration(*args) if both else None,
@@ -99,23 +99,26 @@ def gather_evidence(run_folder: str | os.PathLike[str]) -> Evidence:
 
 
 def _best(study: Study, folds: list[dict]) -> tuple[dict[int, float | None], int, str]:
-    """AUC of each fold that its weights' choice had no part in, the fold with the highest, and why.
+    """The unbiased AUC of each fold, the fold with the highest, and the reason in words.
 
-    Under `--selection paper` the epoch was chosen on the scored scans, so the AUC that counts is the last epoch's.
+    With `--selection paper` the epoch was chosen on the scored scans, so the AUC of the last epoch is used instead.
     """
     if study.selection != "paper":
         return {fold["fold"]: fold["auc"] for fold in folds}, *best_fold(folds)
-    honest = []
+    at_last_epoch = []
     for fold in folds:
         last = study.histories[fold["fold"]].iloc[-1]
         values = {name: last.get(f"val_{name}") for name in ("auc", "accuracy")}
-        honest.append({"fold": fold["fold"]} | {k: None if pd.isna(v) else float(v) for k, v in values.items()})
-    best, reason = best_fold(honest)
-    return {fold["fold"]: fold["auc"] for fold in honest}, best, f"at the last epoch, {reason}"
+        at_last_epoch.append({"fold": fold["fold"]} | {k: None if pd.isna(v) else float(v) for k, v in values.items()})
+    best, reason = best_fold(at_last_epoch)
+    return {fold["fold"]: fold["auc"] for fold in at_last_epoch}, best, f"at the last epoch, {reason}"
 
 
 def _table_one(scans: pd.DataFrame, hide_small: bool) -> list[tuple[str, str, str]]:
-    """Table 1 without tests. Hidden: counts, or what they leave of the group, from 1 to 4; means of fewer than 5."""
+    """Table 1 without significance tests.
+
+    Hidden on request: a count of 1 to 4, a count that leaves 1 to 4 of its group, and a mean over fewer than 5 scans.
+    """
     rows = []
     for row in table_one(scans).to_dict("records"):
         cells = []
@@ -132,11 +135,11 @@ def _table_one(scans: pd.DataFrame, hide_small: bool) -> list[tuple[str, str, st
     return rows
 
 
-def _cost(run: Path, study: Study) -> tuple[float | None, float | None, str]:
-    """Hours and core-hours that the epochs of all folds (and of a refit) took, and what they ran on."""
+def _cost(run: RunFolder, study: Study) -> tuple[float | None, float | None, str]:
+    """Hours and core-hours of the epochs of all folds and of the refit if there is one, and the hardware."""
     histories = list(study.histories.values())
-    if (refit := run / "refit" / "history.csv").is_file():
-        histories.append(read_table(refit))
+    if run.refit.history.is_file():
+        histories.append(read_table(run.refit.history))
     cores, gpus = study.environment.get("cores"), study.environment.get("gpus") or []
     hardware = f"{cores} CPU cores" + (f" and {', '.join(gpus)}" if gpus else "")
     if not all("seconds" in history for history in histories):

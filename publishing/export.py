@@ -1,4 +1,4 @@
-"""The one writer of Hub folders: weights, configurations, the code to run them, and a card."""
+"""Write model folders for the Hub: weights, configurations, the code that loads them, and a card."""
 
 import shutil
 from pathlib import Path
@@ -7,41 +7,40 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from modeling_gloresnet import (
     BaselineForImageClassification,
+    GloResNetEnsembleForImageClassification,
     GloResNetForImageClassification,
     VolumeClassificationPipeline,
 )
 from preprocessing import GloResNetImageProcessor
+from run_folder.files import replacing_folder
 
 
 def export_model(
-    model: GloResNetForImageClassification | BaselineForImageClassification,
+    model: GloResNetForImageClassification | GloResNetEnsembleForImageClassification | BaselineForImageClassification,
     processor: GloResNetImageProcessor,
     folder: Path,
     card: str,
 ) -> None:
-    """Write a folder that every auto class loads with `trust_remote_code=True`, with nothing of this project installed.
+    """Write a folder that every auto class loads with `trust_remote_code=True`, without this project installed.
 
-    A baseline's needs MONAI, which loading asks for by name, and has no `AutoModel`: it gives no features. The folder
-    is written beside and renamed; one that is there already is replaced.
+    The folder of a baseline needs MONAI to load (the error names it if it is missing), and `AutoModel` does not load
+    it, because baselines give no features. An existing folder is replaced when the new one is complete.
 
     Args:
-        model: on any device; its weights are saved as safetensors in their own precision.
+        model: on any device. Its weights are saved as safetensors in their own precision.
         processor: with the model's image size.
-        folder: for instance `runs/NAME/fold-4/model`.
-        card: the text of its README.md.
+        folder: for example `runs/NAME/fold-4/model`.
+        card: the text of README.md.
 
     Raises:
         ValueError: model and processor disagree on the image size.
     """
     if processor.image_size != model.config.image_size:
         raise ValueError(
-            f"The processor makes volumes of {processor.image_size} voxels an edge, the model expects "
+            f"The processor makes volumes with {processor.image_size} voxels per edge, but the model expects "
             f"{model.config.image_size}: give both the same image_size."
         )
-    beside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    # `save_pretrained` registers the head only; without these two, AutoModel and pipeline() do not find their class
+    # `save_pretrained` registers only the classification head. AutoModel and pipeline() need these two entries.
     if model.config.model_type == "gloresnet":
         model.config.auto_map = {"AutoModel": "modeling_gloresnet.GloResNetModel"}
     model.config.custom_pipelines = {
@@ -50,17 +49,10 @@ def export_model(
             "pt": ["AutoModelForImageClassification"],
         }
     }
-    model.save_pretrained(beside)
-    processor.save_pretrained(beside)
-    custom_object_save(VolumeClassificationPipeline, beside)
-    # the library writes the weights for their owner only; a group shares its runs
-    shutil.copymode(beside / "config.json", beside / "model.safetensors")
-    (beside / "README.md").write_text(card, encoding="utf-8")
-    if folder.exists():
-        retired = folder.with_name(f".{folder.name}.retired")
-        shutil.rmtree(retired, ignore_errors=True)
-        folder.rename(retired)
-        beside.rename(folder)
-        shutil.rmtree(retired)
-    else:
-        beside.rename(folder)
+    with replacing_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        custom_object_save(VolumeClassificationPipeline, unfinished)
+        # save_pretrained makes the weights readable by their owner only, but a group may share its runs
+        shutil.copymode(unfinished / "config.json", unfinished / "model.safetensors")
+        (unfinished / "README.md").write_text(card, encoding="utf-8")

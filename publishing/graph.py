@@ -1,4 +1,4 @@
-"""A model as one graph, from standardised volumes to probabilities, for ONNX Runtime or OpenVINO."""
+"""A model as one graph from standardised volumes to probabilities, for ONNX Runtime and OpenVINO."""
 
 import contextlib
 import json
@@ -16,11 +16,11 @@ from screening import fast
 from screening.exported import METADATA, digest
 
 NAMES = ["views", "probabilities"]
-OPSET = 17  # the oldest that has all we use; any runtime since 2022 reads it
+OPSET = 17  # the oldest with all operators we use; every runtime since 2022 supports it
 
 
 class ScreeningGraph(nn.Module):
-    """(B, 1, S, S, S) -> views (V, B, 2) and their mean (B, 2): exactly `predict_views` and `predict_proba`."""
+    """Maps (B, 1, S, S, S) to views (V, B, 2) and their mean (B, 2), as `predict_views` and `predict_proba` do."""
 
     def __init__(self, model: GloResNetForImageClassification):
         super().__init__()
@@ -33,11 +33,11 @@ class ScreeningGraph(nn.Module):
 
 @torch.no_grad()
 def for_inference(model: GloResNetForImageClassification, regroup_stem: bool = False) -> ScreeningGraph:
-    """A copy of the model on the CPU in float32, each BatchNorm folded into the convolution before it.
+    """A copy of the model on the CPU in float32, with each BatchNorm folded into the convolution before it.
 
     Args:
-        model: left as it is. Of this class, or of the copy of its code in a model folder.
-        regroup_stem: also compute the stem by `SpaceToDepthConv3d`, where its stride allows.
+        model: not changed. It may also be an instance of the class in the code of a model folder.
+        regroup_stem: also replace the first convolution by `SpaceToDepthConv3d`, if its stride is 2.
     """
     copy = GloResNetForImageClassification(GloResNetConfig.from_dict(model.config.to_dict())).eval()
     copy.load_state_dict({name: tensor.cpu().float() for name, tensor in model.state_dict().items()})
@@ -49,16 +49,17 @@ def for_inference(model: GloResNetForImageClassification, regroup_stem: bool = F
 
 
 class SpaceToDepthConv3d(nn.Module):
-    """A convolution of stride 2 as one of stride 1 over the eight voxels of each 2^3 cell as channels.
+    """A convolution of stride 2, computed with stride 1 over 2^3 blocks of voxels whose eight voxels become channels.
 
-    The same sums, with zeros added where the kernel's or the lattice's edge is odd. A CPU's matrix units need many
-    input channels: on the one-channel stem of 7^3 they stand nearly idle, and it takes most of a pass in low precision.
+    The sums are the same; zeros are added where an edge of the kernel or of the volume is odd. The matrix units of a
+    CPU need many input channels. A 7^3 convolution with one input channel hardly uses them, and takes most of the time
+    of a forward pass in low precision.
     """
 
     def __init__(self, conv: nn.Conv3d):
         super().__init__()
         out_channels, self.channels, edge = conv.weight.shape[:3]
-        front = (edge // 2) % 2  # where the zero goes, so that the kernel begins on a cell's first voxel
+        front = (edge // 2) % 2  # zeros in front, so that the kernel starts on the first voxel of a block
         weight = F.pad(conv.weight, (front, 1 - front) * 3)
         half = (edge + 1) // 2
         weight = weight.reshape(out_channels, self.channels, half, 2, half, 2, half, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
@@ -76,7 +77,7 @@ class SpaceToDepthConv3d(nn.Module):
 
 
 def write_onnx(graph: ScreeningGraph, file: Path, metadata: dict | None = None) -> None:
-    """Write the graph as ONNX, the batch dynamic, `metadata` as JSON among its properties."""
+    """Write the graph as ONNX with a dynamic batch size, and `metadata` as JSON in its properties."""
     import onnx
 
     with _quiet():
@@ -84,7 +85,7 @@ def write_onnx(graph: ScreeningGraph, file: Path, metadata: dict | None = None) 
             graph,
             (_example(graph),),
             file,
-            dynamo=False,  # the newer exporter needs one more package and gains this network nothing
+            dynamo=False,  # the newer exporter needs one more package and has no advantage for this network
             opset_version=OPSET,
             input_names=["pixel_values"],
             output_names=NAMES,
@@ -98,7 +99,7 @@ def write_onnx(graph: ScreeningGraph, file: Path, metadata: dict | None = None) 
 
 
 def to_openvino(graph: ScreeningGraph):
-    """The graph as an OpenVINO model, the batch dynamic."""
+    """The graph as an OpenVINO model with a dynamic batch size."""
     import openvino
 
     example = _example(graph)
@@ -114,13 +115,13 @@ def to_openvino(graph: ScreeningGraph):
 def to_openvino_int8(graph: ScreeningGraph, volumes: Iterable[Tensor], folder: Path):
     """The graph as an OpenVINO model whose convolutions compute in 8-bit integers.
 
-    Static quantisation: ranges of the maps are the extremes met on `volumes`; weights have one scale a channel. Head,
-    pooling and softmax stay in float32.
+    Static quantisation: the range of each activation is its minimum and maximum over `volumes`; weights have one scale
+    per channel. Head, pooling and softmax stay in float32.
 
     Args:
-        graph: with its BatchNorm folded.
-        volumes: standardised scans, each (B, 1, S, S, S), such as will be screened.
-        folder: for files in between.
+        graph: with BatchNorm folded.
+        volumes: standardised scans like those to be screened, each (B, 1, S, S, S).
+        folder: for temporary files.
     """
     import openvino
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -142,8 +143,8 @@ def to_openvino_int8(graph: ScreeningGraph, volumes: Iterable[Tensor], folder: P
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Add", "MaxPool"],
             per_channel=True,
-            reduce_range=True,  # weights of 7 bits: CPUs without VNNI add two products in 16 bits, which overflow
-            # signed, symmetric activations: a third faster here than unsigned ones, and no further off
+            reduce_range=True,  # 7-bit weights: CPUs without VNNI add two products in 16 bits, which could overflow
+            # signed, symmetric activations: a third faster here than unsigned ones, and equally accurate
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             extra_options={"ActivationSymmetric": True},
@@ -152,13 +153,13 @@ def to_openvino_int8(graph: ScreeningGraph, volumes: Iterable[Tensor], folder: P
 
 
 def write_openvino(network, file: Path, metadata: dict) -> None:
-    """Write `file`, the `.xml`, and its `.bin`; `metadata` and the digest of the `.bin` as JSON in the former."""
+    """Write the `.xml` file and its `.bin`. The `.xml` holds `metadata` and the digest of the `.bin` as JSON."""
     import openvino
 
-    openvino.save_model(network, file, compress_to_fp16=False)  # once for the digest ...
+    openvino.save_model(network, file, compress_to_fp16=False)  # first for the digest ...
     metadata = metadata | {"weights_sha256": digest(file.with_suffix(".bin"))}
     network.set_rt_info(json.dumps(metadata), [METADATA])
-    openvino.save_model(network, file, compress_to_fp16=False)  # ... and once with it; the weights are the same
+    openvino.save_model(network, file, compress_to_fp16=False)  # ... then with it; the weights are the same
 
 
 def _example(graph: ScreeningGraph) -> Tensor:
@@ -168,7 +169,7 @@ def _example(graph: ScreeningGraph) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet():
-    """Tracing warns of every check of a shape, and the quantiser advises steps that are already done."""
+    """Silence warnings: tracing warns about every shape check, and the quantiser recommends steps already done."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

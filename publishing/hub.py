@@ -1,64 +1,32 @@
-"""Sending a release to the Hub: one commit a branch, nothing half-published, every failure in one sentence."""
+"""Upload models and Spaces to the Hub: one atomic commit per branch, and one sentence for each failure."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, set_client_factory
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
-from huggingface_hub.utils import validate_repo_id
-from huggingface_hub.utils._http import default_client_factory
 
+from cohort.hub_access import HUB_FAILURES, HubError, explain, require_token
 from publishing.leaks import LeakError, check_contents, check_text, is_model_file, model_files, private_words
 from publishing.release import Release, prepare_releases
 from publishing.space import is_space_file, space_files
 from run_folder.files import InputError
 
-PATIENCE = 60  # seconds for one answer of the Hub; without it, the library waits for ever
-
-
-class HubError(Exception):
-    """The Hub did not take what was sent. The message is one sentence; nothing on this side was changed."""
+TIMEOUT = 60  # seconds for one answer of the Hub; huggingface_hub itself would wait forever
 
 
 class Upload(NamedTuple):
-    """Files on their way to one branch: local paths, or contents made for the occasion."""
+    """Files for one branch, by name: the path of a local file, or the content itself."""
 
     files: dict[str, Path | bytes]
     branch: str
     message: str
-
-
-def hub_name(text: str) -> str:
-    """ORG/NAME, checked.
-
-    Raises:
-        ValueError: it is no name of a Hub repository.
-    """
-    try:
-        validate_repo_id(text)
-        if text.count("/") != 1:
-            raise HFValidationError("it has no organisation or user before a slash")
-    except HFValidationError as error:
-        raise ValueError(f"{text!r} is no name of a Hub repository: give ORG/NAME, as in lab/gloresnet.") from error
-    return text
-
-
-def require_token() -> str:
-    """The user's Hub token.
-
-    Raises:
-        ValueError: there is none; asked before hours of training rather than after.
-    """
-    if (token := get_token()) is None:
-        raise ValueError("there is no Hub token on this machine: run `hf auth login`, or set HF_TOKEN.")
-    return token
 
 
 def publish_run(
@@ -71,17 +39,17 @@ def publish_run(
     commit_message: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Push models of a run; private unless the repository exists, whose visibility is left as it is.
+    """Upload models of a run. The visibility of an existing repository is not changed.
 
     Args:
         run, hub_model_id, what, fold: see `prepare_releases`.
-        public: create the repository for everybody to see.
-        commit_message: in place of one that names the fold.
-        say: receives a sentence about what happens.
+        public: make a new repository public; otherwise it is private.
+        commit_message: the default names what is published.
+        say: called with one sentence per step.
 
     Raises:
-        InputError: the run is partial or broken.
-        LeakError: a file would give away who was scanned.
+        InputError: the run is incomplete or damaged.
+        LeakError: a file would reveal who was scanned.
         HubError: the Hub refused or could not be reached.
     """
     releases = prepare_releases(run, hub_model_id, what, fold)
@@ -93,7 +61,7 @@ def publish_run(
 def publish_space(
     space_id: str, hub_model_id: str, *, public: bool = False, say: Callable[[str], None] = print
 ) -> None:
-    """Deploy the page as a Space that loads a model of the Hub. Nothing of a run is in it.
+    """Upload the web page as a Space that loads a model from the Hub. It contains nothing from a run.
 
     Raises:
         HubError: the Hub refused or could not be reached.
@@ -104,17 +72,17 @@ def publish_space(
 
 
 def publish_trained(run: Path, hub_model_id: str, what: str, fold: int | None) -> None:
-    """Push at the end of training.
+    """Upload a model at the end of training.
 
     Raises:
-        HubError: it failed, whatever the reason; the run is complete, and the message says how to push it later.
+        HubError: publishing failed for any reason. The run is complete; the message says how to publish it later.
     """
     try:
         publish_run(run, hub_model_id, what, fold)
     except (HubError, LeakError, InputError, OSError) as error:
         chosen = f"--what {what}" if fold is None else f"--fold {fold}"
-        again = f"python publish.py {shlex.quote(str(run))} --hub_model_id {hub_model_id} {chosen}"
-        raise HubError(f"{error} The trained run is kept; to publish it: {again}") from error
+        command = f"python publish.py {shlex.quote(str(run))} --hub_model_id {hub_model_id} {chosen}"
+        raise HubError(f"{error} The trained run is kept. To publish it: {command}") from error
 
 
 def _upload(release: Release, words: list[str], message: str | None) -> Upload:
@@ -135,119 +103,66 @@ def push(
     say: Callable[[str], None] = print,
     **creation,
 ) -> None:
-    """Create the repository if need be, then make each upload one commit, or none where nothing changed.
+    """Create the repository if needed, then make one commit per upload, or none if nothing has changed.
 
-    LFS files that the Hub has from an interrupted attempt are not sent again.
+    LFS files that the Hub already has from an interrupted attempt are not sent again.
 
     Args:
-        uploads: in this order; `main` first.
+        uploads: in the order of their commits, `main` first.
         repo_id: ORG/NAME.
-        public: of a new repository.
+        public: make a new repository public.
         repo_type: `model` or `space`.
-        is_ours: files of an earlier upload by name; those that are gone now are deleted, all others stay.
-        **creation: for `HfApi.create_repo`, such as `space_sdk`.
+        is_ours: whether a file with this name comes from an earlier upload. Such files are deleted if they are not part
+            of this upload; all others stay.
+        say: called with one sentence per step.
+        **creation: more arguments for `HfApi.create_repo`, such as `space_sdk`.
 
     Raises:
         HubError: the Hub refused or could not be reached.
     """
-    hub_logging.set_verbosity_error()  # its warnings are said better here
-    set_client_factory(_impatient_client)
+    hub_logging.set_verbosity_error()  # the messages below say the same more clearly
+    hooks = get_session().event_hooks  # those of huggingface_hub; one of them enforces HF_HUB_OFFLINE
+    timeout = httpx2.Timeout(TIMEOUT, connect=10)
+    set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=timeout))
     api = HfApi(token=require_token())
     try:
         api.whoami()
         private = _open(api, repo_id, repo_type, public, say, creation)
         for upload in uploads:
             _commit(api, repo_id, repo_type, upload, is_ours, say)
-    except HubError:
-        raise
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise HubError(_explain(error, repo_id, repo_type)) from error
+    except HUB_FAILURES as error:
+        raise HubError(explain(error, repo_id, repo_type, upload=True)) from error
     if private:
-        say(f"{repo_id} is private: whoever loads it needs access and `hf auth login`.")
-
-
-def _impatient_client() -> httpx2.Client:
-    client = default_client_factory()
-    client.timeout = httpx2.Timeout(PATIENCE, connect=10)
-    return client
+        say(f"{repo_id} is private: loading it needs access and `hf auth login`.")
 
 
 def _open(api: HfApi, repo_id: str, repo_type: str, public: bool, say: Callable, creation: dict) -> bool:
-    """Find or create the repository; whether it is private."""
+    """Find or create the repository. Returns whether it is private."""
     try:
         private = bool(api.repo_info(repo_id, repo_type=repo_type).private)
-        kept = "private" if private else "public"
         if public == private:
-            say(f"{repo_id} exists and stays {kept}: its settings page on the Hub can change that.")
+            visibility = "private" if private else "public"
+            say(f"{repo_id} exists and stays {visibility}: you can change that on its settings page on the Hub.")
         return private
     except HfHubHTTPError as error:
         if not isinstance(error, RepositoryNotFoundError) and error.response.status_code != 404:
             raise
-    try:
-        api.create_repo(repo_id, repo_type=repo_type, private=not public, **creation)
-    except HfHubHTTPError as error:
-        if error.response.status_code == 409:
-            raise HubError(
-                f"{repo_id} is taken by a repository that is no {repo_type} of yours: choose another name."
-            ) from error
-        raise
+    api.create_repo(repo_id, repo_type=repo_type, private=not public, **creation)
     return not public
 
 
 def _commit(api: HfApi, repo_id: str, repo_type: str, upload: Upload, is_ours: Callable, say: Callable) -> None:
     if upload.branch != "main":
         api.create_branch(repo_id, branch=upload.branch, repo_type=repo_type, exist_ok=True)
-    there = api.repo_info(repo_id, repo_type=repo_type, revision=upload.branch)
-    gone = [f.rfilename for f in there.siblings if is_ours(f.rfilename) and f.rfilename not in upload.files]
-    operations = [CommitOperationDelete(name) for name in gone]
-    operations += [CommitOperationAdd(name, content) for name, content in upload.files.items()]
+    current = api.repo_info(repo_id, repo_type=repo_type, revision=upload.branch)
+    outdated = [f.rfilename for f in current.siblings if is_ours(f.rfilename) and f.rfilename not in upload.files]
+    deleted = [CommitOperationDelete(name) for name in outdated]
+    added = [CommitOperationAdd(name, content) for name, content in upload.files.items()]
     done = api.create_commit(
-        repo_id, operations, commit_message=upload.message, repo_type=repo_type, revision=upload.branch
+        repo_id, [*deleted, *added], commit_message=upload.message, repo_type=repo_type, revision=upload.branch
     )
     where = f"{repo_id}, branch {upload.branch}"
-    if done.oid == there.sha:
-        say(f"{where}: nothing has changed, no commit was made.")
+    if done.oid == current.sha:
+        say(f"{where}: nothing has changed, so no commit was made.")
     else:
         say(f"{where}: {upload.message} ({len(upload.files)} files, commit {done.oid[:8]}) at {done.commit_url}")
-
-
-def _explain(error: BaseException, repo_id: str, repo_type: str) -> str:
-    """One sentence: what the Hub said, and what to do."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # an LFS upload hides its reason
-        error = error.__cause__
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, which forbids the network: unset it to publish."
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status == 401:
-            return (
-                "The Hub does not know this token: run `hf auth login` with a token that may write, and see that "
-                "HF_TOKEN, which goes first, is not an old one."
-            )
-        if status == 402:
-            return f"The Hub asks for a paid plan for {repo_id}: choose another kind of {repo_type} or account."
-        if status in (403, 404):
-            return (
-                f"This token may not write to {repo_id}: use a token with write access, or a name under your own "
-                "account or an organisation that lets you."
-            )
-        reason = _one_line(error.server_message or str(error))
-        if status >= 500 or status in (408, 429):
-            return f"The Hub is out of order or busy (HTTP {status}, {reason}): publish again in a while."
-        return f"The Hub refused {repo_id} (HTTP {status}, {reason}): mend that and publish again."
-    if isinstance(error, httpx2.TransportError):
-        return (
-            f"The Hub cannot be reached at {constants.ENDPOINT} ({_one_line(str(error)) or type(error).__name__}): "
-            "check the network and publish again; what was sent already is not sent twice."
-        )
-    return f"Publishing {repo_id} failed ({type(error).__name__}: {_one_line(str(error))}): publish again."
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip().rstrip(".")[:200]
-
-
-__all__ = [
-    *("HubError", "LeakError", "Upload", "hub_name", "publish_run", "publish_space", "publish_trained", "push"),
-    "require_token",
-]

@@ -1,59 +1,61 @@
-"""What may leave the house: files by name, text by content. Everything is checked before the first byte is sent."""
+"""Which files may be published (by name) and which text (by content). All checks come before the first upload."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from run_folder.files import read_json
+from run_folder.layout import RunFolder
 from run_folder.tables import read_table
 
 MODEL_FILES = (
     *("README.md", "config.json", "preprocessor_config.json", "*_gloresnet.py"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
 )
-# a path of somebody's machine: /home/x, ~/x, C:\x, or two folders deep from the root; no URL, no fraction
+# a path on somebody's machine: /home/x, ~/x, C:\x, or any path from the root with two parts; no URL and no fraction
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.:~<>*)-])((?:~|/[\w.-]+)/[\w.-]+(?:/[\w.-]*)*)|\b([A-Za-z]:\\+\w+)")
 
 
 class LeakError(Exception):
-    """Something was about to be published that must not be; the message names it and says what to do."""
+    """Something that must not be published was found. The message names it and says what to do."""
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file of this name belongs into a model repository."""
+    """Whether a file with this name belongs in a model repository."""
     return any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
 
 
 def model_files(folder: Path) -> dict[str, Path]:
-    """The files of a model folder by name; hidden ones and Python's caches stay at home.
+    """The files of a model folder by name, without hidden files and Python's caches.
 
     Raises:
-        LeakError: there is another file or folder, which nobody may have meant to publish.
+        LeakError: the folder holds something else, which was perhaps not meant to be published.
     """
     files = {p.name: p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.name != "__pycache__"}
     foreign = [name for name, path in files.items() if not (is_model_file(name) and path.is_file())]
     if foreign:
         raise LeakError(
-            f"{folder} holds {', '.join(foreign)}, which belongs into no model repository: move it elsewhere. Nothing "
-            "was published."
+            f"{folder} holds {', '.join(foreign)}, which does not belong in a model repository: move it elsewhere. "
+            "Nothing was published."
         )
     return files
 
 
-def private_words(run: Path) -> list[str]:
-    """What of a run must appear in nothing that is published: ids of infants and sessions, file names, paths.
+def private_words(run_folder: str | os.PathLike[str]) -> list[str]:
+    """What must not appear in anything published from a run: ids of infants, sessions and families, file names, paths.
 
-    An id that could be any number or word ("7", "flip") counts only as `sub-7`; one of five characters and more with
-    both letters and digits, or six and more digits, also alone.
+    A participant id always counts in the form `sub-7`. An id on its own counts if it cannot be mistaken for a common
+    number or word ("7", "flip"): six or more digits, or five or more characters with both letters and digits.
     """
+    run = RunFolder(run_folder)
     words: set[str] = set()
-    cohort = run / "cohort.csv"
-    if cohort.is_file():
-        table = read_table(cohort, ("participant_id", "session_id", "family"))
+    if run.cohort.is_file():
+        table = read_table(run.cohort, ("participant_id", "session_id", "family"))
         for row in table.to_dict("records"):
             words |= {f"sub-{row['participant_id']}"}
             for column in ("participant_id", "session_id", "family"):
@@ -63,16 +65,21 @@ def private_words(run: Path) -> list[str]:
                     words.add(text)
             if row.get("image"):
                 words.add(Path(str(row["image"])).name)
-    source = read_json(run / "environment.json").get("source", {}) if (run / "environment.json").is_file() else {}
-    paths = [Path.home(), run.resolve(), *(Path(path) for path in source.values() if path)]
+    source = read_json(run.environment).get("source", {}) if run.environment.is_file() else {}
+    paths = [Path.home(), run.path.resolve(), *(Path(path) for path in source.values() if path)]
     return sorted(words | {str(path) for path in paths if len(path.parts) > 1})
 
 
 def check_text(name: str, text: str, words: Iterable[str]) -> None:
-    """Refuse text that names an infant, or a path of somebody's machine.
+    """Refuse text that contains one of the words, or a path on somebody's machine.
+
+    Args:
+        name: of the file that holds the text, for the message.
+        text: to be published.
+        words: from `private_words`.
 
     Raises:
-        LeakError: naming the file and what is in it.
+        LeakError: the message names the file and what was found.
     """
     lower = text.lower()
     found = next((word for word in words if word.lower() in lower and _stands_alone(word, text)), None)
@@ -80,8 +87,8 @@ def check_text(name: str, text: str, words: Iterable[str]) -> None:
     if found or path:
         what = f"{found!r}, an id or a path of the run's cohort" if found else f"the path {path[1] or path[2]!r}"
         raise LeakError(
-            f"{name} holds {what}, which must not leave with a model: take it out (a run or cohort folder may need "
-            "another name), then publish again. Nothing was published."
+            f"{name} holds {what}, which must not be published: remove it (it may come from the name of a run or "
+            "cohort folder), then publish again. Nothing was published."
         )
 
 
@@ -90,10 +97,10 @@ def _stands_alone(word: str, text: str) -> bool:
 
 
 def check_contents(files: dict[str, Path | bytes], words: list[str]) -> None:
-    """Refuse files that give away who was scanned, or on whose machine; of weights, the header is read.
+    """Apply `check_text` to files, given by name as a path or as their content. Of weights, only the header is read.
 
     Raises:
-        LeakError: see `check_text`.
+        LeakError: the message names the file and what was found.
     """
     for name, content in files.items():
         if name.endswith(".safetensors"):
@@ -104,7 +111,7 @@ def check_contents(files: dict[str, Path | bytes], words: list[str]) -> None:
 
 
 def _header(path: Path) -> str:
-    """The JSON with which a safetensors file begins: names of tensors, and free text."""
+    """The JSON at the start of a safetensors file: names of tensors and free text."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         return json.dumps(json.loads(file.read(size)))

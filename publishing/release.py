@@ -1,12 +1,12 @@
-"""Which models of a run are published, under which branch, and with which card."""
+"""Which models of a run are published, on which branch, and with which card."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import AutoConfig
 
 from modeling_gloresnet import (
@@ -19,20 +19,21 @@ from preprocessing import GloResNetImageProcessor
 from publishing.card import render_card
 from publishing.evidence import Evidence, gather_evidence
 from publishing.export import export_model
-from run_folder.files import InputError, read_json, write_text
+from run_folder.files import InputError, read_json, read_yaml, write_text
+from run_folder.layout import ENSEMBLE, REFIT, ModelFolder, RunFolder
 
-WHAT = ("best", "all", "ensemble", "refit")
+WHAT = ("best", "all", ENSEMBLE, REFIT)
 
 
 @dataclass(frozen=True)
 class Release:
-    """One model folder on its way to one branch of a repository.
+    """One model folder to be uploaded to one branch of a repository.
 
     Attributes:
-        folder: a finished model folder of the run.
-        branch: where it goes.
-        title: what it is, for the commit and for the user.
-        card: its README.md.
+        folder: a complete model folder of the run.
+        branch: the branch it goes to.
+        title: a short description, for the commit message and the user.
+        card: the text of its README.md.
     """
 
     folder: Path
@@ -41,109 +42,113 @@ class Release:
     card: str
 
 
-def prepare_releases(run: Path, hub_model_id: str, what: str, fold: int | None = None) -> list[Release]:
-    """The models to publish, the cards in their folders brought up to date on the way.
+def prepare_releases(
+    run_folder: str | os.PathLike[str], hub_model_id: str, what: str, fold: int | None = None
+) -> list[Release]:
+    """The models to publish. Also updates the cards in the model folders, if all folds are done.
 
     Args:
-        run: `runs/NAME`.
-        hub_model_id: ORG/NAME, which the cards tell the reader to load.
-        what: `best`, the fold of the highest AUC; `all`, that one and every fold on a branch `fold-K`; `ensemble`;
-            `refit`. Without meaning where a fold is given.
-        fold: publish this one, whether or not the others are done.
+        run_folder: `runs/NAME`.
+        hub_model_id: ORG/NAME; the cards tell the reader to load this.
+        what: `best` (the fold with the highest AUC), `all` (the best fold on `main`, and every fold on a branch
+            `fold-K`), `ensemble` or `refit`. Ignored if `fold` is given.
+        fold: publish this fold, whether the others are done or not.
 
     Raises:
-        InputError: what is to be published is not there, or the run is partial or broken.
+        InputError: the model to publish does not exist, or the run is incomplete or damaged.
     """
-    recipe = read_recipe(run)
-    evidence = gather_evidence(run) if fold is None or _all_done(run, recipe) else None
-    if evidence:
-        write_cards(run, evidence)
+    run = RunFolder(run_folder)
+    recipe = read_recipe(run.path)
+    folds = run.folds(recipe["num_folds"])
+    evidence = None
+    if fold is None or all(each.metrics.is_file() for each in folds):
+        evidence = gather_evidence(run.path)
+        write_cards(run.path, evidence)
 
-    def release(part: str, title: str, branch: str = "main", metrics: dict | None = None) -> Release:
-        folder = run / part / "model"
+    def release(trained: ModelFolder, title: str, branch: str = "main", metrics: dict | None = None) -> Release:
         revision = None if branch == "main" else branch
-        config = _read_config(folder)
+        config = _read_config(trained)
         card = render_card(config, recipe, metrics, evidence, name=hub_model_id, revision=revision)
-        return Release(folder, branch, title, card)
+        return Release(trained.model, branch, title, card)
 
     def release_fold(number: int, branch: str = "main", remark: str = "") -> Release:
-        metrics = _fold_metrics(run, number)
-        return release(f"fold-{number}", f"fold {number} of {recipe['num_folds']}{remark}", branch, metrics)
+        metrics = _finished_metrics(run, number)
+        return release(run.fold(number), f"fold {number} of {len(folds)}{remark}", branch, metrics)
 
     if fold is not None:
         return [release_fold(fold)]
-    if what == "refit":
-        if not (run / "refit" / "model" / "config.json").is_file():
+    if what == REFIT:
+        if not run.refit.config.is_file():
             raise InputError(f"{run} has no refit: run its train.py command again with --refit, then publish.")
-        return [release("refit", "the network trained on all scans")]
-    if what == "ensemble":
-        export_ensemble(run, recipe, evidence)
-        return [release("ensemble", f"the ensemble of {recipe['num_folds']} folds")]
+        return [release(run.refit, "the network trained on all scans")]
+    if what == ENSEMBLE:
+        export_ensemble(run.path, recipe, evidence)
+        return [release(run.ensemble, f"the ensemble of {len(folds)} folds")]
     best = release_fold(evidence.best, remark=", the best")
     if what == "best":
         return [best]
-    return [best, *(release_fold(number, f"fold-{number}") for number in range(recipe["num_folds"]))]
+    return [best, *(release_fold(number, branch=each.path.name) for number, each in enumerate(folds))]
 
 
-def write_cards(run: Path, evidence: Evidence | None = None) -> None:
-    """Put the figures of all folds into the card of every model folder of a finished run."""
-    evidence = evidence or gather_evidence(run)
-    recipe = read_recipe(run)
-    parts = [f"fold-{number}" for number in range(recipe["num_folds"])]
-    for part in [*parts, "refit", "ensemble"]:
-        folder = run / part / "model"
-        if (folder / "config.json").is_file():
-            metrics = read_json(run / part / "metrics.json") if part.startswith("fold-") else None
-            card = render_card(_read_config(folder), recipe, metrics, evidence)
-            write_text(folder / "README.md", card)
+def write_cards(run_folder: str | os.PathLike[str], evidence: Evidence | None = None) -> None:
+    """Rewrite the card of every model folder of a finished run, with the figures of all folds."""
+    run = RunFolder(run_folder)
+    evidence = evidence or gather_evidence(run.path)
+    recipe = read_recipe(run.path)
+    folds = run.folds(recipe["num_folds"])
+    for trained in [*folds, run.refit, run.ensemble]:
+        if trained.config.is_file():
+            metrics = read_json(trained.metrics) if trained in folds else None
+            write_text(trained.card, render_card(_read_config(trained), recipe, metrics, evidence))
 
 
-def export_ensemble(run: Path, recipe: dict[str, Any], evidence: Evidence) -> Path:
-    """Write `ensemble/model`: the networks of all folds as one, each with its own temperature.
+def export_ensemble(run_folder: str | os.PathLike[str], recipe: dict[str, Any], evidence: Evidence) -> Path:
+    """Write `ensemble/model`: the networks of all folds as one model. Each network keeps its own temperature.
+
+    Returns:
+        The model folder.
 
     Raises:
-        InputError: a fold is missing, or the networks are none of the ResNets.
+        InputError: a fold is not finished, or the networks are not ResNets.
     """
-    folders = [run / f"fold-{number}" / "model" for number in range(recipe["num_folds"])]
-    for number in range(recipe["num_folds"]):
-        _fold_metrics(run, number)
-    if _read_config(folders[0]).model_type != "gloresnet":
+    run = RunFolder(run_folder)
+    folds = run.folds(recipe["num_folds"])
+    for number in range(len(folds)):
+        _finished_metrics(run, number)
+    if _read_config(folds[0]).model_type != "gloresnet":
         raise InputError(f"{run} trained {recipe['architecture']}, and only ResNets make an ensemble: publish a fold.")
     ensemble = GloResNetEnsembleForImageClassification.from_members(
-        [GloResNetForImageClassification.from_pretrained(folder) for folder in folders]
+        [GloResNetForImageClassification.from_pretrained(fold.model) for fold in folds]
     )
-    ensemble.config.provenance |= {"fold": "ensemble", "train_scans": evidence.counts["pooled"][0]}
-    processor = GloResNetImageProcessor.from_pretrained(folders[0])
-    export_model(ensemble, processor, run / "ensemble" / "model", render_card(ensemble.config, recipe, None, evidence))
-    return run / "ensemble" / "model"
+    ensemble.config.provenance |= {"fold": ENSEMBLE, "train_scans": evidence.counts["pooled"][0]}
+    processor = GloResNetImageProcessor.from_pretrained(folds[0].model)
+    export_model(ensemble, processor, run.ensemble.model, render_card(ensemble.config, recipe, None, evidence))
+    return run.ensemble.model
 
 
-def _read_config(folder: Path) -> GloResNetConfig | BaselineConfig:
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False)  # this project's own classes
-
-
-def read_recipe(run: Path) -> dict[str, Any]:
+def read_recipe(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings of a run.
 
     Raises:
-        InputError: there is no run in the folder.
+        InputError: the folder does not exist or is not the folder of a run.
     """
-    path = run / "recipe.yaml"
-    if not path.is_file():
-        what = "holds no run of train.py" if run.is_dir() else "does not exist"
-        raise InputError(f"{run} {what}: give the folder of a run, runs/NAME.")
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(recipe, dict) or "num_folds" not in recipe:
-        raise InputError(f"{path} holds no settings of a run: the folder is broken.")
+    run = RunFolder(run_folder)
+    if not run.recipe.is_file():
+        what = "is not the folder of a run" if run.path.is_dir() else "does not exist"
+        raise InputError(f"{run} {what}: give the folder of a run written by train.py, runs/NAME.")
+    recipe = read_yaml(run.recipe)
+    if "num_folds" not in recipe:
+        raise InputError(f"{run.recipe} does not say how many folds there are (num_folds): the folder is damaged.")
     return recipe
 
 
-def _fold_metrics(run: Path, fold: int) -> dict[str, Any]:
-    folder = run / f"fold-{fold}"
-    if not (folder / "metrics.json").is_file() or not (folder / "model" / "config.json").is_file():
+def _read_config(trained: ModelFolder) -> GloResNetConfig | BaselineConfig:
+    return AutoConfig.from_pretrained(trained.model, trust_remote_code=False)  # use this project's own classes
+
+
+def _finished_metrics(run: RunFolder, fold: int) -> dict[str, Any]:
+    """The figures of a fold. Raises InputError if it is not finished."""
+    trained = run.fold(fold)
+    if not trained.metrics.is_file() or not trained.config.is_file():
         raise InputError(f"{run} has no finished fold {fold}: run its train.py command again with --fold {fold}.")
-    return read_json(folder / "metrics.json")
-
-
-def _all_done(run: Path, recipe: dict[str, Any]) -> bool:
-    return all((run / f"fold-{number}" / "metrics.json").is_file() for number in range(recipe["num_folds"]))
+    return read_json(trained.metrics)

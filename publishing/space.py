@@ -1,4 +1,4 @@
-"""The page as a Space: app.py with the modules that it imports, and no other, wired to one model."""
+"""The web page as a Space on the Hub: app.py with the modules it imports and no others, set up for one model."""
 
 import ast
 import importlib.metadata
@@ -9,24 +9,27 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 MODEL_FILE = "model_id.txt"  # app.py reads it
-CPU_WHEELS = "--extra-index-url https://download.pytorch.org/whl/cpu"  # a Space without a GPU needs none of CUDA
-IMPLIED = {"pillow", "gradio"}  # transformers' image processors import one only when they are made; a Space brings one
+CPU_WHEELS = "--extra-index-url https://download.pytorch.org/whl/cpu"  # a Space without a GPU does not need CUDA
+# needed but not found among the imports: image processors of transformers import pillow when they are created, and a
+# Space itself runs gradio
+IMPLIED = {"pillow", "gradio"}
 README = """---
 {header}---
 
 # {title}
 
-[GloResNet](https://arxiv.org/abs/2606.02498) screens a preterm infant's T2-weighted brain MRI for injury. **For
-research use only:** not a medical device, and not for any decision about a patient.
+[GloResNet](https://arxiv.org/abs/2606.02498) screens T2-weighted brain MRI of preterm infants for injury. **For
+research use only.** It is not a medical device and must not be used for any decision about a patient.
 Model: [{model_id}](https://huggingface.co/{model_id}).
 
-It runs on your own machine as well, where scans stay with you: clone it, `pip install -r requirements.txt`,
-`python app.py`. A private model needs a token of yours: `hf auth login`, or the secret `HF_TOKEN` of the Space.
+To keep your scans on your own machine, run this page there: clone this repository, then
+`pip install -r requirements.txt` and `python app.py`. A private model needs your token: run `hf auth login`, or set the
+secret `HF_TOKEN` of the Space.
 """
 
 
 def space_files(model_id: str, title: str) -> dict[str, Path | bytes]:
-    """What a Space repository holds, by name.
+    """The files of a Space repository, by name.
 
     Args:
         model_id: ORG/NAME of the model that the page loads.
@@ -38,7 +41,7 @@ def space_files(model_id: str, title: str) -> dict[str, Path | bytes]:
     readme = README.format(header=header, title=title, model_id=model_id)
     sources = imported_sources(ROOT / "app.py")
     files = {path.relative_to(ROOT).as_posix(): path for path in sources}
-    # a package's templates, styles and scripts go with its code
+    # add each package's templates, styles and scripts
     for package in {path.parent for path in sources if path.name == "__init__.py"}:
         data = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".pyi")]
         files |= {path.relative_to(ROOT).as_posix(): path for path in data}
@@ -52,12 +55,16 @@ def space_files(model_id: str, title: str) -> dict[str, Path | bytes]:
 
 
 def is_space_file(name: str) -> bool:
-    """Whether a file of an earlier upload was ours, so that it goes when it is not needed any more."""
-    return name == MODEL_FILE or name.split("/")[0] in house() or name in ("app.py", "README.md", "requirements.txt")
+    """Whether a file in a Space came from an earlier upload, so that it can be deleted when no longer needed."""
+    return (
+        name == MODEL_FILE
+        or name.split("/")[0] in own_packages()
+        or name in ("app.py", "README.md", "requirements.txt")
+    )
 
 
 def imported_sources(script: Path) -> list[Path]:
-    """The files of this project that a script imports, directly and through others, itself first."""
+    """The files of this project that a script imports, directly or indirectly. The script itself comes first."""
     found, waiting = [], [script]
     while waiting:
         path = waiting.pop()
@@ -65,16 +72,19 @@ def imported_sources(script: Path) -> list[Path]:
             continue
         found.append(path)
         for module in imported_modules(path):
-            # of `a.b.c`: the packages a and a.b, and the module, unless c is a name within a.b
+            # for `a.b.c`: the packages a and a.b, and the module a.b.c unless c is only a name within a.b
             parts = module.split(".")
             for end in range(1, len(parts) + 1):
-                place = ROOT.joinpath(*parts[:end])
-                waiting += [file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()]
+                target = ROOT.joinpath(*parts[:end])
+                waiting += [file for file in (target / "__init__.py", target.with_suffix(".py")) if file.is_file()]
     return found
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Dotted names that a file imports, wherever in it; relative ones from the root, `from a import b` as `a.b`."""
+    """Dotted names of all imports in a file, also inside functions. `from a import b` gives `a.b`.
+
+    Relative imports are resolved from the root of the project.
+    """
     package = path.relative_to(ROOT).parts[:-1] if path.is_relative_to(ROOT) else ()
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -88,7 +98,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def requirements(sources: list[Path]) -> str:
-    """The lines of requirements.txt that these files need."""
+    """The text of requirements.txt with only the lines that these files need."""
     modules = {name.split(".")[0] for path in sources for name in imported_modules(path)}
     distributions = importlib.metadata.packages_distributions()
     needed = {_normal(name) for module in modules for name in distributions.get(module, [])} | IMPLIED
@@ -97,8 +107,8 @@ def requirements(sources: list[Path]) -> str:
     return "\n".join([CPU_WHEELS, *pins]) + "\n"
 
 
-def house() -> set[str]:
-    """Names of this project's packages."""
+def own_packages() -> set[str]:
+    """The names of this project's packages."""
     return {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 

@@ -1,7 +1,7 @@
-"""A small Hub on loopback: what `huggingface_hub` asks of huggingface.co to create, push to and load from a repository.
+"""A small Hub on loopback: the API that `huggingface_hub` uses to create, push to and load from repositories.
 
-It keeps everything in memory, checks what a client must not get wrong (tokens, rights, the hash of an LFS object, that
-a commit names only objects that were sent), remembers what it was sent, and fails when it is told to.
+It keeps everything in memory, records what it receives, and fails on request. It checks what a client must get right:
+tokens, access rights, the hash of each LFS object, and that a commit names only objects that were uploaded.
 """
 
 import base64
@@ -15,14 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_loopback"
-OWNER = "lab"  # the one namespace that the token may write to
+OWNER = "lab"  # the only namespace that the token may write to
 LFS_SUFFIXES = (".safetensors", ".pth", ".bin", ".nii.gz", ".onnx", ".parquet")
 KINDS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 
 
 @dataclass
 class Repository:
-    """Branches of commits; a commit maps paths to bytes, or to the sha256 of an LFS object."""
+    """Branches of commits. A commit maps each path to bytes, or to the sha256 of an LFS object."""
 
     private: bool
     branches: dict[str, list[dict]] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Repository:
         self.branches["main"] = [_commit({".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")]
 
     def find(self, revision: str) -> dict | None:
-        """The newest commit of a branch, or the commit of that sha."""
+        """The newest commit of a branch, or the commit with this sha."""
         if revision in self.branches:
             return self.branches[revision][-1]
         return next((c for commits in self.branches.values() for c in commits if c["sha"] == revision), None)
@@ -47,17 +47,17 @@ def git_hash(content: bytes) -> str:
 
 
 class Hub:
-    """The server. Used as a context manager; `url` is what HF_ENDPOINT must say.
+    """The server, a context manager. Set HF_ENDPOINT to its `url`.
 
-    `fail(pattern, action, times)` makes the next requests whose "METHOD path" matches end in an HTTP status, or in a
-    connection cut without an answer ("drop").
+    `fail(pattern, action, times)` makes the next requests whose "METHOD path" matches fail: with an HTTP status, or
+    with a connection that is closed without an answer ("drop").
     """
 
     def __init__(self):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.objects: dict[str, bytes] = {}  # LFS, by sha256
         self.requests: list[str] = []  # "METHOD path status"
-        self.received: list[bytes] = []  # every body that came in, regular files decoded
+        self.received: list[bytes] = []  # every request body; regular files decoded
         self.failures: list[list] = []
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -76,7 +76,7 @@ class Hub:
         self.failures.append([re.compile(pattern), action, times])
 
     def environment(self, home, token: str = TOKEN) -> dict[str, str]:
-        """For a subprocess that is to talk to this Hub and to know nothing else; `home` is its fresh HF_HOME."""
+        """Variables for a process that uses this Hub and nothing else; `home` is its empty HF_HOME."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -87,7 +87,7 @@ class Hub:
         }
 
     def files(self, name: str, revision: str = "main", kind: str = "model") -> dict[str, bytes]:
-        """What a reader of the repository gets, LFS objects resolved."""
+        """The files that a reader of the repository gets, with LFS objects resolved."""
         files = self.repositories[kind, name].find(revision)["files"]
         return {path: self.objects[c] if isinstance(c, str) else c for path, c in files.items()}
 
@@ -95,7 +95,7 @@ class Hub:
         return [commit["message"] for commit in self.repositories[kind, name].branches[revision]]
 
     def add(self, name: str, files: dict[str, bytes], kind: str = "model", private: bool = False) -> None:
-        """A repository that somebody else made."""
+        """Add a repository made by somebody else."""
         contents = {}
         for path, content in files.items():
             oid = hashlib.sha256(content).hexdigest()
@@ -106,7 +106,7 @@ class Hub:
         repository.branches["main"].append(_commit(contents, "theirs"))
 
     def count(self, pattern: str) -> int:
-        """How many requests so far match, as "METHOD path status"."""
+        """How many requests so far match the pattern, as "METHOD path status"."""
         return sum(bool(re.search(pattern, request)) for request in self.requests)
 
 
@@ -175,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X_Error_Message": message} | ({"X_Error_Code": code} if code else {})
         self._json({"error": message}, status, **headers)
 
-    # what is asked
+    # requests
 
     def _route(self, path: str, query: dict, body: bytes):
         sent = self.headers.get("Authorization")
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._error(404, f"no such page: {path}")
 
     def _repository(self, kind: str, name: str, write: bool = False) -> Repository | None:
-        """The repository, or None with the refusal sent."""
+        """The repository, or None after an error was sent."""
         repository = self.hub.repositories.get((kind, name))
         if repository is None or (repository.private and self.headers.get("Authorization") is None):
             known = self.headers.get("Authorization") is not None

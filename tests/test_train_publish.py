@@ -64,7 +64,7 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_repeat_it(finished_run, sha
     push = ["--init", "random", "--push_to_hub", "--hub_model_id", "them/net"]
     result = train(shared_tiny_cohort, run, *push, **hub.environment(tmp_path / "home"))
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "may not write to them/net" in result.stderr
+    assert "may not write to the model them/net" in result.stderr
     assert f"python publish.py {run} --hub_model_id them/net --what best" in result.stderr
     assert (run / "fold-0" / "metrics.json").is_file() and (run / "report.html").is_file()
 
@@ -75,7 +75,7 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_repeat_it(finished_run, sha
         (["--push_to_hub"], "are needed together", "x"),
         (["--hub_model_id", "lab/net"], "are needed together", "x"),
         (["--push_to_hub", "--hub_model_id", "net"], "give ORG/NAME", "x"),
-        (["--push_to_hub", "--hub_model_id", "lab/net"], "there is no Hub token", ""),
+        (["--push_to_hub", "--hub_model_id", "lab/net"], "no Hub token", ""),
         (["--refit", "--fold", "1"], "leave out --fold", "x"),
         (["--refit", "--selection", "paper"], "--refit trains on all scans, so --selection paper has none left", "x"),
     ],

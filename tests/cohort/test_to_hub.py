@@ -1,4 +1,4 @@
-"""A cohort on the Hub and back: the same scans, the same bytes, the same predictions, and no scan shared by mistake."""
+"""Upload a cohort and read it back: same scans, bytes and predictions, and no scan is shared by mistake."""
 
 import contextlib
 import io
@@ -55,7 +55,7 @@ def phantom(tmp_path_factory):
 
 @pytest.fixture
 def odd_cohort(tmp_path):
-    """What cohorts hold beside the usual: no masks, no sessions, families by name, a lost image, an unlabelled scan."""
+    """An unusual cohort: no masks, no sessions, families by name, a missing image, an unlabelled scan."""
     folder = tmp_path / "odd"
     image = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.eye(4))
     for anat, file in (
@@ -78,7 +78,7 @@ def odd_cohort(tmp_path):
 
 
 def call(*arguments, module=to_hub):
-    """The command, in this process: exit status, what it said, and where it complained."""
+    """Run the command in this process. Returns its exit status, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -89,7 +89,7 @@ def call(*arguments, module=to_hub):
 
 
 def run(hub, home, *arguments, **environment):
-    """A command of the project in a fresh process that knows only this Hub."""
+    """Run a command of the project in a new process that knows only this Hub."""
     caches = {"HF_DATASETS_CACHE": str(home / "datasets")}
     settings = hub.environment(home) | caches | {"PYTHONPATH": str(ROOT)} | environment
     return run_program(arguments, home.parent, os.environ | settings)
@@ -116,9 +116,7 @@ def assert_same_files(ours, theirs, columns=("image", "mask", "segmentation")):
 
 
 @pytest.mark.parametrize("kind", ["tiny", "phantom", "odd"])
-def test_the_round_trip_gives_the_same_scans_and_the_same_bytes(
-    kind, shared_tiny_cohort, phantom, odd_cohort, tmp_path, monkeypatch
-):
+def test_a_round_trip_preserves_scans_and_bytes(kind, shared_tiny_cohort, phantom, odd_cohort, tmp_path, monkeypatch):
     cohort = {"tiny": shared_tiny_cohort, "phantom": phantom, "odd": odd_cohort}[kind]
     monkeypatch.setattr(to_hub, "SHARD_BYTES", 40_000)
     monkeypatch.setattr(to_hub, "GROUP_BYTES", 15_000)
@@ -132,14 +130,14 @@ def test_the_round_trip_gives_the_same_scans_and_the_same_bytes(
     shards = sorted((output / "data").iterdir())
     assert kind == "odd" or len(shards) > 1
     assert not any("/" in image["path"] for image in pq.read_table(shards[0])["image"].to_pylist() if image)
-    assert open_cohort(str(output)) == opened  # and nothing is written again
+    assert open_cohort(str(output)) == opened  # nothing is written again
     assert [s.status for s in before if kind == "odd"] in (
         [],
         ["used", "unlabelled", "used", "poor quality", "no image"],
     )
 
 
-def test_a_phantom_keeps_its_truth(phantom, tmp_path):
+def test_a_phantom_keeps_its_ground_truth(phantom, tmp_path):
     folder = open_cohort(str(packed(phantom, tmp_path / "shared"))).folder
     assert phantom_description(folder) == phantom_description(phantom)
     assert (folder / "truth.tsv").read_bytes() == (phantom / "truth.tsv").read_bytes()
@@ -147,7 +145,7 @@ def test_a_phantom_keeps_its_truth(phantom, tmp_path):
     assert lesions and all((folder / p).read_bytes() == (phantom / p).read_bytes() for p in lesions)
 
 
-def test_labels_from_a_table_of_their_own_travel(odd_cohort, tmp_path):
+def test_labels_from_a_separate_table_are_included(odd_cohort, tmp_path):
     labels = tmp_path / "mine.csv"
     labels.write_text("participant_id,session_id,label\n01,,1\n02,a,0\n")
     output = packed(odd_cohort, tmp_path / "shared", "--labels", labels, "--license", "other")
@@ -155,7 +153,7 @@ def test_labels_from_a_table_of_their_own_travel(odd_cohort, tmp_path):
     assert [(s.label, s.status, s.mask is None) for s in theirs] == [(s.label, s.status, s.mask is None) for s in ours]
 
 
-def test_the_datasets_library_reads_it_as_nifti(shared_tiny_cohort, tmp_path):
+def test_the_datasets_library_reads_the_files_as_nifti(shared_tiny_cohort, tmp_path):
     output = packed(shared_tiny_cohort, tmp_path / "shared", "--license", "cc-by-4.0")
     loaded = load_dataset(str(output), split="train", cache_dir=str(tmp_path / "loaded"))
     assert loaded.features["image"] == Nifti() and loaded.features["brain_mask"] == Nifti()
@@ -170,7 +168,7 @@ def test_the_datasets_library_reads_it_as_nifti(shared_tiny_cohort, tmp_path):
         assert row["segmentation"] is None
 
 
-def test_the_card_says_what_it_is(shared_tiny_cohort, phantom, tmp_path):
+def test_the_card_says_whether_the_cohort_is_synthetic(shared_tiny_cohort, phantom, tmp_path):
     human = (packed(shared_tiny_cohort, tmp_path / "a", "--license", "cc-by-4.0") / "README.md").read_text()
     synthetic = (packed(phantom, tmp_path / "b") / "README.md").read_text()
     assert "license: cc-by-4.0" in human and "synthetic: false" in human and "human infants" in human
@@ -180,7 +178,7 @@ def test_the_card_says_what_it_is(shared_tiny_cohort, phantom, tmp_path):
         assert "CC0" not in card.replace("CC0-", "") and str(tmp_path) not in card and "/tmp" not in card
 
 
-def test_writing_again_gives_the_same_bytes_and_spares_what_is_not_ours(phantom, tmp_path):
+def test_writing_again_gives_the_same_bytes_and_keeps_files_of_others(phantom, tmp_path):
     output = packed(phantom, tmp_path / "shared")
     first = {path.name: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     packed(phantom, output)
@@ -188,7 +186,7 @@ def test_writing_again_gives_the_same_bytes_and_spares_what_is_not_ours(phantom,
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
     (output / "data" / "mine.parquet").write_text("x")
     result = call(phantom, "--output", output)
-    assert result.code == 2 and "holds something else" in result.err and (output / "data" / "mine.parquet").is_file()
+    assert result.code == 2 and "holds other files" in result.err and (output / "data" / "mine.parquet").is_file()
 
 
 @pytest.mark.parametrize(
@@ -203,13 +201,13 @@ def test_writing_again_gives_the_same_bytes_and_spares_what_is_not_ours(phantom,
         (["--output", "{tmp}/x", "--license", "other", "--labels", "{tmp}/no.csv"], "is not a file"),
     ],
 )
-def test_a_wrong_call_is_one_sentence(flags, sentence, shared_tiny_cohort, tmp_path):
+def test_a_wrong_call_gives_one_sentence(flags, sentence, shared_tiny_cohort, tmp_path):
     result = call(shared_tiny_cohort, *[flag.format(tmp=tmp_path) for flag in flags])
     assert result.code == 2 and sentence in result.err
     assert not any(tmp_path.iterdir())
 
 
-def test_datasets_that_are_no_cohort_are_refused(tmp_path):
+def test_datasets_that_are_not_cohorts_are_refused(tmp_path):
     features = Features(participant_id=Value("string"), image=Nifti(), label=Value("int64"))
     row = {"participant_id": "01", "image": {"bytes": b"x", "path": "a.nii"}, "label": 1}
 
@@ -225,19 +223,19 @@ def test_datasets_that_are_no_cohort_are_refused(tmp_path):
 
     assert "no column image" in refusal("a", rows({}).drop_columns("image"))
     assert "no column label, score_group or radiology_score" in refusal("b", rows({}).drop_columns("label"))
-    assert "not of the feature Nifti" in refusal("c", pa.table({"participant_id": ["1"], "image": ["x"], "label": [1]}))
+    assert "as the feature Nifti" in refusal("c", pa.table({"participant_id": ["1"], "image": ["x"], "label": [1]}))
     assert "two rows for sub-01" in refusal("d", rows({}, {}))
-    assert "letters and digits" in refusal("e", rows({"participant_id": "../../x"}))
+    assert "only letters, digits" in refusal("e", rows({"participant_id": "../../x"}))
     assert "not inside its Parquet files" in refusal("f", rows({"image": {"bytes": None, "path": "a.nii"}}))
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "t.parquet").write_bytes(b"PAR1 cut short")
     with pytest.raises(CohortError, match="cannot be read"):
         open_cohort(str(tmp_path / "g"))
     assert not (tmp_path / "x").exists()
-    assert all(".building" in str(path) for path in (tmp_path / "cache").rglob("sub-*"))
+    assert not list((tmp_path / "cache").rglob("sub-*"))
 
 
-def test_a_dataset_made_by_others_with_the_nifti_feature_is_read(shared_tiny_cohort, tmp_path):
+def test_a_dataset_made_elsewhere_with_the_nifti_feature_is_read(shared_tiny_cohort, tmp_path):
     scans = find_scans(shared_tiny_cohort)
     content = [{"bytes": Path(scan.image).read_bytes(), "path": "../../evil.nii.gz"} for scan in scans]
     table = {"participant_id": [f"sub-{s.participant_id}" for s in scans], "score_group": ["ge3", "le2"] * 6}
@@ -250,7 +248,7 @@ def test_a_dataset_made_by_others_with_the_nifti_feature_is_read(shared_tiny_coh
     assert Path(found[0].image).name == f"sub-{scans[0].participant_id}_desc-restore_T2w.nii.gz"
 
 
-def test_what_is_a_name_on_the_hub(tmp_path, monkeypatch):
+def test_hub_names_are_told_from_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lab" / "here").mkdir(parents=True)
     assert is_hub_name("lab/cohort") and is_hub_name("lab/cohort@0123abc")
@@ -262,8 +260,8 @@ def predictions(folder):
     return pd.read_csv(folder / "fold-0" / "predictions.csv", dtype={"session_id": str})
 
 
-def test_training_from_the_hub_is_training_on_the_folder(shared_tiny_cohort, tmp_path):
-    """Pushed, pulled in a fresh cache by a run that ends as it does on the folder; then resumed without the Hub."""
+def test_training_from_the_hub_equals_training_on_the_folder(shared_tiny_cohort, tmp_path):
+    """Upload a cohort and train on it with an empty cache: same predictions as on the folder. Then resume offline."""
     home, train = tmp_path / "home", [ROOT / "train.py", *SMALL.split()]
     push = ["-m", "cohort.to_hub", shared_tiny_cohort, "--repo_id", "lab/cohort", "--license", "other"]
     with Hub() as hub:
@@ -276,7 +274,7 @@ def test_training_from_the_hub_is_training_on_the_folder(shared_tiny_cohort, tmp
 
         from_hub = run(hub, home, *train, "--data_dir", "lab/cohort")
         assert from_hub.returncode == 0, from_hub.stderr
-    # the server is gone: nothing but the caches is left
+    # the server has stopped: only the cache is left
     offline = run(hub, home, *train, "--data_dir", "lab/cohort", HF_HUB_OFFLINE="1")
     assert offline.returncode == 0 and "fold 0: n" in offline.stdout, offline.stderr
     on_folder = run(hub, tmp_path / "other", *train, "--data_dir", shared_tiny_cohort, "--output_dir", tmp_path / "o")
@@ -290,8 +288,8 @@ def test_training_from_the_hub_is_training_on_the_folder(shared_tiny_cohort, tmp
     assert "refused" in unknown.stdout and "does not answer" in unknown.stdout, unknown.stderr
 
 
-def test_readers_and_writers_of_one_hub(phantom, tmp_path):
-    """Two readers at once, pinned revisions, a phantom that needs no consent, and each way to be refused."""
+def test_concurrent_readers_revisions_and_refusals(phantom, tmp_path):
+    """Two readers at once, pinned revisions, a phantom that needs no consent, and every refusal."""
     with Hub() as hub:
         push = ["-m", "cohort.to_hub", phantom, "--repo_id"]
         hub.fail("POST .*/commit/", "drop", 9)
@@ -301,7 +299,7 @@ def test_readers_and_writers_of_one_hub(phantom, tmp_path):
         hub.failures.clear()
         sent = run(hub, tmp_path / "w", *push, "lab/phantom", "--public")
         assert sent.returncode == 0 and "stays private" in sent.stdout, sent.stderr
-        assert hub.count("PUT /lfs") == 1  # what the Hub had from the first attempt was not sent again
+        assert hub.count("PUT /lfs") == 1  # files from the first attempt were not sent again
         hub.repositories["dataset", "lab/phantom"].private = False
         public = run(hub, tmp_path / "w", *push, "lab/phantom")
         assert public.returncode == 1 and "add --public" in public.stderr
@@ -322,5 +320,5 @@ def test_readers_and_writers_of_one_hub(phantom, tmp_path):
     first, pinned, gone, nothing, text = said[0]
     assert first == pinned and first.startswith(f"lab/phantom@{sha} ") and "/phantom " in first
     assert is_phantom(first.split()[1])
-    assert "no revision gone" in gone and "neither a folder lab/nothing" in nothing and "no Parquet file" in text
+    assert "no revision gone" in gone and "no folder lab/nothing" in nothing and "no Parquet file" in text
     shutil.rmtree(home)

@@ -1,4 +1,4 @@
-"""publish.py called as its user would, several times a process."""
+"""Call publish.py as a user would, several times in one process."""
 
 import json
 import os
@@ -19,12 +19,11 @@ import publish
 answers = []
 for call, token in json.loads(sys.argv[2]):
     os.environ["HF_TOKEN"] = token
-    sys.argv = ["publish.py", *call]
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            publish.main()
-        except SystemExit as ended:
+            code = publish.main(call)
+        except SystemExit as ended:  # of argparse
             code = ended.code
     answers.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
 print(json.dumps(answers))
@@ -33,9 +32,9 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="session")
 def publish(tmp_path_factory):
-    """Call publish.py several times in one fresh process that knows only the given Hub, which spares imports.
+    """Call publish.py several times in one new process that knows only the given Hub. One process saves import time.
 
-    A call is its arguments; one that begins with `token=...` is made with that token.
+    A call is a list of arguments. If the first is `token=...`, the call uses that token.
     """
 
     def run_calls(hub, *calls, **environment):

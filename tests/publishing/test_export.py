@@ -1,4 +1,4 @@
-"""An exported folder in a fresh process, elsewhere, offline, with nothing of this project importable."""
+"""Load an exported folder in a new process, in another folder, offline, without this project on the path."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def scan(tmp_path):
     return tmp_path / "scan.nii.gz"
 
 
-def test_a_stranger_loads_it_through_every_auto_class_with_equal_probabilities(tmp_path, scan):
+def test_every_auto_class_loads_the_folder_and_gives_the_same_probabilities(tmp_path, scan):
     model, processor, folder = exported(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -89,7 +89,7 @@ def test_a_stranger_loads_it_through_every_auto_class_with_equal_probabilities(t
     assert answer["id2label"] == {"0": "normal", "1": "injury"}
 
 
-def test_only_safetensors_and_the_code_to_run_them(tmp_path):
+def test_the_folder_holds_only_safetensors_configurations_code_and_card(tmp_path):
     _, _, folder = exported(tmp_path)
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "preprocessor_config.json", "model.safetensors", "README.md"} <= names
@@ -99,7 +99,7 @@ def test_only_safetensors_and_the_code_to_run_them(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-def test_exporting_again_replaces_the_folder(tmp_path):
+def test_a_second_export_replaces_the_folder(tmp_path):
     model, processor, folder = exported(tmp_path)
     (folder / "stale.txt").write_text("from before")
     model.config.temperature = 2.0
@@ -109,9 +109,9 @@ def test_exporting_again_replaces_the_folder(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-def test_disagreeing_sizes_are_refused_before_anything_is_written(tmp_path):
+def test_different_image_sizes_are_refused_before_anything_is_written(tmp_path):
     model, _, folder = exported(tmp_path)
-    with pytest.raises(ValueError, match="64 voxels an edge, the model expects 32"):
+    with pytest.raises(ValueError, match="64 voxels per edge, but the model expects 32"):
         export_model(model, GloResNetImageProcessor(image_size=64), tmp_path / "other", "")
     assert not (tmp_path / "other").exists()
 
@@ -124,7 +124,7 @@ def card(selection="last", synthetic=True, labels=(0, 1, 1, 0), probabilities=(0
     return render_card(config, recipe, metrics)
 
 
-def test_the_cards_metadata_holds_the_folds_figures():
+def test_the_metadata_of_the_card_holds_the_figures_of_the_fold():
     data = ModelCard(card()).data
     results = {result.metric_type: result for result in data.eval_results}
     assert results["accuracy"].metric_value == 0.5 and results["roc_auc"].metric_value == 0.75
@@ -132,7 +132,7 @@ def test_the_cards_metadata_holds_the_folds_figures():
     assert data.license == "apache-2.0" and data.pipeline_tag == "image-classification" and "synthetic" in data.tags
 
 
-def test_the_card_says_what_it_must():
+def test_the_card_states_what_it_must():
     synthetic, real = card(), card(synthetic=False)
     assert "Trained on synthetic phantoms, not on infants" in synthetic and "synthetic" not in real
     assert "nothing was chosen" in synthetic and "**Optimistic:**" in card("paper")
@@ -142,7 +142,7 @@ def test_the_card_says_what_it_must():
     assert "{{" not in synthetic and "{%" not in synthetic
 
 
-def test_undefined_figures_are_called_undefined():
+def test_undefined_figures_are_marked_undefined():
     text = card(labels=(0, 0), probabilities=(0.1, 0.2))
     assert "| ROC AUC | undefined (" in text
     assert "roc_auc" not in {result.metric_type for result in ModelCard(text).data.eval_results}

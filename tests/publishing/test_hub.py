@@ -1,4 +1,4 @@
-"""Publishing for real, to a Hub on loopback, and loading from it as a stranger would."""
+"""Publish to a Hub on loopback, and load from it without this project."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ print(json.dumps(answer))
 
 @pytest.fixture(scope="module")
 def published(shared_hub, finished_run, publish, tmp_path_factory):
-    """All folds at lab/net, by the command itself; the ensemble and the refit beside it."""
+    """All folds at lab/net, published by the command itself; the ensemble and the refit in their own repositories."""
     home = tmp_path_factory.mktemp("home")
     result = subprocess.run(
         [sys.executable, str(ROOT / "publish.py"), str(finished_run), "--hub_model_id", "lab/net", "--what", "all"],
@@ -82,7 +82,7 @@ def published(shared_hub, finished_run, publish, tmp_path_factory):
     return shared_hub, result
 
 
-def test_one_private_commit_a_branch_with_the_weights_by_lfs(published, finished_run):
+def test_each_branch_of_a_private_repository_gets_one_commit_with_its_weights_in_lfs(published, finished_run):
     hub, result = published
     cv = json.loads((finished_run / "cv_metrics.json").read_text())
     assert hub.messages("lab/net")[1:] == [f"Publish fold {cv['best_fold']} of 2, the best"]
@@ -95,7 +95,7 @@ def test_one_private_commit_a_branch_with_the_weights_by_lfs(published, finished
     assert hub.files("lab/net", "fold-1")["model.safetensors"] == weights
 
 
-def test_a_stranger_loads_folds_and_ensemble_over_http_and_the_cards_lines_work(published, finished_run, tmp_path):
+def test_folds_and_ensemble_load_over_http_and_the_code_on_the_card_runs(published, finished_run, tmp_path):
     hub, _ = published
     volume = np.random.default_rng(0).normal(100, 20, (20, 30, 25)).astype(np.float32)
     nib.save(nib.Nifti1Image(volume, np.diag([-1, 1, 2, 1])), tmp_path / "scan.nii.gz")
@@ -161,33 +161,33 @@ def test_the_cards_hold_the_figures_of_all_folds(published, finished_run):
         assert "| Male | 6 (100.0 %) | 0 (0.0 %) |" in card and "core-hours" in card
     assert 'revision="fold-1"' in cards["lab/net", "fold-1"] and "(this model)" in cards["lab/net", "fold-1"]
     assert "the best: highest AUC of 2 folds" in cards["lab/net", "main"]
-    assert "They estimate **a single member**, not this ensemble" in cards["lab/ensemble", "main"]
+    assert "These figures estimate **a single member**, not this ensemble" in cards["lab/ensemble", "main"]
     assert "All 12 scans, none held out" in cards["lab/refit", "main"]
-    # the folders of the run have them too, under their own name
+    # the cards in the run folder are updated too
     assert "**pooled**" in (finished_run / "fold-0" / "model" / "README.md").read_text()
 
 
-def test_publishing_again_updates_and_leaves_what_is_not_ours(finished_run, hub, publish, tmp_path):
-    hub.add("lab/net", {"LICENSE": b"theirs", "old_gloresnet.py": b"ours, of before", "model.safetensors": b"old"})
+def test_publishing_again_updates_our_files_and_keeps_the_others(finished_run, hub, publish, tmp_path):
+    hub.add("lab/net", {"LICENSE": b"theirs", "old_gloresnet.py": b"ours, from before", "model.safetensors": b"old"})
     call = (finished_run, "--hub_model_id", "lab/net")
     first, second, other = publish(hub, call, call, (*call, "--fold", "1", "--commit_message", "The other"))
     assert first.code == second.code == other.code == 0, (first, second, other)
     assert "lab/net exists and stays public" in first.out
-    assert "nothing has changed, no commit was made" in second.out
+    assert "nothing has changed, so no commit was made" in second.out
     assert hub.messages("lab/net")[-1] == "The other" and len(hub.messages("lab/net")) == 4
     files = hub.files("lab/net")
     assert files["LICENSE"] == b"theirs" and "old_gloresnet.py" not in files and len(files["model.safetensors"]) > 1e6
     assert hub.count("PUT /lfs/") == 2
 
 
-def test_interrupted_uploads_go_on_and_send_no_weights_twice(finished_run, hub, publish):
+def test_interrupted_uploads_continue_without_sending_weights_twice(finished_run, hub, publish):
     call = (finished_run, "--hub_model_id", "lab/net")
-    hub.fail("PUT /lfs", "drop")  # the library tries this one again by itself
+    hub.fail("PUT /lfs", "drop")  # huggingface_hub itself retries this request
     hub.fail("POST .*/commit", "drop")
     hub.fail("POST .*/commit", 503)
     dropped, busy, done = publish(hub, call, call, call)
     assert dropped.code == 1 and "The Hub cannot be reached" in dropped.err and dropped.err.count("publish.py:") == 1
-    assert busy.code == 1 and "out of order or busy (HTTP 503" in busy.err
+    assert busy.code == 1 and "busy or out of order (HTTP 503" in busy.err
     assert done.code == 0 and len(hub.messages("lab/net")) == 2
     assert hub.count("PUT /lfs/.* 200") == 1
 
@@ -204,7 +204,7 @@ def test_a_killed_upload_is_completed_by_the_same_command(finished_run, hub, pub
     assert set(hub.repositories["model", "lab/net"].branches) == {"main", "fold-0", "fold-1"}
 
 
-def test_each_refusal_of_the_hub_is_one_sentence(finished_run, hub, publish):
+def test_every_refusal_of_the_hub_gives_one_sentence(finished_run, hub, publish):
     hub.add("lab/table", {"a.csv": b"1"}, kind="dataset")
     hub.add("them/net", {"README.md": b"theirs"})
     calls = [(finished_run, "--hub_model_id", name) for name in ("them/new", "them/net", "lab/table")]
@@ -212,8 +212,12 @@ def test_each_refusal_of_the_hub_is_one_sentence(finished_run, hub, publish):
         (finished_run, "--hub_model_id", "no-slash"),
         ("token=hf_wrong", finished_run, "--hub_model_id", "lab/new"),
     ]
-    expected = ["may not write to them/new", "may not write to them/net", "lab/table is taken by a repository"]
-    expected += ["'no-slash' is no name of a Hub repository", "does not know this token"]
+    expected = [
+        "may not write to the model them/new",
+        "may not write to the model them/net",
+        "a conflict for lab/table",
+    ]
+    expected += ["'no-slash' is not the name of a Hub repository", "does not know this token"]
     for answer, words in zip(publish(hub, *calls), expected, strict=True):
         assert answer.code == (2 if "no-slash" in words else 1)
         assert words in answer.err and "Traceback" not in answer.err
@@ -223,7 +227,7 @@ def test_each_refusal_of_the_hub_is_one_sentence(finished_run, hub, publish):
     assert ("model", "lab/new") not in hub.repositories
 
 
-def test_runs_that_cannot_be_published_are_refused_before_anything_is_sent(finished_run, hub, publish, tmp_path):
+def test_unpublishable_runs_are_refused_before_anything_is_sent(finished_run, hub, publish, tmp_path):
     partial, foreign = tmp_path / "partial", tmp_path / "foreign"
     shutil.copytree(finished_run, partial)
     shutil.rmtree(partial / "fold-1")
@@ -241,20 +245,20 @@ def test_runs_that_cannot_be_published_are_refused_before_anything_is_sent(finis
         (finished_run, *where, "--fold", "1", "--what", "all"),
         (finished_run, *where, "--commit_message", f"of {pd.read_csv(finished_run / 'cohort.csv')['family'][0]}"),
     )
-    assert named.code == 1 and "holds predictions.csv, which belongs into no model repository" in named.err
-    assert fine.code == 0, fine.err  # one finished fold may go, with its own figures only
+    assert named.code == 1 and "holds predictions.csv, which does not belong in a model repository" in named.err
+    assert fine.code == 0, fine.err  # one finished fold can be published, with only its own figures
     assert "cross-validation" not in hub.files("lab/net")["README.md"].decode().split("---")[1]
-    words = ("fold-1/predictions.csv missing", "has no finished fold 1", "does not exist", "give one of the two")
+    words = ("fold-1/predictions.csv missing", "has no finished fold 1", "does not exist", "give only one of them")
     for answer, said in zip(wrong[:4], words, strict=True):
         assert answer.code == 2 and said in answer.err and "Traceback" not in answer.err
     assert wrong[4].code == 1 and "The commit message holds" in wrong[4].err
     assert len(hub.messages("lab/net")) == 2
 
 
-def test_predict_takes_the_ensemble_of_the_run_as_any_other_model(published, finished_run, tmp_path):
+def test_predict_loads_the_ensemble_like_any_other_model(published, finished_run, tmp_path):
     scan = next(Path(pd.read_csv(finished_run / "cohort.csv")["image"][0]).parent.glob("*_T2w.nii.gz"))
     call = [ROOT / "predict.py", scan, "--model", finished_run / "ensemble" / "model", "--output", "out.csv"]
-    call += ["--dtype", "float32"]  # the machine may prefer bfloat16
+    call += ["--dtype", "float32"]  # auto might choose bfloat16
     result = run_program(call, tmp_path, os.environ)
     assert result.returncode == 0, result.stderr
     pixel_values = GloResNetImageProcessor(image_size=16)(scan, return_tensors="pt")["pixel_values"]

@@ -1,4 +1,4 @@
-"""What may be published, and what is refused."""
+"""Which files and text may be published, and which are refused."""
 
 import json
 
@@ -38,7 +38,7 @@ def words(tmp_path):
     ],
 )
 def test_ids_and_paths_are_found(words, text):
-    with pytest.raises(LeakError, match="README.md holds .*must not leave"):
+    with pytest.raises(LeakError, match="README.md holds .*must not be published"):
         check_text("README.md", text, words)
 
 
@@ -53,21 +53,21 @@ def test_ids_and_paths_are_found(words, text):
         "../../LICENSE",
     ],
 )
-def test_what_only_looks_like_one_is_not(words, text):
+def test_text_that_only_looks_like_an_id_or_path_is_accepted(words, text):
     check_text("README.md", text, words)
 
 
-def test_only_files_of_a_model_repository_may_leave(tmp_path):
+def test_only_files_of_a_model_repository_are_published(tmp_path):
     for name in ("config.json", "model.safetensors", "modeling_gloresnet.py", "README.md", ".DS_Store"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "__pycache__").mkdir()
     assert set(model_files(tmp_path)) == {"config.json", "model.safetensors", "modeling_gloresnet.py", "README.md"}
     (tmp_path / "thumbnail.png").write_text("")
-    with pytest.raises(LeakError, match="thumbnail.png, which belongs into no model repository"):
+    with pytest.raises(LeakError, match="thumbnail.png, which does not belong in a model repository"):
         model_files(tmp_path)
 
 
-def test_the_header_of_the_weights_is_read(tmp_path, words):
+def test_the_header_of_the_weights_is_checked(tmp_path, words):
     header = json.dumps({"__metadata__": {"made_from": "CC00063AN06"}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(LeakError, match="model.safetensors holds 'CC00063AN06'"):

@@ -1,4 +1,4 @@
-"""The Space: what is deployed, and that its clone runs as the Space would."""
+"""The files of the Space, and that a clone of it runs."""
 
 import os
 import re
@@ -29,7 +29,7 @@ snapshot_download("lab/page", repo_type="space", local_dir=sys.argv[1])
 """
 
 
-def test_only_what_the_page_imports_is_deployed_and_all_of_it():
+def test_the_space_holds_exactly_what_the_page_imports():
     files = space_files("lab/net", "page")
     assert {"app.py", "viewer/static/niivue.umd.js", "viewer/static/LICENSE-niivue.txt", "LICENSE"} <= set(files)
     assert not any(name.startswith(("training/", "evaluation/", "publishing/", "tests/")) for name in files)
@@ -47,12 +47,12 @@ def test_only_what_the_page_imports_is_deployed_and_all_of_it():
 
 def test_imports_are_followed_from_file_to_file():
     names = {path.relative_to(ROOT).as_posix() for path in imported_sources(ROOT / "app.py")}
-    # through a function, a relative import, and a package's __init__
+    # found inside a function, by a relative import, and as the __init__ of a package
     assert {"viewer/page.py", "viewer/fragments.py", "cohort/phantom/pathology.py", "cohort/__init__.py"} <= names
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_spaces_clone_serves_its_model(hub, publish, finished_run, shared_tiny_cohort, tmp_path):
+def test_a_clone_of_the_space_serves_its_model(hub, publish, finished_run, shared_tiny_cohort, tmp_path):
     model_call = [finished_run, "--hub_model_id", "lab/net"]
     first, again, wrong = publish(
         hub,
