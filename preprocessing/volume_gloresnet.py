@@ -8,12 +8,12 @@ Everything a user can get wrong raises `VolumeError`, one sentence that names th
 """
 
 import os
+import sys
 from functools import lru_cache
 from typing import NamedTuple
 
 import nibabel
 import numpy as np
-import torch
 from nibabel.spatialimages import SpatialImage
 
 from .reading_gloresnet import (
@@ -177,7 +177,8 @@ def _read_grid(source, name: str) -> Volume:
         return _from_image(open_image(source), source)
     if isinstance(source, SpatialImage):
         return _from_image(source, source.get_filename() or name)
-    if isinstance(source, torch.Tensor):
+    torch = sys.modules.get("torch")  # not imported here: a tensor exists only where torch has been imported
+    if torch is not None and isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
     if isinstance(source, np.ndarray):
