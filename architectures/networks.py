@@ -1,7 +1,9 @@
 """The networks that a recipe can name, and what it must know before it builds one."""
 
 import typing
-from typing import Literal
+from typing import Any, Literal
+
+from torch import nn
 
 from modeling_gloresnet import (
     BaselineConfig,
@@ -19,6 +21,31 @@ NAMES = {"vit_base": "3D ViT-Base", "swin_unet_encoder": "3D Swin-UNet encoder",
 
 class MissingPackageError(ImportError):
     """An architecture needs a package that is not installed; the message says how to get it."""
+
+
+def is_resnet(config: Any) -> bool:
+    """Whether a configuration is that of a ResNet (GloResNet) or an ensemble of them.
+
+    It asks the configuration and not the class: a model folder brings classes of its own (`trust_remote_code`).
+    """
+    return config.model_type == GloResNetConfig.model_type
+
+
+def is_baseline(config: Any) -> bool:
+    """Whether a configuration is that of one of the paper's other architectures."""
+    return config.model_type == BaselineConfig.model_type
+
+
+def member_temperatures(config: Any) -> list[float]:
+    """The temperature of each member of an ensemble; empty for a single network."""
+    return config.member_temperatures if is_resnet(config) else []
+
+
+def resnets_of(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The ResNets in a PyTorch model: each member of an ensemble, or the model itself; none in a baseline."""
+    if member_temperatures(model.config):
+        return tuple(model.members)
+    return (model,) if is_resnet(model.config) else ()
 
 
 def problem(architecture: str, image_size: int, init: str, gradient_checkpointing: bool) -> str | None:
@@ -58,7 +85,7 @@ def build(config: GloResNetConfig | BaselineConfig) -> GloResNetForImageClassifi
     Raises:
         MissingPackageError: MONAI, or what it needs for this network, is not installed.
     """
-    if config.model_type == "gloresnet":
+    if is_resnet(config):
         return GloResNetForImageClassification(config)
     try:
         return BaselineForImageClassification(config)
@@ -72,7 +99,7 @@ def build(config: GloResNetConfig | BaselineConfig) -> GloResNetForImageClassifi
 
 def network_name(config: GloResNetConfig | BaselineConfig) -> str:
     """What a card or a table calls the network."""
-    if config.model_type != "gloresnet":
+    if is_baseline(config):
         return NAMES[config.architecture]
     narrow = "" if config.widths == GloResNetConfig().widths else f" of widths {'-'.join(map(str, config.widths))}"
     return f"3D ResNet-{config.network_depth}{narrow}"

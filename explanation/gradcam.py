@@ -18,20 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from architectures.networks import resnets_of
 from preprocessing import Volume
 
 METHODS = ("layercam", "gradcam")
 LEFT_RIGHT_AXIS = 1  # of a (batch, R, A, S) map
 
 
-def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", target: int = 1) -> Tensor:
+def explain(
+    model: nn.Module | Sequence[nn.Module], pixel_values: Tensor, method: str = "layercam", target: int = 1
+) -> Tensor:
     """Heat maps on the input lattice, averaged over the views that the model's own answer is averaged over.
 
     The mirrored view's map is mirrored back first. The model is left as it was: modes, gradients, parameters.
 
     Args:
-        model: a GloResNet classifier, in any mode, precision and on any device; also loaded by `trust_remote_code`. Of
-            an ensemble, the members' maps are averaged.
+        model: a GloResNet classifier or ensemble, in any mode, precision and on any device; also loaded by
+            `trust_remote_code`. Or the `networks` of a `ScreeningModel`. The maps of several networks are averaged.
         pixel_values: (B, 1, R, A, S), as the processor makes them.
         method: `layercam` or `gradcam` (of the last stage).
         target: the class whose evidence is shown, 1 for injury.
@@ -41,13 +44,19 @@ def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", ta
         speaks for the class.
 
     Raises:
-        ValueError: unknown method or class.
+        ValueError: unknown method or class, or another architecture.
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}: choose one of {', '.join(METHODS)}.")
-    if hasattr(model, "members"):
-        maps = [explain(member, pixel_values, method, target) for member in model.members]
-        return _divided_by_maximum(torch.stack(maps).mean(dim=0))
+    networks = resnets_of(model) if isinstance(model, nn.Module) else model
+    if not networks:
+        raise ValueError("These maps exist for ResNets only: use explanation.baseline_maps for a baseline.")
+    maps = [_explain_network(network, pixel_values, method, target) for network in networks]
+    return maps[0] if len(maps) == 1 else _divided_by_maximum(torch.stack(maps).mean(dim=0))
+
+
+def _explain_network(model: nn.Module, pixel_values: Tensor, method: str, target: int) -> Tensor:
+    """`explain` for one network."""
     views = [pixel_values]
     if model.config.test_time_augmentation:
         views.append(pixel_values.flip(LEFT_RIGHT_AXIS + 1))

@@ -21,10 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from architectures.networks import is_resnet
 from machine.programs import one_line
-from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, require_package
+from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, is_converted_file, require_package
 from screening.fast import smooth_noise
-from screening.loading import ModelError, load_model
+from screening.loading import ModelError, load_model, load_pytorch_model
 
 from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
 
@@ -44,10 +45,10 @@ class ConversionError(Exception):
 def main() -> int:
     args = parse_arguments()
     check_support(args.format, args.dtype)
-    model, processor = load_model(args.folder)
-    if isinstance(model, ExportedModel):
+    if is_converted_file(args.folder):
         raise WrongCall(f"{args.folder} is a converted file already: give the model folder it was made from")
-    if model.config.model_type != "gloresnet":
+    model, processor = load_pytorch_model(args.folder)
+    if not is_resnet(model.config):
         raise WrongCall(
             f"{args.folder} is the baseline {model.config.architecture}, and only ResNets are converted: use its folder"
         )

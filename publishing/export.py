@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers.dynamic_module_utils import custom_object_save
 
+from architectures.networks import is_resnet
 from modeling_gloresnet import (
     BaselineForImageClassification,
     GloResNetForImageClassification,
@@ -42,7 +43,7 @@ def export_model(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     # `save_pretrained` registers the head only; without these two, AutoModel and pipeline() do not find their class
-    if model.config.model_type == "gloresnet":
+    if is_resnet(model.config):
         model.config.auto_map = {"AutoModel": "modeling_gloresnet.GloResNetModel"}
     model.config.custom_pipelines = {
         "image-classification": {

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from transformers import AutoConfig
 
+from architectures.networks import is_resnet
 from modeling_gloresnet import (
     BaselineConfig,
     GloResNetConfig,
@@ -107,7 +108,7 @@ def export_ensemble(run: Path, recipe: dict[str, Any], evidence: Evidence) -> Pa
     folders = [run / f"fold-{number}" / "model" for number in range(recipe["num_folds"])]
     for number in range(recipe["num_folds"]):
         _fold_metrics(run, number)
-    if _read_config(folders[0]).model_type != "gloresnet":
+    if not is_resnet(_read_config(folders[0])):
         raise InputError(f"{run} trained {recipe['architecture']}, and only ResNets make an ensemble: publish a fold.")
     ensemble = GloResNetEnsembleForImageClassification.from_members(
         [GloResNetForImageClassification.from_pretrained(folder) for folder in folders]

@@ -28,7 +28,7 @@ from replication.maps import gradcam_figures
 from replication.measured import run_volumes
 from replication.rows import COMPACT, FULL, Row, table_2, with_twins
 from run_folder.files import InputError, write_text
-from screening.loading import load_model
+from screening.loading import load_pytorch_model
 
 NEIGHBOURS = 5
 SCORES = {
@@ -208,7 +208,7 @@ def _dots(axes, part: pd.DataFrame, c: str | None = None, color: str | None = No
 @torch.inference_mode()
 def fold_features(run: Path, fold: int) -> tuple[list[Scan], np.ndarray]:
     """Pooled features (n, C) of all scans of a run by one fold's model, the plain view."""
-    model, processor = load_model(str(run / f"fold-{fold}" / "model"))
+    model, processor = load_pytorch_model(str(run / f"fold-{fold}" / "model"))
     scans, volumes = run_volumes(run, processor)
     found = []
     for first in range(0, len(scans), 8):

@@ -16,7 +16,7 @@ from replication.cells import Bench
 from replication.measured import run_volumes
 from replication.rows import Row
 from run_folder.files import InputError
-from screening.loading import load_model
+from screening.loading import load_pytorch_model
 
 CASES = {  # by the first network's out-of-fold probability
     "injury, surest hit": (1, "idxmax"),
@@ -68,7 +68,7 @@ def network_maps(bench: Bench, row: Row, wanted: set, volumes: dict) -> Maps:
     splits = read_splits(run / "splits.json")
     cases, sums, backgrounds, counts, edge = {}, {}, {}, {0: 0, 1: 0}, 0
     for fold in range(splits["num_folds"]):
-        model, processor = load_model(str(run / f"fold-{fold}" / "model"))
+        model, processor = load_pytorch_model(str(run / f"fold-{fold}" / "model"))
         scans, standardised = run_volumes(run, processor)
         number = {scan: index for index, scan in enumerate(scans)}
         edge = edge or _edge(model, processor.image_size)

@@ -7,6 +7,7 @@ weights beside.
 
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -30,6 +31,11 @@ FORMAT = 1  # raised when an older reader would misread a file
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 
 
+def is_converted_file(name: str) -> bool:
+    """Whether a model's name means a converted file; a folder may have any name."""
+    return name.endswith(tuple(SUFFIXES.values())) and not os.path.isdir(name)
+
+
 class ExportedModel:
     """A converted model behind the methods of GloResNetForImageClassification that screening calls.
 
@@ -40,9 +46,14 @@ class ExportedModel:
     """
 
     device = torch.device("cpu")
+    networks = ()
 
     def __init__(self, config: GloResNetConfig, dtype: str, run: Callable[[np.ndarray], np.ndarray]):
         self.config, self.dtype, self._run = config, dtype, run
+
+    def predict_members(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """(1, V, B, num_labels), see `ScreeningModel`."""
+        return self.predict_views(pixel_values, test_time_augmentation)[None]
 
     def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
         """Class probabilities of each view of the volumes: as they are, then mirrored left to right.

@@ -14,43 +14,42 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
+from architectures.networks import member_temperatures
 from modeling_gloresnet.inference_gloresnet import LEFT_RIGHT_AXIS, ScreeningInference
 
 from .convolutions import MirroredStem, WinogradConv3d
 from .errors import ModelError
-from .exported import ExportedModel
+from .model import ScreeningModel
+from .pytorch import PyTorchModel
 
 TOLERANCE = 5e-3  # in probability, by which bfloat16 may differ from float32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def prepare(model, dtype: str = "auto"):
-    """A copy of a model that answers the same, faster; a converted file or another architecture is returned as it is.
+def prepare(model: ScreeningModel, dtype: str = "auto") -> ScreeningModel:
+    """A faster copy of a model with the same answers. Converted files and baselines are returned unchanged.
 
     Args:
-        model: in evaluation mode, as `load_model` gives it; left as it is.
-        dtype: `"float32"` (within 1e-6 of the plain model in probability), `"bfloat16"`, or `"auto"`: bfloat16 where
-            the processor computes in it natively and `bfloat16_error` is within TOLERANCE, float32 elsewhere.
-
-    Returns:
-        A model with `predict_views` and `predict_proba`; `model.dtype` says which precision was taken.
+        model: as `load_model` returns it. It is not changed.
+        dtype: `"float32"` (probabilities within 1e-6 of the plain model), `"bfloat16"`, or `"auto"`: bfloat16 if the
+            processor computes in it natively and `bfloat16_error` is within TOLERANCE, otherwise float32.
 
     Raises:
-        ModelError: bfloat16 is asked of another architecture.
+        ModelError: bfloat16 was asked of a baseline.
     """
-    if isinstance(model, ExportedModel):
+    if not isinstance(model, PyTorchModel):  # a converted file is as fast as it gets
         return model
-    if not hasattr(model, "gloresnet") and not hasattr(model, "members"):
+    if not model.networks:
         if dtype == "bfloat16":
-            raise ModelError(f"a {type(model).__name__} answers in float32 only: leave --dtype out")
+            raise ModelError(f"a {type(model.module).__name__} answers in float32 only: leave --dtype out")
         return model
     if dtype != "auto":
-        return _prepare(model, DTYPES[dtype])
+        return _prepare(model.module, DTYPES[dtype])
     if has_native_bfloat16(model.device):
-        rounded = _prepare(model, torch.bfloat16)
-        if bfloat16_error(model, rounded) <= TOLERANCE:
+        rounded = _prepare(model.module, torch.bfloat16)
+        if bfloat16_error(model.module, rounded.module) <= TOLERANCE:
             return rounded
-    return _prepare(model, torch.float32)
+    return _prepare(model.module, torch.float32)
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
@@ -62,7 +61,7 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 
 @torch.inference_mode()
-def bfloat16_error(model, rounded) -> float:
+def bfloat16_error(model: nn.Module, rounded: nn.Module) -> float:
     """How far a probability can be off in bfloat16: the most that two seeded volumes' difference in log-odds allows.
 
     A probability moves by at most a quarter of what its log-odds do. Compared so, a model that is sure of these
@@ -88,12 +87,13 @@ def smooth_noise(number: int, channels: int, edge: int, seed: int = 0) -> Tensor
 
 
 @torch.no_grad()
-def _prepare(model, dtype: torch.dtype):
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
-    if hasattr(fast, "members"):  # an ensemble averages what its members answer
+def _prepare(module: nn.Module, dtype: torch.dtype) -> PyTorchModel:
+    fast = copy.deepcopy(module).eval().requires_grad_(False)
+    if member_temperatures(fast.config):  # an ensemble averages the answers of its members
         fast.members = nn.ModuleList(PreparedNetwork(member, dtype) for member in fast.members)
-        return fast
-    return PreparedNetwork(fast, dtype)
+    else:
+        fast = PreparedNetwork(fast, dtype)
+    return PyTorchModel(fast, networks=())
 
 
 class PreparedNetwork(ScreeningInference, nn.Module):

@@ -5,11 +5,12 @@ import os
 import numpy as np
 import torch
 
+from architectures.networks import member_temperatures
 from preprocessing import Volume, apply_mask, read_volume
 
+from .model import INJURY, ScreeningModel, predicted_label
 from .out_of_distribution import MASKED_SHARE, describe, unusual
 
-INJURY = 1  # the column of the probabilities
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."
 
 
@@ -37,7 +38,7 @@ def prepare_scan(processor, scan: str, mask: str | None = None, name: str = "") 
         raise ValueError(sentence.replace(mask, os.path.basename(mask)) if mask else sentence) from error
 
 
-def screen_scan(model, processor, scan: str, mask: str | None = None, name: str = "") -> dict:
+def screen_scan(model: ScreeningModel, processor, scan: str, mask: str | None = None, name: str = "") -> dict:
     """Screen one scan.
 
     Args:
@@ -57,16 +58,10 @@ def screen_scan(model, processor, scan: str, mask: str | None = None, name: str 
     name = name or os.path.basename(scan)
     volume, pixel_values = prepare_scan(processor, scan, mask, name)
     with torch.inference_mode():
-        if hasattr(model, "predict_members"):
-            members = model.predict_members(pixel_values.to(model.device))[:, :, 0, INJURY].double()
-        else:
-            members = model.predict_views(pixel_values.to(model.device))[None, :, 0, INJURY].double()
+        members = model.predict_members(pixel_values.to(model.device))[:, :, 0, INJURY].double()
     views, members = members.mean(dim=0).tolist(), members.mean(dim=1).tolist()
-    p_injury = float(np.mean(views))
-    if not 0 <= p_injury <= 1:
-        raise ValueError(f"{name} made the model answer {p_injury}: check the model.")
-
-    config = model.config
+    p_injury, config = float(np.mean(views)), model.config
+    label = predicted_label(p_injury, config, name)
     lattice = pixel_values[0, 0].numpy()
     return {
         "scan": name,
@@ -76,10 +71,10 @@ def screen_scan(model, processor, scan: str, mask: str | None = None, name: str 
         "view_spread": abs(views[0] - views[1]) if len(views) > 1 else None,
         "p_injury_members": members if len(members) > 1 else None,
         "member_spread": float(np.std(members, ddof=1)) if len(members) > 1 else None,
-        "predicted_label": config.id2label[INJURY if p_injury >= config.threshold else 1 - INJURY],
+        "predicted_label": label,
         "threshold": float(config.threshold),
         "temperature": float(config.temperature),
-        "calibrated": any(t != 1 for t in (config.temperature, *config.member_temperatures)),
+        "calibrated": any(t != 1 for t in (config.temperature, *member_temperatures(config))),
         "preprocessing": describe_preprocessing(volume, lattice, processor),
         "warnings": unusual(lattice, config.training_appearance),
         "model": {**(config.provenance or {}), "image_size": config.image_size},
@@ -118,8 +113,3 @@ def intensity_window(data: np.ndarray) -> list[float]:
     if low == high:
         low, high = data.min(), data.max()
     return [float(low), float(high)]
-
-
-def is_trained(model) -> bool:
-    """Whether the weights were trained: such a model says on how many scans. Without, a probability would be noise."""
-    return bool((model.config.provenance or {}).get("train_scans"))

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from modeling_gloresnet import (
+    BaselineConfig,
     GloResNetConfig,
     GloResNetEnsembleForImageClassification,
     GloResNetForImageClassification,
 )
 from screening import fast
 from screening.convolutions import MirroredStem, WinogradConv3d
+from screening.pytorch import PyTorchModel
 
 GEOMETRIES = {
     "paper": {},
@@ -39,6 +41,10 @@ def make_model(seed=0, **config):
     return model.eval()
 
 
+def prepare(model, dtype="auto"):
+    return fast.prepare(PyTorchModel(model), dtype)
+
+
 def volumes(config, number=3):
     return fast.smooth_noise(number, config.num_channels, config.image_size, seed=1)
 
@@ -49,17 +55,17 @@ def test_every_geometry_answers_the_same(geometry):
     x = volumes(model.config)
     expected = model.predict_views(x)
     assert expected[:, :, 1].std() > 1e-3
-    exact, rounded = fast.prepare(model, "float32"), fast.prepare(model, "bfloat16")
-    assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+    exact, rounded = prepare(model, "float32"), prepare(model, "bfloat16")
+    assert (exact.dtype, rounded.dtype) == ("float32", "bfloat16")
     torch.testing.assert_close(exact.predict_views(x), expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(rounded.predict_views(x), expected, atol=fast.TOLERANCE, rtol=0)
     torch.testing.assert_close(exact.predict_proba(x, False), expected[0], atol=1e-6, rtol=0)
     assert rounded.predict_views(x).dtype == torch.float32
-    assert not [module for module in exact.modules() if isinstance(module, nn.BatchNorm3d)]
+    assert not [module for module in exact.module.modules() if isinstance(module, nn.BatchNorm3d)]
 
 
 def test_a_stem_without_a_mirrored_form_is_left():
-    kinds = {name: type(fast.prepare(make_model(**GEOMETRIES[name]), "float32").stem) for name in GEOMETRIES}
+    kinds = {name: type(prepare(make_model(**GEOMETRIES[name]), "float32").module.stem) for name in GEOMETRIES}
     assert [name for name, kind in kinds.items() if kind is not MirroredStem] == [
         "stem of stride 1",
         "two channels",
@@ -68,7 +74,7 @@ def test_a_stem_without_a_mirrored_form_is_left():
 
 def test_float32_multiplies_less_where_that_pays_at_the_models_size():
     def replaced(image_size, dtype):
-        fast_model = fast.prepare(make_model(image_size=image_size), dtype)
+        fast_model = prepare(make_model(image_size=image_size), dtype).module
         return [name for name, module in fast_model.layers.named_modules() if isinstance(module, WinogradConv3d)]
 
     assert replaced(128, "float32") == ["0.0.conv1", "0.0.conv2", "1.0.conv2", "2.0.conv2"]
@@ -80,7 +86,7 @@ def test_the_plain_model_is_left_as_it_was():
     model = make_model()
     before, kind = copy.deepcopy(model.state_dict()), type(model.gloresnet.stem.conv1)
     for dtype in ("float32", "bfloat16", "auto"):
-        fast.prepare(model, dtype)
+        prepare(model, dtype)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert type(model.gloresnet.stem.conv1) is kind and all(p.requires_grad for p in model.parameters())
 
@@ -90,12 +96,12 @@ def test_the_members_of_an_ensemble_are_prepared_each():
     ensemble = GloResNetEnsembleForImageClassification.from_members(members)
     x = volumes(ensemble.config)
     for dtype, tolerance in (("float32", 1e-6), ("bfloat16", fast.TOLERANCE)):
-        prepared = fast.prepare(ensemble, dtype)
+        prepared = prepare(ensemble, dtype)
         torch.testing.assert_close(prepared.predict_members(x), ensemble.predict_members(x), atol=tolerance, rtol=0)
 
 
 def test_the_same_volume_has_the_same_answer_again():
-    model = fast.prepare(make_model(), "bfloat16")
+    model = prepare(make_model(), "bfloat16")
     x = volumes(model.config)
     assert all(torch.equal(model.predict_views(x), model.predict_views(x)) for _ in range(3))
 
@@ -103,18 +109,18 @@ def test_the_same_volume_has_the_same_answer_again():
 def test_auto_falls_back_where_rounding_is_too_much(monkeypatch):
     monkeypatch.setattr(fast, "has_native_bfloat16", lambda device: True)
     model = make_model()
-    assert fast.prepare(model, "auto").dtype == torch.bfloat16
+    assert prepare(model, "auto").dtype == "bfloat16"
     model.classifier.weight.data *= 1000  # a head so steep that eight bits cannot carry it
-    assert fast.prepare(model, "auto").dtype == torch.float32
+    assert prepare(model, "auto").dtype == "float32"
     model.classifier.weight.data[:] = float("nan")
-    assert fast.prepare(model, "auto").dtype == torch.float32
+    assert prepare(model, "auto").dtype == "float32"
 
 
 def test_auto_is_float32_where_the_processor_has_no_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert fast.prepare(make_model(), "auto").dtype == torch.float32
+    assert prepare(make_model(), "auto").dtype == "float32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert fast.prepare(make_model(), "auto").dtype == torch.bfloat16
+    assert prepare(make_model(), "auto").dtype == "bfloat16"
 
 
 def test_smooth_noise_is_standardised_and_seeded():
@@ -124,8 +130,10 @@ def test_smooth_noise_is_standardised_and_seeded():
     torch.testing.assert_close(noise.std(dim=(1, 2, 3, 4)), torch.ones(2), atol=1e-5, rtol=0)
 
 
-def test_another_architecture_is_left_as_it_is_and_answers_in_float32():
-    other = torch.nn.Linear(2, 2)
-    assert fast.prepare(other) is other and fast.prepare(other, "float32") is other
+def test_a_baseline_is_returned_unchanged_and_answers_in_float32():
+    baseline = nn.Linear(2, 2)
+    baseline.config = BaselineConfig()
+    model = PyTorchModel(baseline)
+    assert fast.prepare(model) is model and fast.prepare(model, "float32") is model
     with pytest.raises(fast.ModelError, match="float32 only"):
-        fast.prepare(other, "bfloat16")
+        fast.prepare(model, "bfloat16")

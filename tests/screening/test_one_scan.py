@@ -13,7 +13,9 @@ from modeling_gloresnet import (
     GloResNetForImageClassification,
 )
 from preprocessing import GloResNetImageProcessor, VolumeError
-from screening.one_scan import is_trained, screen_scan
+from screening.model import is_trained
+from screening.one_scan import screen_scan
+from screening.pytorch import PyTorchModel
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def write(path, data=None, affine=None):
 def test_the_answer_is_the_networks_own(model, tmp_path):
     processor = GloResNetImageProcessor(image_size=16)
     scan = write(tmp_path / "scan.nii.gz")
-    answer = screen_scan(model, processor, scan)
+    answer = screen_scan(PyTorchModel(model), processor, scan)
     views = model.predict_views(processor(scan, return_tensors="pt").pixel_values)[:, 0, 1].tolist()
     assert answer["p_injury"] == pytest.approx(np.mean(views), abs=1e-6)
     assert [answer["p_injury_no_tta"], answer["p_injury_mirrored"]] == pytest.approx(views, abs=1e-6)
@@ -54,7 +56,7 @@ def test_an_ensemble_tells_its_members_apart(model, tmp_path):
     other = GloResNetForImageClassification(model.config).eval()
     ensemble = GloResNetEnsembleForImageClassification.from_members([model, other])
     processor, scan = GloResNetImageProcessor(image_size=16), write(tmp_path / "scan.nii.gz")
-    answer = screen_scan(ensemble, processor, scan)
+    answer = screen_scan(PyTorchModel(ensemble), processor, scan)
     pixel_values = processor(scan, return_tensors="pt").pixel_values
     each = [member.predict_proba(pixel_values)[0, 1].item() for member in (model, other)]
     assert answer["p_injury_members"] == pytest.approx(each, abs=1e-6)
@@ -65,7 +67,7 @@ def test_an_ensemble_tells_its_members_apart(model, tmp_path):
 def test_without_the_mirrored_view_there_is_no_spread(model, tmp_path):
     model.config.test_time_augmentation = False
     try:
-        answer = screen_scan(model, GloResNetImageProcessor(image_size=16), write(tmp_path / "scan.nii"))
+        answer = screen_scan(PyTorchModel(model), GloResNetImageProcessor(image_size=16), write(tmp_path / "scan.nii"))
     finally:
         model.config.test_time_augmentation = True
     assert answer["p_injury_mirrored"] is None and answer["view_spread"] is None
@@ -76,22 +78,22 @@ def test_a_mask_is_applied_where_the_model_demands_one(model, tmp_path):
     scan, brain = write(tmp_path / "scan.nii.gz"), np.zeros((20, 14, 12), np.uint8)
     brain[5:15, 3:11, 3:9] = 1
     mask = write(tmp_path / "mask.nii.gz", brain)
-    answer = screen_scan(model, processor, scan, mask)
+    answer = screen_scan(PyTorchModel(model), processor, scan, mask)
     expected = model.predict_proba(processor(scan, mask=mask, return_tensors="pt").pixel_values)[0, 1].item()
     assert answer["p_injury"] == pytest.approx(expected, abs=1e-6)
     elsewhere = write(
         tmp_path / "shifted.nii.gz", brain, np.array([[-2, 0, 0, 30], [0, 1.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     )
     with pytest.raises(ValueError, match=r"^shifted.nii.gz lies up to"):
-        screen_scan(model, processor, scan, elsewhere)
+        screen_scan(PyTorchModel(model), processor, scan, elsewhere)
     with pytest.raises(ValueError, match="No mask was given"):
-        screen_scan(model, processor, scan)
+        screen_scan(PyTorchModel(model), processor, scan)
 
 
 def test_messages_name_the_scan_and_no_folder(model, tmp_path):
     flat = write(tmp_path / "flat.nii.gz", np.ones((9, 9, 9), np.float32))
     with pytest.raises(ValueError) as caught:
-        screen_scan(model, GloResNetImageProcessor(image_size=16), flat)
+        screen_scan(PyTorchModel(model), GloResNetImageProcessor(image_size=16), flat)
     assert str(caught.value).startswith("flat.nii.gz is constant") and str(tmp_path) not in str(caught.value)
     assert isinstance(caught.value.__cause__, VolumeError)
 
