@@ -54,10 +54,9 @@ def file(request, folders):
     return folders / FILES[request.param]
 
 
-def table(monkeypatch, folders, model, output, *arguments):
-    call = ["predict.py", folders / "scans", "--model", model, "--output", output, *arguments]
-    monkeypatch.setattr(sys, "argv", list(map(str, call)))
-    assert predict.main() == 0
+def table(folders, model, output, *arguments):
+    call = [folders / "scans", "--model", model, "--output", output, *arguments]
+    assert predict.main(list(map(str, call))) == 0
     with open(output, newline="", encoding="utf-8") as rows:
         return list(csv.DictReader(rows))
 
@@ -93,9 +92,9 @@ def rewrite_metadata(file, change):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--no_tta", "--num_workers", "0"], ["--batch_size", "3"]])
-def test_predict_gives_the_same_table_as_the_folder(folders, file, tmp_path, monkeypatch, arguments):
-    expected = table(monkeypatch, folders, folders / "model", tmp_path / "folder.csv", "--dtype", "float32", *arguments)
-    found = table(monkeypatch, folders, file, tmp_path / "file.csv", *arguments)
+def test_predict_gives_the_same_table_as_the_folder(folders, file, tmp_path, arguments):
+    expected = table(folders, folders / "model", tmp_path / "folder.csv", "--dtype", "float32", *arguments)
+    found = table(folders, file, tmp_path / "file.csv", *arguments)
     assert {row["predicted_label"] for row in expected} == {"hurt", "fine"}
     for one, other in zip(expected, found, strict=True):
         for column in ("p_injury", "p_injury_no_tta"):
