@@ -39,6 +39,28 @@ else:
     raise AssertionError("the processor class was imported without transformers")
 """
 
+OTHER_ROOMS = """
+import machine.cores, machine.memory, machine.programs
+import cohort.images
+import run_folder.files, run_folder.layout, run_folder.predictions, run_folder.tables
+import screening.errors, screening.model
+from screening.exported import ModelError, load_exported
+from screening.out_of_distribution import training_appearance, unusual
+from screening.requests import find_requests
+
+open("scan.nii", "w").close()
+assert [request.scan for request in find_requests(["scan.nii"])] == ["scan.nii"]
+run_folder.files.write_json("x.json", {"a": 1})
+assert run_folder.files.read_json("x.json") == {"a": 1}
+import numpy as np
+volume = np.random.default_rng(0).normal(size=(16, 16, 16))
+assert unusual(volume, training_appearance([volume])) == []
+try:
+    load_exported("gone.onnx")
+except ModelError as error:
+    assert "does not exist" in str(error)
+"""
+
 
 def run(code, folder):
     command = [sys.executable, "-c", f"{BLOCK}sys.path.insert(0, {str(ROOT)!r})\n{code}"]
@@ -48,3 +70,7 @@ def run(code, folder):
 
 def test_array_functions_of_preprocessing(tmp_path):
     run(ARRAY_FUNCTIONS, tmp_path)
+
+
+def test_run_folder_machine_and_the_light_part_of_screening(tmp_path):
+    run(OTHER_ROOMS, tmp_path)

@@ -171,17 +171,17 @@ def test_weights_of_another_conversion(folders, tmp_path):
     with pytest.raises(ModelError, match="cannot be used"):
         load_model(str(file))
     (tmp_path / "model.bin").unlink()
-    with pytest.raises(ModelError, match="no model.bin beside it"):
+    with pytest.raises(ModelError, match="no model.bin next to it"):
         load_model(str(file))
 
 
 @pytest.mark.parametrize(
     "change, needle",
     [
-        (lambda metadata: None, "is no converted GloResNet"),
+        (lambda metadata: None, "is not a converted GloResNet"),
         (lambda metadata: metadata | {"format": 99}, "another version of this project .*99"),
-        (lambda metadata: {"format": 1}, "settings that make no sense"),
-        (lambda metadata: ["format"], "(settings that make no sense|cannot be used)"),
+        (lambda metadata: {"format": 1}, "invalid settings"),
+        (lambda metadata: ["format"], "(invalid settings|cannot be used)"),
         (lambda metadata: metadata | {"config": metadata["config"] | {"temperature": -1}}, "temperature must be"),
         (lambda metadata: metadata | {"processor": {"image_size": 2}}, "image_size is 2"),
     ],
