@@ -84,7 +84,7 @@ def test_a_mask_is_applied_where_the_model_demands_one(model, tmp_path):
     elsewhere = write(
         tmp_path / "shifted.nii.gz", brain, np.array([[-2, 0, 0, 30], [0, 1.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     )
-    with pytest.raises(ValueError, match=r"^shifted.nii.gz lies up to"):
+    with pytest.raises(ValueError, match=r"^shifted.nii.gz is shifted by up to"):
         screen_scan(PyTorchModel(model), processor, scan, elsewhere)
     with pytest.raises(ValueError, match="No mask was given"):
         screen_scan(PyTorchModel(model), processor, scan)
