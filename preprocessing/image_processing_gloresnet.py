@@ -33,6 +33,9 @@ class GloResNetImageProcessor(BaseImageProcessor):
         ValueError: a setting is invalid.
     """
 
+    image_size: int
+    eps: float
+    brain_mask: str
     model_input_names = ["pixel_values"]
     valid_kwargs = GloResNetImageProcessorKwargs
 

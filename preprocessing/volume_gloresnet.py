@@ -94,7 +94,7 @@ def apply_mask(volume: Volume, mask, name: str = "the mask") -> Volume:
         shift = np.abs(np.linalg.inv(volume.affine) @ inside.affine @ corners - corners).max()
         if shift > GRID_TOLERANCE:
             raise VolumeError(
-                f"{inside.source} is shifted by up to {shift:.3g} voxels from {volume.source}, which has the same shape:"
+                f"{inside.source} is shifted by up to {shift:.3g} voxels from {volume.source} of the same shape:"
                 " give a mask on the scan's own grid."
             )
     if not brain.any():
@@ -199,12 +199,13 @@ def _from_image(image: SpatialImage, name: str) -> Volume:
     affine = stated_affine(image, name)
     voxels = _checked(read_voxels(image, name).reshape(shape), name)
     orientation = nibabel.io_orientation(affine)
+    x, y, z = (float(edge) for edge in nibabel.affines.voxel_sizes(affine))
     return Volume(
         data=nibabel.apply_orientation(voxels, orientation),
         affine=affine @ nibabel.orientations.inv_ornt_aff(orientation, shape),
         source=name,
         stored_shape=stored_shape,
-        stored_spacing=tuple(float(edge) for edge in nibabel.affines.voxel_sizes(affine)),
+        stored_spacing=(x, y, z),
         stored_orientation="".join(nibabel.orientations.ornt2axcodes(orientation)),
     )
 

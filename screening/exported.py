@@ -188,7 +188,7 @@ def _open_openvino(path: Path) -> tuple[Callable, str | None]:
     try:
         network = core.read_model(path)
         text = network.get_rt_info([METADATA]).astype(str) if network.has_rt_info([METADATA]) else None
-        rounded = bool(text) and json.loads(text).get("dtype") == "bfloat16" and "BF16" in cpu_capabilities()
+        rounded = json.loads(text or "{}").get("dtype") == "bfloat16" and "BF16" in cpu_capabilities()
         hint = "bf16" if rounded else "f32"  # by default OpenVINO rounds on any CPU that has bfloat16
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": _threads()}
         compiled = core.compile_model(network, "CPU", options)

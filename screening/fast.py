@@ -1,12 +1,13 @@
-"""A model made fast for screening: the same answers from fewer and cheaper operations.
+"""A faster copy of a model for screening: the same answers from fewer and cheaper operations.
 
-`prepare` makes it, of a copy: BatchNorm folded, channels last in memory, both views' stem at once, bfloat16 where that
-is faster and right, and elsewhere convolutions of fewer multiplications. It can only answer: training and maps of where
-a model looked keep the plain model.
+`prepare` folds BatchNorm, stores channels last in memory, and computes the stem of both views together. It uses
+bfloat16 if that is faster and accurate enough, and otherwise convolutions with fewer multiplications. The copy can only
+predict: training and heat maps need the original model.
 """
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from .errors import ModelError
 from .model import ScreeningModel
 from .pytorch import PyTorchModel
 
-TOLERANCE = 5e-3  # in probability, by which bfloat16 may differ from float32
+TOLERANCE = 5e-3  # largest accepted difference in probability between bfloat16 and float32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -37,7 +38,7 @@ def prepare(model: ScreeningModel, dtype: str = "auto") -> ScreeningModel:
     Raises:
         ModelError: bfloat16 was asked of a baseline.
     """
-    if not isinstance(model, PyTorchModel):  # a converted file is as fast as it gets
+    if not isinstance(model, PyTorchModel):  # a converted file is fast already
         return model
     if not model.networks:
         if dtype == "bfloat16":
@@ -53,7 +54,7 @@ def prepare(model: ScreeningModel, dtype: str = "auto") -> ScreeningModel:
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; elsewhere they are slower than float32."""
+    """Whether the processor has bfloat16 matrix units. Without them, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
@@ -61,13 +62,20 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 
 @torch.inference_mode()
-def bfloat16_error(model: nn.Module, rounded: nn.Module) -> float:
-    """How far a probability can be off in bfloat16: the most that two seeded volumes' difference in log-odds allows.
+def bfloat16_error(model: Any, rounded: Any) -> float:
+    """The largest error in probability that bfloat16 can cause, estimated on two seeded random volumes.
 
-    A probability moves by at most a quarter of what its log-odds do. Compared so, a model that is sure of these
-    volumes, which are no scans, does not pass for that alone.
+    It is a quarter of the largest difference in log-odds, because a probability changes by at most a quarter of the
+    change in its log-odds. We compare log-odds, because saturated probabilities would hide an error.
+
+    Args:
+        model: the PyTorch model in float32.
+        rounded: the same model prepared in bfloat16.
+
+    Returns:
+        The error, or infinity if it is not a number.
     """
-    edge = min(model.config.image_size, 64)  # the network takes any size, and this is an eighth of the work
+    edge = min(model.config.image_size, 64)  # the network takes any size, and 64 is an eighth of the work of 128
     volumes = smooth_noise(2, model.config.num_channels, edge).to(model.device)
     exact, found = (m(volumes).logits.float() / m.config.temperature for m in (model, rounded))
     exact, found = (logits[:, 1] - logits[:, 0] for logits in (exact, found))
@@ -76,7 +84,7 @@ def bfloat16_error(model: nn.Module, rounded: nn.Module) -> float:
 
 
 def smooth_noise(number: int, channels: int, edge: int, seed: int = 0) -> Tensor:
-    """Standardised random volumes (number, channels, edge, edge, edge): coarse blobs under finer ones."""
+    """Standardised random volumes (number, channels, edge, edge, edge): noise at four scales, added."""
     generator = torch.Generator().manual_seed(seed)
     volumes = torch.zeros(number, channels, edge, edge, edge)
     for grain in (3, 7, 16, edge):
@@ -87,7 +95,7 @@ def smooth_noise(number: int, channels: int, edge: int, seed: int = 0) -> Tensor
 
 
 @torch.no_grad()
-def _prepare(module: nn.Module, dtype: torch.dtype) -> PyTorchModel:
+def _prepare(module: Any, dtype: torch.dtype) -> PyTorchModel:
     fast = copy.deepcopy(module).eval().requires_grad_(False)
     if member_temperatures(fast.config):  # an ensemble averages the answers of its members
         fast.members = nn.ModuleList(PreparedNetwork(member, dtype) for member in fast.members)
@@ -97,14 +105,15 @@ def _prepare(module: nn.Module, dtype: torch.dtype) -> PyTorchModel:
 
 
 class PreparedNetwork(ScreeningInference, nn.Module):
-    """A network taken apart for screening: it answers, and can do nothing else.
+    """The layers of a network, rearranged for screening. It can only predict.
 
     Args:
-        network: a GloResNetForImageClassification, of this class or of a model folder's code, which is used up.
-        dtype: the precision of all but the head, which costs nothing and stays in float32.
+        network: a GloResNetForImageClassification, of this project's class or from a model folder's code. Its layers
+            are changed in place.
+        dtype: the precision of all layers except the head, which stays in float32 at no cost.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32):
+    def __init__(self, network: Any, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.config, self.num_labels = network.config, network.num_labels
         fold_batchnorm(network)
@@ -138,8 +147,8 @@ class PreparedNetwork(ScreeningInference, nn.Module):
         return self.classifier(self.layers(hidden).mean(dim=(2, 3, 4)).float())
 
 
-def replace_convolutions(layers: nn.Sequential, config) -> None:
-    """Put a WinogradConv3d wherever one answers the same and is faster at the configuration's image size, in place."""
+def replace_convolutions(layers: nn.Sequential, config: Any) -> None:
+    """Replace convolutions in place by WinogradConv3d where that is faster at the model's image size."""
     edge = math.ceil(config.image_size / config.stem_stride)
     edge = math.ceil(edge / 2) if config.stem_pooling else edge
     for layer, stride in zip(layers, config.strides, strict=True):
@@ -150,8 +159,8 @@ def replace_convolutions(layers: nn.Sequential, config) -> None:
                     setattr(block, name, WinogradConv3d(conv))
 
 
-def fold_batchnorm(network: nn.Module) -> None:
-    """Multiply each BatchNorm's scale into the convolution before it, in place: a pass over every map less."""
+def fold_batchnorm(network: Any) -> None:
+    """Fold each BatchNorm into the convolution before it, in place. This saves one pass over every feature map."""
     for module in [network.gloresnet.stem, *(block for layer in network.gloresnet.layers for block in layer)]:
         for number in (1, 2, 3):
             if hasattr(module, f"bn{number}"):

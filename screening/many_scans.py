@@ -98,7 +98,7 @@ def until_a_signal(batches: Iterable) -> Iterator:
     It is raised between two batches, or at once if a second signal arrives. Python would raise it at any moment, and in
     a fork or a destructor it can get lost.
     """
-    received = []
+    received: list[int] = []
 
     def note(number, _frame):
         if received:

@@ -20,7 +20,7 @@ class PyTorchModel:
     """
 
     def __init__(self, module: nn.Module, networks: tuple[nn.Module, ...] | None = None):
-        self.module = module
+        self.module: Any = module  # of a class that this project may not have
         self.networks = resnets_of(module) if networks is None else networks
 
     @property
