@@ -24,7 +24,7 @@ ROOT = Path(predict.__file__).parent
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two tiny models, without and with a brain mask, and six scans."""
+    """Two tiny models, one of which requires a brain mask, and six scans."""
     base = tmp_path_factory.mktemp("predict")
     torch.manual_seed(3)
     model = GloResNetForImageClassification(
@@ -66,7 +66,7 @@ def shell(*arguments, cwd, **options):
     )
 
 
-def test_a_run_from_elsewhere_without_the_internet(folders, tmp_path):
+def test_it_runs_in_another_folder_without_internet(folders, tmp_path):
     write_scan(tmp_path / "flat.nii.gz", data=np.ones((5, 5, 5), dtype=np.float32))
     scans = [folders / "scans" / "s2.nii.gz", tmp_path / "flat.nii.gz", "gone.nii", folders / "scans" / "s0.nii.gz"]
     process = shell(*scans, "--model", folders / "model", "--dtype", "float32", cwd=tmp_path)
@@ -107,7 +107,7 @@ def test_batches_workers_and_bad_scans_do_not_change_the_answers(folders, tmp_pa
         assert float(left["p_injury"]) == pytest.approx(float(right["p_injury"]), abs=2e-6)
 
 
-def test_no_tta_is_the_plain_view_alone(folders, tmp_path):
+def test_no_tta_uses_the_unmirrored_scan_only(folders, tmp_path):
     call = [folders / "scans", "--model", folders / "model", "--num_workers", 0, "--output"]
     assert run(*call, tmp_path / "tta.csv") == 0
     assert run(*call, tmp_path / "plain.csv", "--no_tta") == 0
@@ -122,15 +122,14 @@ def test_bfloat16_stays_close(folders, tmp_path):
         assert run(*call, "--output", tmp_path / f"{dtype}.csv") == 0
     exact, rounded = ([float(row["p_injury"]) for row in rows(tmp_path / f"{d}.csv")] for d in ("float32", "bfloat16"))
     assert exact != rounded
-    np.testing.assert_allclose(
-        exact, rounded, atol=2e-2
-    )  # a tiny network with a steep head rounds more than a real one
+    # a tiny network with a steep head has larger rounding errors than a real one
+    np.testing.assert_allclose(exact, rounded, atol=2e-2)
 
 
 @pytest.mark.parametrize(
     "native, error, taken", [(True, 1e-3, "bfloat16"), (True, 6e-3, "float32"), (False, 0, "float32")]
 )
-def test_auto_takes_bfloat16_where_it_pays_and_holds(folders, tmp_path, monkeypatch, native, error, taken):
+def test_auto_uses_bfloat16_if_it_is_faster_and_accurate(folders, tmp_path, monkeypatch, native, error, taken):
     monkeypatch.setattr(fast, "has_native_bfloat16", lambda device: native)
     monkeypatch.setattr(fast, "bfloat16_error", lambda model, rounded: error)
     call = [folders / "scans", "--model", folders / "model", "--num_workers", 0, "--output"]
@@ -139,7 +138,7 @@ def test_auto_takes_bfloat16_where_it_pays_and_holds(folders, tmp_path, monkeypa
     assert rows(tmp_path / "auto.csv") == rows(tmp_path / f"{taken}.csv")
 
 
-def test_a_bids_tree_gives_its_t2w_images_and_their_masks(folders, tmp_path):
+def test_a_bids_tree_is_screened_with_its_t2w_images_and_masks(folders, tmp_path):
     bids = tmp_path / "bids"
     for participant in ("sub-01", "sub-02"):
         stem = bids / participant / "ses-1" / "anat" / f"{participant}_ses-1"
@@ -164,7 +163,7 @@ def test_a_bids_tree_gives_its_t2w_images_and_their_masks(folders, tmp_path):
     assert rows(tmp_path / "one.csv") == [good]
 
 
-def test_parts_of_a_bids_tree_and_a_session_that_is_ambiguous(folders, tmp_path, monkeypatch):
+def test_parts_of_a_bids_tree_and_an_ambiguous_session(folders, tmp_path, monkeypatch):
     for run_number in (1, 2):
         write_scan(tmp_path / "bids" / "sub-02" / "anat" / f"sub-02_run-{run_number}_T2w.nii.gz")
     write_scan(tmp_path / "bids" / "sub-01" / "ses-1" / "anat" / "sub-01_ses-1_T2w.nii.gz")
@@ -179,7 +178,7 @@ def test_parts_of_a_bids_tree_and_a_session_that_is_ambiguous(folders, tmp_path,
         assert rows("predictions.csv") == [good]
 
 
-def test_wrong_calls_say_so_and_exit_with_2(folders, tmp_path, monkeypatch, capsys):
+def test_wrong_calls_exit_with_2_and_one_sentence(folders, tmp_path, monkeypatch, capsys):
     scan, model = folders / "scans" / "s0.nii.gz", folders / "model"
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -223,7 +222,7 @@ def test_an_empty_folder_among_others_is_counted(folders, tmp_path, monkeypatch)
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_the_old_table_and_nothing_half_done(folders, tmp_path, stop):
+def test_an_interrupted_run_keeps_the_old_table_and_leaves_no_partial_file(folders, tmp_path, stop):
     (tmp_path / "predictions.csv").write_text("the table of an earlier run")
     for number in range(3000):
         os.link(folders / "scans" / "s0.nii.gz", tmp_path / f"{number:04}.nii.gz")

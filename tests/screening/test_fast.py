@@ -1,4 +1,4 @@
-"""A prepared model answers as the plain one does, over every geometry, and the plain one is left as it was."""
+"""A prepared model gives the same answers as the plain one for every geometry, and does not change the plain one."""
 
 import copy
 
@@ -21,17 +21,17 @@ GEOMETRIES = {
     "dilated": {"strides": [1, 2, 1, 1], "dilations": [1, 1, 2, 4]},
     "bottleneck": {"block": "bottleneck", "depths": [1, 2, 1, 1]},
     "shortcut A": {"shortcut_type": "A", "depths": [2, 2, 1, 1]},
-    "odd lattice": {"image_size": 33},
+    "odd image size": {"image_size": 33},
     "no pooling": {"stem_pooling": False},
     "kernel of 3": {"stem_kernel_size": 3},
-    "kernel of 5, odd lattice": {"stem_kernel_size": 5, "image_size": 31},
+    "kernel of 5, odd image size": {"stem_kernel_size": 5, "image_size": 31},
     "stem of stride 1": {"stem_stride": 1},
     "two channels": {"num_channels": 2},
 }
 
 
 def make_model(seed=0, **config):
-    """A small network whose BatchNorm statistics are those of a trained one: none of them trivial."""
+    """A small network with non-trivial BatchNorm statistics, as after training."""
     torch.manual_seed(seed)
     config = {"image_size": 32, "stem_channels": 8, "widths": [8, 8, 16, 16], "temperature": 2.5} | config
     model = GloResNetForImageClassification(GloResNetConfig(head_init_std=0.5, **config))
@@ -50,7 +50,7 @@ def volumes(config, number=3):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_every_geometry_answers_the_same(geometry):
+def test_every_geometry_gives_the_same_answers(geometry):
     model = make_model(**GEOMETRIES[geometry])
     x = volumes(model.config)
     expected = model.predict_views(x)
@@ -64,7 +64,7 @@ def test_every_geometry_answers_the_same(geometry):
     assert not [module for module in exact.module.modules() if isinstance(module, nn.BatchNorm3d)]
 
 
-def test_a_stem_without_a_mirrored_form_is_left():
+def test_a_stem_without_a_mirrored_form_is_kept():
     kinds = {name: type(prepare(make_model(**GEOMETRIES[name]), "float32").module.stem) for name in GEOMETRIES}
     assert [name for name, kind in kinds.items() if kind is not MirroredStem] == [
         "stem of stride 1",
@@ -72,7 +72,7 @@ def test_a_stem_without_a_mirrored_form_is_left():
     ]
 
 
-def test_float32_multiplies_less_where_that_pays_at_the_models_size():
+def test_float32_replaces_convolutions_where_that_is_faster_at_the_models_size():
     def replaced(image_size, dtype):
         fast_model = prepare(make_model(image_size=image_size), dtype).module
         return [name for name, module in fast_model.layers.named_modules() if isinstance(module, WinogradConv3d)]
@@ -82,7 +82,7 @@ def test_float32_multiplies_less_where_that_pays_at_the_models_size():
     assert replaced(16, "float32") == replaced(128, "bfloat16") == []
 
 
-def test_the_plain_model_is_left_as_it_was():
+def test_the_plain_model_is_not_changed():
     model = make_model()
     before, kind = copy.deepcopy(model.state_dict()), type(model.gloresnet.stem.conv1)
     for dtype in ("float32", "bfloat16", "auto"):
@@ -91,7 +91,7 @@ def test_the_plain_model_is_left_as_it_was():
     assert type(model.gloresnet.stem.conv1) is kind and all(p.requires_grad for p in model.parameters())
 
 
-def test_the_members_of_an_ensemble_are_prepared_each():
+def test_each_member_of_an_ensemble_is_prepared():
     members = [make_model(seed, temperature=1 + seed) for seed in range(2)]
     ensemble = GloResNetEnsembleForImageClassification.from_members(members)
     x = volumes(ensemble.config)
@@ -100,23 +100,23 @@ def test_the_members_of_an_ensemble_are_prepared_each():
         torch.testing.assert_close(prepared.predict_members(x), ensemble.predict_members(x), atol=tolerance, rtol=0)
 
 
-def test_the_same_volume_has_the_same_answer_again():
+def test_the_same_volume_always_gets_the_same_answer():
     model = prepare(make_model(), "bfloat16")
     x = volumes(model.config)
     assert all(torch.equal(model.predict_views(x), model.predict_views(x)) for _ in range(3))
 
 
-def test_auto_falls_back_where_rounding_is_too_much(monkeypatch):
+def test_auto_falls_back_to_float32_if_rounding_errors_are_too_large(monkeypatch):
     monkeypatch.setattr(fast, "has_native_bfloat16", lambda device: True)
     model = make_model()
     assert prepare(model, "auto").dtype == "bfloat16"
-    model.classifier.weight.data *= 1000  # a head so steep that eight bits cannot carry it
+    model.classifier.weight.data *= 1000  # a head too steep for the eight significant bits of bfloat16
     assert prepare(model, "auto").dtype == "float32"
     model.classifier.weight.data[:] = float("nan")
     assert prepare(model, "auto").dtype == "float32"
 
 
-def test_auto_is_float32_where_the_processor_has_no_bfloat16(monkeypatch):
+def test_auto_is_float32_if_the_processor_has_no_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert prepare(make_model(), "auto").dtype == "float32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})

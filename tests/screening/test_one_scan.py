@@ -1,4 +1,4 @@
-"""One scan's answer, against the network asked directly."""
+"""The answer for one scan, compared with the network called directly."""
 
 import json
 
@@ -6,12 +6,16 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from modeling_gloresnet import (
+    BaselineConfig,
     GloResNetConfig,
     GloResNetEnsembleForImageClassification,
     GloResNetForImageClassification,
 )
+from modeling_gloresnet.inference_gloresnet import ScreeningInference
 from preprocessing import GloResNetImageProcessor, VolumeError
 from screening.model import is_trained
 from screening.one_scan import screen_scan
@@ -33,7 +37,7 @@ def write(path, data=None, affine=None):
     return str(path)
 
 
-def test_the_answer_is_the_networks_own(model, tmp_path):
+def test_the_answer_is_that_of_the_network(model, tmp_path):
     processor = GloResNetImageProcessor(image_size=16)
     scan = write(tmp_path / "scan.nii.gz")
     answer = screen_scan(PyTorchModel(model), processor, scan)
@@ -51,7 +55,7 @@ def test_the_answer_is_the_networks_own(model, tmp_path):
     json.dumps(answer, allow_nan=False)
 
 
-def test_an_ensemble_tells_its_members_apart(model, tmp_path):
+def test_an_ensemble_reports_each_member(model, tmp_path):
     torch.manual_seed(2)
     other = GloResNetForImageClassification(model.config).eval()
     ensemble = GloResNetEnsembleForImageClassification.from_members([model, other])
@@ -64,6 +68,29 @@ def test_an_ensemble_tells_its_members_apart(model, tmp_path):
     assert answer["p_injury"] == pytest.approx(np.mean(each), abs=1e-6) and answer["calibrated"]
 
 
+class Baseline(ScreeningInference, nn.Module):
+    """Stands for a baseline, without MONAI."""
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.num_labels = BaselineConfig(image_size=32), 2
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, pixel_values):
+        mean = pixel_values[:, 0, :16].mean(dim=(1, 2, 3))
+        return ImageClassifierOutputWithNoAttention(logits=torch.stack([mean, -mean], dim=1))
+
+
+def test_a_baseline_is_screened_as_a_single_network(tmp_path):
+    baseline, processor = Baseline(), GloResNetImageProcessor(image_size=32)
+    model, scan = PyTorchModel(baseline), write(tmp_path / "scan.nii")
+    answer = screen_scan(model, processor, scan)
+    expected = baseline.predict_proba(processor(scan, return_tensors="pt").pixel_values)[0, 1].item()
+    assert answer["p_injury"] == pytest.approx(expected, abs=1e-6)
+    assert answer["p_injury_members"] is answer["member_spread"] is None and not answer["calibrated"]
+    assert model.networks == () and model.dtype == "float32"
+
+
 def test_without_the_mirrored_view_there_is_no_spread(model, tmp_path):
     model.config.test_time_augmentation = False
     try:
@@ -73,7 +100,7 @@ def test_without_the_mirrored_view_there_is_no_spread(model, tmp_path):
     assert answer["p_injury_mirrored"] is None and answer["view_spread"] is None
 
 
-def test_a_mask_is_applied_where_the_model_demands_one(model, tmp_path):
+def test_a_mask_is_applied_if_the_model_requires_one(model, tmp_path):
     processor = GloResNetImageProcessor(image_size=16, brain_mask="required")
     scan, brain = write(tmp_path / "scan.nii.gz"), np.zeros((20, 14, 12), np.uint8)
     brain[5:15, 3:11, 3:9] = 1
@@ -98,7 +125,7 @@ def test_messages_name_the_scan_and_no_folder(model, tmp_path):
     assert isinstance(caught.value.__cause__, VolumeError)
 
 
-def test_only_a_model_that_says_what_it_learned_from_is_trained(model):
+def test_a_model_counts_as_trained_if_it_records_its_training_scans(model):
     assert not is_trained(model)
     model.config.provenance = {"cohort": "c", "synthetic": True, "run": "r", "fold": 0, "train_scans": 8}
     try:
