@@ -41,7 +41,7 @@ def member_temperatures(config: Any) -> list[float]:
     return config.member_temperatures if is_resnet(config) else []
 
 
-def resnets_of(model: nn.Module) -> tuple[nn.Module, ...]:
+def resnets_of(model: Any) -> tuple[nn.Module, ...]:
     """The ResNets in a PyTorch model: each member of an ensemble, or the model itself; none in a baseline."""
     if member_temperatures(model.config):
         return tuple(model.members)

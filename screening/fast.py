@@ -63,7 +63,7 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 @torch.inference_mode()
 def bfloat16_error(model: Any, rounded: Any) -> float:
-    """The largest error in probability that bfloat16 can cause, estimated on two seeded random volumes.
+    """How far bfloat16 can move a probability, measured on two seeded random volumes.
 
     It is a quarter of the largest difference in log-odds, because a probability changes by at most a quarter of the
     change in its log-odds. We compare log-odds, because saturated probabilities would hide an error.

@@ -37,7 +37,7 @@ class PreparedScans(Dataset):
             mask = find_mask(scan) if self.processor.brain_mask == "required" else None
             # numpy arrays travel between processes through a pipe, so a container's small /dev/shm does not matter
             return scan, self.processor(scan, mask=mask, return_tensors="np").pixel_values[0], ""
-        except Exception as error:  # whatever is wrong with a scan, it costs one row and not the run
+        except Exception as error:  # any error costs the row of this scan, not the run
             return scan, None, one_line(error)
 
 

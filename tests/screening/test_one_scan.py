@@ -69,7 +69,7 @@ def test_an_ensemble_reports_each_member(model, tmp_path):
 
 
 class Baseline(ScreeningInference, nn.Module):
-    """Stands for a baseline, without MONAI."""
+    """A stand-in for a baseline that does not need MONAI."""
 
     def __init__(self):
         super().__init__()
