@@ -18,7 +18,7 @@ from pathlib import Path
 
 from machine.memory import keep_freed_memory, keep_imported_modules
 from screening.loading import ModelError, load_model
-from screening.one_scan import is_trained
+from screening.model import is_trained
 from viewer.workspace import Workspace
 
 

@@ -2,7 +2,9 @@
 
 import typing
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from torch import nn
 
 from modeling_gloresnet import (
     BaselineConfig,
@@ -20,6 +22,31 @@ NAMES = {"vit_base": "3D ViT-Base", "swin_unet_encoder": "3D Swin-UNet encoder",
 
 class MissingPackageError(ImportError):
     """An architecture needs a package that is not installed. The message says how to install it."""
+
+
+def is_resnet(config: Any) -> bool:
+    """Whether a configuration is that of a ResNet (GloResNet) or an ensemble of them.
+
+    It asks the configuration and not the class: a model folder brings classes of its own (`trust_remote_code`).
+    """
+    return config.model_type == GloResNetConfig.model_type
+
+
+def is_baseline(config: Any) -> bool:
+    """Whether a configuration is that of one of the paper's other architectures."""
+    return config.model_type == BaselineConfig.model_type
+
+
+def member_temperatures(config: Any) -> list[float]:
+    """The temperature of each member of an ensemble; empty for a single network."""
+    return config.member_temperatures if is_resnet(config) else []
+
+
+def resnets_of(model: Any) -> tuple[nn.Module, ...]:
+    """The ResNets in a PyTorch model: each member of an ensemble, or the model itself; none in a baseline."""
+    if member_temperatures(model.config):
+        return tuple(model.members)
+    return (model,) if is_resnet(model.config) else ()
 
 
 def problem(architecture: str, image_size: int, init: str, gradient_checkpointing: bool) -> str | None:

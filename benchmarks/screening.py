@@ -1,6 +1,5 @@
 """Ways from a scan to its probability of injury: the reference path, ours, and peers."""
 
-import argparse
 import os
 
 import torch
@@ -32,21 +31,21 @@ def many(way: str, folder: str, image_size: int):
     if way == "reference":
         one = scan(way, folder, image_size)
         return lambda paths: [one(path) for path in paths] and None
-    import predict
     from screening.fast import prepare
     from screening.loading import load_model
+    from screening.many_scans import screen
+    from screening.requests import Request
 
     torch.set_num_threads(available_cores())
     keep_freed_memory()
     model, processor = load_model(folder)
     model = prepare(model, way)
     workers = min(4, available_cores() // 2)
-    args = argparse.Namespace(batch_size=2, num_workers=workers, no_tta=False)
 
     def turn(paths):
         early = None
-        requests = [predict.Request(path) for path in paths]
-        for number, row in enumerate(predict.screen(requests, model, processor, args)):
+        requests = [Request(path) for path in paths]
+        for number, row in enumerate(screen(requests, model, processor, num_workers=workers)):
             if row["status"] != "ok":
                 raise RuntimeError(row["message"])
             if number == len(paths) // 8:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from architectures.networks import is_resnet
 from explanation.gradcam import MAP_LEFT_RIGHT_AXIS, gradcam_map, maps_and_gradients, place, stage_steps
 
 
@@ -33,7 +34,7 @@ def last_map(model: nn.Module) -> LastMap:
     - `vit_base`: the patches as the last block's attention reads them. After it, no path leads from a patch to the
       class token, so later maps have no gradient.
     """
-    if model.config.model_type == "gloresnet":
+    if is_resnet(model.config):
         return LastMap(model.base_model.layers[-1], stage_steps(model)[-1], 0)
     network = model.network
     return {

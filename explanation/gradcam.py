@@ -19,20 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from architectures.networks import resnets_of
 from preprocessing import Volume
 
 METHODS = ("layercam", "gradcam")
 MAP_LEFT_RIGHT_AXIS = 1  # of a map (batch, R, A, S)
 
 
-def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", target: int = 1) -> Tensor:
+def explain(
+    model: nn.Module | Sequence[nn.Module], pixel_values: Tensor, method: str = "layercam", target: int = 1
+) -> Tensor:
     """Heat maps on the input grid, averaged over the same views as the model's prediction.
 
     The map of the mirrored view is mirrored back first. The model's modes, gradients and parameters are not changed.
 
     Args:
-        model: a GloResNet classifier in any mode and precision, on any device, also if loaded with `trust_remote_code`.
-            For an ensemble, the maps of its members are averaged.
+        model: a GloResNet classifier or ensemble in any mode and precision, on any device, also if loaded with
+            `trust_remote_code`; or the `networks` of a `ScreeningModel`. The maps of several networks are averaged.
         pixel_values: (B, 1, R, A, S), from the processor.
         method: `layercam`, or `gradcam` of the last stage.
         target: the class to show evidence for; 1 is injury.
@@ -42,13 +45,19 @@ def explain(model: nn.Module, pixel_values: Tensor, method: str = "layercam", ta
         evidence for the class.
 
     Raises:
-        ValueError: unknown method or class.
+        ValueError: unknown method or class, or another architecture.
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}: choose one of {', '.join(METHODS)}.")
-    if hasattr(model, "members"):
-        maps = [explain(member, pixel_values, method, target) for member in model.members]
-        return _divided_by_maximum(torch.stack(maps).mean(dim=0))
+    networks = resnets_of(model) if isinstance(model, nn.Module) else model
+    if not networks:
+        raise ValueError("These maps exist for ResNets only: use explanation.baseline_maps for a baseline.")
+    maps = [_explain_network(network, pixel_values, method, target) for network in networks]
+    return maps[0] if len(maps) == 1 else _divided_by_maximum(torch.stack(maps).mean(dim=0))
+
+
+def _explain_network(model: nn.Module, pixel_values: Tensor, method: str, target: int) -> Tensor:
+    """`explain` for one network."""
     views = [pixel_values]
     if model.config.test_time_augmentation:
         views.append(pixel_values.flip(MAP_LEFT_RIGHT_AXIS + 1))

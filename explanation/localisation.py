@@ -46,7 +46,7 @@ from preprocessing import read_volume
 from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
 from run_folder.tables import read_table
-from screening.loading import ModelError, load_model
+from screening.loading import ModelError, load_pytorch_model
 
 PROGRAM = "python -m explanation.localisation"
 MAPS = {  # name: title, colour, marker; in the order of tables and figures
@@ -78,7 +78,7 @@ def localise(run: Path, seed: int = 0) -> pd.DataFrame:
     table, truth = injured_scans(run)
     cases = []
     for fold, part in table.groupby("fold"):
-        model, processor = load_model(str(RunFolder(run).fold(int(fold)).model))
+        model, processor = load_pytorch_model(str(RunFolder(run).fold(int(fold)).model))
         untrained = random_twin(model, seed + int(fold))
         for row in tqdm(part.to_dict("records"), desc=f"fold {fold}", unit="scan", disable=None):
             masks = {"mask": sibling(row["image"], "desc-brain_mask")} if processor.brain_mask == "required" else {}

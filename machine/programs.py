@@ -40,8 +40,9 @@ def run_program(
 
 
 def complain(name: str, message: Exception | str, status: int) -> int:
-    """Print `NAME: MESSAGE` to standard error and return the exit status."""
-    print(f"{name}: {message}", file=sys.stderr)
+    """Print `NAME: MESSAGE` to standard error, as a sentence with a full stop, and return the exit status."""
+    text = str(message)
+    print(f"{name}: {text}" + ("" if text.endswith((".", "!", "?")) else "."), file=sys.stderr)
     return status
 
 

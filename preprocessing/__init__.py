@@ -1,8 +1,16 @@
-"""The only preprocessing in the project: training cache, predict, app and tests all call it."""
+"""The only preprocessing in the project: the training cache, predict.py, app.py and the tests all call it.
 
-from .image_processing_gloresnet import GloResNetImageProcessor
+The array functions need numpy and nibabel only. The processor class, which needs torch and transformers, is imported
+when it is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from .reading_gloresnet import VolumeError
 from .volume_gloresnet import Volume, apply_mask, map_volume, read_volume, resample, standardise
+
+if TYPE_CHECKING:
+    from .image_processing_gloresnet import GloResNetImageProcessor
 
 __all__ = [
     "GloResNetImageProcessor",
@@ -14,3 +22,11 @@ __all__ = [
     "resample",
     "standardise",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "GloResNetImageProcessor":
+        from .image_processing_gloresnet import GloResNetImageProcessor
+
+        return GloResNetImageProcessor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

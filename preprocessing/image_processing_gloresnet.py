@@ -1,4 +1,4 @@
-"""The image processor of GloResNet: scans in, `pixel_values` out. A thin class over `volume_gloresnet.py`."""
+"""The image processor of GloResNet, from scans to `pixel_values`: a thin class over `volume_gloresnet.py`."""
 
 import math
 import numbers
@@ -13,7 +13,7 @@ from .volume_gloresnet import apply_mask, map_volume, read_volume
 
 
 class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
-    """The settings that `from_pretrained(folder, image_size=...)` may override."""
+    """Settings that `from_pretrained(folder, image_size=...)` can override."""
 
     image_size: int
     eps: float
@@ -21,15 +21,21 @@ class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class GloResNetImageProcessor(BaseImageProcessor):
-    """Reorients a scan to RAS, resamples the whole head to a cube, standardises it (method.md section 2).
+    """Reorients a scan to RAS, resamples the whole volume to a cube and standardises it (arXiv 2606.02498).
 
     Args:
         image_size: edge of the cube in voxels, at least 16.
-        eps: added to the standard deviation, in the scan's own intensity units.
-        brain_mask: `"none"` takes whole-head scans, `"required"` demands a brain mask with every scan and sets what
-            lies outside to 0. The setting a model was trained with is saved beside it.
+        eps: added to the standard deviation, in the intensity units of the scan.
+        brain_mask: `"none"` takes whole-head scans; `"required"` needs a brain mask for every scan and sets all voxels
+            outside it to 0. A model folder contains the setting that its model was trained with.
+
+    Raises:
+        ValueError: a setting is invalid.
     """
 
+    image_size: int
+    eps: float
+    brain_mask: str
     model_input_names = ["pixel_values"]
     valid_kwargs = GloResNetImageProcessorKwargs
 
@@ -40,7 +46,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
             raise ValueError(f"eps is {eps!r}: give a small number above 0, such as 1e-6.")
         if brain_mask not in ("none", "required"):
             raise ValueError(f'brain_mask is {brain_mask!r}: give "none" or "required".')
-        # AutoFeatureExtractor and AutoProcessor look for their own entry; saving adds AutoImageProcessor's.
+        # AutoFeatureExtractor and AutoProcessor look for this entry; saving adds that of AutoImageProcessor
         kwargs.setdefault("auto_map", {"AutoFeatureExtractor": "image_processing_gloresnet.GloResNetImageProcessor"})
         super().__init__(**kwargs)
         self.image_size = int(image_size)
@@ -48,20 +54,20 @@ class GloResNetImageProcessor(BaseImageProcessor):
         self.brain_mask = brain_mask
 
     def preprocess(self, images, mask=None, return_tensors: str | None = None) -> BatchFeature:
-        """Prepare one scan or several; calling the processor does the same.
+        """Prepare one or several scans. Calling the processor does the same.
 
         Args:
             images: a path, a nibabel image, an array or tensor `(R, A, S)` or `(1, R, A, S)`; a list of these; or a
-                batch `(B, 1, R, A, S)`. Arrays are taken as RAS. See `read_volume`.
-            mask: a brain mask for each scan, in the same forms and the same number; only with `brain_mask="required"`.
+                batch `(B, 1, R, A, S)`. Arrays are assumed to be RAS. See `read_volume`.
+            mask: one brain mask per scan, in the same forms; only with `brain_mask="required"`.
             return_tensors: `"pt"`, `"np"`, or None for a list of numpy arrays.
 
         Returns:
-            `pixel_values`: `(B, 1, image_size, image_size, image_size)` float32, axes R, A, S, each scan with mean 0
-            and standard deviation 1.
+            `pixel_values`: `(B, 1, image_size, image_size, image_size)` float32, axes R, A, S. Each scan has mean 0 and
+            standard deviation 1.
 
         Raises:
-            VolumeError: (a ValueError) a scan or mask cannot be used, or masks are missing, unwanted or miscounted.
+            VolumeError: (a ValueError) a scan or mask cannot be used, or there are no masks, too many or too few.
         """
         scans = _as_list(images, "image")
         if mask is not None and self.brain_mask == "none":
@@ -69,11 +75,11 @@ class GloResNetImageProcessor(BaseImageProcessor):
         if mask is None and self.brain_mask == "required":
             raise VolumeError(
                 f'No mask was given for {len(scans)} scan(s), but this model has brain_mask="required":'
-                " give the brain mask of each scan as mask=."
+                " pass the brain mask of each scan as mask=."
             )
         masks = [(None, "")] * len(scans) if mask is None else _as_list(mask, "mask")
         if len(masks) != len(scans):
-            raise VolumeError(f"{len(scans)} scans came with {len(masks)} masks: give one mask for each scan.")
+            raise VolumeError(f"{len(scans)} scans came with {len(masks)} masks: give one mask per scan.")
 
         pixel_values = np.empty((len(scans), 1) + (self.image_size,) * 3, dtype=np.float32)
         for row, (scan, name), (brain, mask_name) in zip(pixel_values, scans, masks, strict=True):
@@ -86,7 +92,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
 
 
 def _as_list(sources, kind: str) -> list[tuple]:
-    """`(source, name)` of each volume; the name is for messages about one that has no path."""
+    """`(source, name)` of each volume. Messages use the name if the volume has no path."""
     if isinstance(sources, (np.ndarray, torch.Tensor)):
         if sources.ndim == 4 and 1 not in (sources.shape[0], sources.shape[-1]):
             raise VolumeError(

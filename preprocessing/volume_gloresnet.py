@@ -1,19 +1,19 @@
-"""From a scan to the standardised volume the network sees: plain functions, array in, array out.
+"""Turn a scan into the standardised volume that the network receives: plain functions on arrays.
 
-    volume = read_volume("scan.nii.gz")                  # native grid, axes turned to R, A, S
-    volume = apply_mask(volume, "brain_mask.nii.gz")     # only for a model that asks for it
-    lattice = map_volume(volume, image_size=128)         # (128, 128, 128) float32, mean 0, deviation 1
+    volume = read_volume("scan.nii.gz")                  # native grid, axes reordered to R, A, S
+    volume = apply_mask(volume, "brain_mask.nii.gz")     # only for a model that requires it
+    cube = map_volume(volume, image_size=128)            # (128, 128, 128) float32, mean 0, SD 1
 
-Everything a user can get wrong raises `VolumeError`, one sentence that names the scan and says what to do.
+Every user error raises `VolumeError` with one sentence that names the scan and says what to do.
 """
 
 import os
+import sys
 from functools import lru_cache
 from typing import NamedTuple
 
 import nibabel
 import numpy as np
-import torch
 from nibabel.spatialimages import SpatialImage
 
 from .reading_gloresnet import (
@@ -25,21 +25,21 @@ from .reading_gloresnet import (
     stated_affine,
 )
 
-MAX_INTENSITY = 1e30  # leaves float32 room for differences
-GRID_TOLERANCE = 0.1  # voxels by which the corners of a mask and of its scan may differ
+MAX_INTENSITY = 1e30  # so that differences do not overflow float32
+GRID_TOLERANCE = 0.1  # voxels; the corners of a mask and its scan may differ by this much
 
 
 class Volume(NamedTuple):
-    """A scan on its own grid, axes in the order and direction right, anterior, superior.
+    """A scan on its own voxel grid, with axes pointing right, anterior, superior (RAS).
 
     Attributes:
-        data: `(R, A, S)` intensities as stored, all finite: any real type, in any order in memory. Often a view, not
-            to be written to.
-        affine: `(4, 4)` float64, voxel indices of `data` to millimetres; None for an array, which carries no position.
-        source: the path, or what else the volume came from; used in messages.
-        stored_shape: the shape found, before squeezing and reorientation.
+        data: `(R, A, S)` intensities as stored, all finite, of any real type and memory order. Often a view: do not
+            write to it.
+        affine: `(4, 4)` float64, from voxel indices of `data` to millimetres; None for an array, which has no position.
+        source: the path or another name of the scan, for messages.
+        stored_shape: the shape in the file, before squeezing and reorientation.
         stored_spacing: voxel edge lengths in mm along the stored spatial axes; None for an array.
-        stored_orientation: the stored axes' directions, e.g. `"LPS"`; `"RAS"` for an array, which is taken so.
+        stored_orientation: directions of the stored axes, such as `"LPS"`; `"RAS"` for an array.
     """
 
     data: np.ndarray
@@ -51,96 +51,102 @@ class Volume(NamedTuple):
 
 
 def read_volume(source, name: str = "the scan") -> Volume:
-    """Read one 3D scan and turn it to RAS axes (closest axis; nothing is interpolated).
+    """Read one 3D scan and reorder its axes to RAS: each to the closest axis, without interpolation.
 
     Args:
         source: a path to NIfTI-1/2 (`.nii`, `.nii.gz`, pairs), MGH (`.mgh`, `.mgz`) or another volume that nibabel
-            reads and that states its orientation; a nibabel image; or a numpy array or torch tensor `(R, A, S)`, taken
-            as RAS. Axes of length 1 after the three are dropped; from an array also those before them (channel).
-        name: what messages call a scan that has no path.
+            reads and that states its orientation; a nibabel image; or a numpy array or torch tensor `(R, A, S)`, which
+            is assumed to be RAS. Trailing axes of length 1 are dropped, for arrays leading ones (channels) too.
+        name: the name in messages of a scan without a path.
 
     Raises:
-        VolumeError: not a single finite, non-constant, real-valued 3D volume of known orientation.
+        VolumeError: this is not one 3D volume of real, finite, non-constant intensities and known orientation.
     """
     volume = _read_grid(source, name)
     if _is_constant(volume.data):
         raise VolumeError(
-            f"{volume.source} is constant, every voxel is {volume.data.flat[0]:g}: check that the export was complete."
+            f"{volume.source} is constant, every voxel is {volume.data.flat[0]:g}: check that the export is complete."
         )
     return volume
 
 
 def apply_mask(volume: Volume, mask, name: str = "the mask") -> Volume:
-    """Set everything outside a brain mask to 0, on the scan's own grid, before any resampling.
+    """Set all voxels outside a brain mask to 0, on the scan's own grid, before any resampling.
 
     Args:
-        mask: whatever `read_volume` takes, on the same grid as the scan once both are RAS; brain where > 0.
-        name: what messages call a mask that has no path.
+        volume: the scan.
+        mask: in any form that `read_volume` accepts. After reorientation to RAS it has the scan's grid. Values above 0
+            are brain.
+        name: the name in messages of a mask without a path.
 
     Raises:
-        VolumeError: the mask is unreadable, empty, or on another grid.
+        VolumeError: the mask cannot be read, is empty, or has another grid.
     """
     inside = _read_grid(mask, name)
     brain = inside.data > 0
     if brain.shape != volume.data.shape:
         raise VolumeError(
-            f"{inside.source} has the grid {brain.shape} and {volume.source} {volume.data.shape}:"
-            " give a mask drawn on the scan's own grid."
+            f"{inside.source} has shape {brain.shape} but {volume.source} has {volume.data.shape}:"
+            " give a mask on the scan's own grid."
         )
     if inside.affine is not None and volume.affine is not None:
         corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]).T * [[n - 1] for n in (*brain.shape, 2)]
         shift = np.abs(np.linalg.inv(volume.affine) @ inside.affine @ corners - corners).max()
         if shift > GRID_TOLERANCE:
             raise VolumeError(
-                f"{inside.source} lies up to {shift:.3g} voxels off {volume.source}, although their shapes agree:"
-                " give a mask drawn on the scan's own grid."
+                f"{inside.source} is shifted by up to {shift:.3g} voxels from {volume.source} of the same shape:"
+                " give a mask on the scan's own grid."
             )
     if not brain.any():
-        raise VolumeError(f"{inside.source} is an empty mask, no voxel is above 0: give the mask of this scan's brain.")
+        raise VolumeError(f"{inside.source} is an empty mask, no voxel is above 0: give the brain mask of this scan.")
     return volume._replace(data=volume.data * brain)
 
 
 def resample(data: np.ndarray, image_size: int) -> np.ndarray:
-    """Trilinear interpolation onto a cube, corner voxels on corner voxels (the paper's R; method.md section 2).
+    """Trilinear interpolation onto a cube; corner voxels map to corner voxels (R in the paper, arXiv 2606.02498).
 
-    Target index t of an axis of n voxels reads source coordinate t (n - 1) / (image_size - 1): the same as
-    `scipy.ndimage.zoom(order=1)`. The aspect ratio is not kept; no anti-aliasing.
+    Along an axis of n voxels, target index t reads source coordinate t (n - 1) / (image_size - 1), as
+    `scipy.ndimage.zoom(order=1)` does. The aspect ratio is not kept, and there is no anti-aliasing.
 
     Args:
-        data: `(R, A, S)`, at least 2 voxels an axis, any real type, in any order in memory: the result is the same to
-            the bit, as every voxel meets the same sums: along S, then A, then R.
+        data: `(R, A, S)`, at least 2 voxels per axis, of any real type and memory order. Every voxel is interpolated
+            along S, then A, then R, so the memory order does not change a single bit of the result.
+        image_size: edge of the cube in voxels.
 
     Returns:
-        `(image_size,) * 3`, C-contiguous float32; float64 where the contrast is too small beside the offset for float32
-        to carry it.
+        `(image_size,) * 3`, C-contiguous float32; float64 if the contrast is so small compared with the offset that
+        float32 would lose it.
     """
     some = data[::4, ::4, ::4]
     low, high = float(some.min()), float(some.max())
     dtype = np.float32 if high - low > 0.1 * max(abs(low), abs(high)) else np.float64
-    planes = np.moveaxis(data, 2, 0)  # (S, R, A), as files mostly store S slowest
+    planes = np.moveaxis(data, 2, 0)  # (S, R, A): most files store S slowest
     strides = np.abs(planes.strides)
-    if strides[0] == strides.min():  # each voxel of a plane lies on a cache line of its own
+    if strides[0] == strides.min():  # otherwise each voxel of a plane is on another cache line
         planes = np.empty(planes.shape, planes.dtype)
         for index in range(planes.shape[1]):
             planes[:, index] = data[index].T
     plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
     on_r, on_a, on_s = (_neighbours(length, image_size, dtype) for length in data.shape)
     cube = np.empty((image_size,) * 3, dtype)  # (S, R, A)
-    for row, before, share in zip(cube, *on_s, strict=True):  # one plane at a time, which fits a CPU's cache
+    for row, before, share in zip(cube, *on_s, strict=True):  # one plane at a time fits into the CPU cache
         lines = _between(plane(before), plane(before + 1), share)
         lines = _interpolate(lines.T, *on_a)
         row[...] = _interpolate(lines.T, *on_r)
-    lattice = np.empty_like(cube)
+    reordered = np.empty_like(cube)  # (R, A, S)
     for index in range(image_size):
-        lattice[index] = cube[:, index].T
-    return lattice
+        reordered[index] = cube[:, index].T
+    return reordered
 
 
 def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
-    """z = (x - mean) / (std + eps) over all voxels, population std, sums in float64 (the paper's N); float32 out."""
+    """z = (x - mean) / (std + eps) over all voxels (N in the paper, arXiv 2606.02498).
+
+    The standard deviation is that of the population. Sums are float64, the result is float32.
+    """
     mean = data.mean(dtype=np.float64)
     squares = 0.0
-    for plane in data:  # what is in float64 stays in the CPU's cache
+    for plane in data:  # one float64 plane at a time fits into the CPU cache
         squares += np.square(plane - mean).sum()
     scale = np.sqrt(squares / data.size) + eps
     standardised = np.empty(data.shape, np.float32)
@@ -150,34 +156,35 @@ def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
 
 
 def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.ndarray:
-    """The paper's global mapping M = N o R: resample first, standardise second.
+    """Resample, then standardise: the global mapping M = N o R of the paper (arXiv 2606.02498).
 
     Returns:
         `(image_size,) * 3` float32, axes R, A, S, mean 0, standard deviation 1.
 
     Raises:
-        VolumeError: what is left (after a mask, or on a lattice coarser than the scan) is constant.
+        VolumeError: the cube is constant, because of the mask or because its grid is coarser than the scan.
     """
     cube = resample(volume.data, image_size)
     if cube.min() == cube.max():
         raise VolumeError(
-            f"{volume.source} is constant once masked and resampled to {image_size} voxels a side:"
+            f"{volume.source} is constant after masking and resampling to {image_size} voxels per edge:"
             " check that the scan and its mask belong together."
         )
     return standardise(cube, eps)
 
 
-# ---------------------------------------------------------------------------------------------- what read_volume needs
+# ------------------------------------------------------------------------------------------------------------ reading
 
 
 def _read_grid(source, name: str) -> Volume:
-    """`read_volume` without the check that it is not constant (a mask may be)."""
+    """`read_volume` without the check for constant volumes, because a mask may be constant."""
     if isinstance(source, (str, os.PathLike)):
         source = os.fsdecode(source)
         return _from_image(open_image(source), source)
     if isinstance(source, SpatialImage):
         return _from_image(source, source.get_filename() or name)
-    if isinstance(source, torch.Tensor):
+    torch = sys.modules.get("torch")  # not imported here: a tensor exists only where torch has been imported
+    if torch is not None and isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
     if isinstance(source, np.ndarray):
@@ -192,12 +199,13 @@ def _from_image(image: SpatialImage, name: str) -> Volume:
     affine = stated_affine(image, name)
     voxels = _checked(read_voxels(image, name).reshape(shape), name)
     orientation = nibabel.io_orientation(affine)
+    x, y, z = (float(edge) for edge in nibabel.affines.voxel_sizes(affine))
     return Volume(
         data=nibabel.apply_orientation(voxels, orientation),
         affine=affine @ nibabel.orientations.inv_ornt_aff(orientation, shape),
         source=name,
         stored_shape=stored_shape,
-        stored_spacing=tuple(float(edge) for edge in nibabel.affines.voxel_sizes(affine)),
+        stored_spacing=(x, y, z),
         stored_orientation="".join(nibabel.orientations.ornt2axcodes(orientation)),
     )
 
@@ -212,7 +220,7 @@ def _from_array(array: np.ndarray, name: str) -> Volume:
 
 
 def _is_constant(data: np.ndarray) -> bool:
-    """Whether all voxels are equal; a few of them, far apart, nearly always tell."""
+    """Whether all voxels are equal. Checking a few first is nearly always enough to say no."""
     first = data.flat[0]
     return bool((data[::8, ::8, ::8] == first).all() and (data == first).all())
 
@@ -223,18 +231,18 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
     Raises:
         VolumeError: a voxel is not a usable number.
     """
-    if array.dtype.kind == "f":  # integers are all finite, and none is too large
-        largest = max(abs(float(array.min())), abs(float(array.max())))  # NaN wins both
+    if array.dtype.kind == "f":  # integers are finite and never too large
+        largest = max(abs(float(array.min())), abs(float(array.max())))  # NaN if there is any NaN
         if not np.isfinite(largest):
             count = np.count_nonzero(~np.isfinite(array))
-            raise VolumeError(f"{name} has {count} NaN or infinite voxel(s): replace them or export it again.")
+            raise VolumeError(f"{name} has {count} NaN or infinite voxel(s): replace them, or export the scan again.")
         if largest > MAX_INTENSITY:
-            raise VolumeError(f"{name} has intensities up to {largest:.3g}, none of a scan: export it again.")
+            raise VolumeError(f"{name} has intensities up to {largest:.3g}, too large for a scan: export it again.")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _neighbours(length: int, size: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `size` target voxels, the source voxel before it and the share of the one after that."""
+    """For each of `size` target voxels: the source voxel before it, and the weight of the next source voxel."""
     points = np.arange(size) * (length - 1) / (size - 1)
     before = np.minimum(points.astype(int), length - 2)
     return before, (points - before).astype(dtype)
@@ -246,7 +254,7 @@ def _interpolate(lines: np.ndarray, before: np.ndarray, shares: np.ndarray) -> n
 
 
 def _between(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """low + share (high - low); separate operations round alike wherever a voxel lies, and a constant stays one."""
+    """low + share (high - low), in separate operations: equal inputs round equally, and constants stay constant."""
     result = high - low
     result *= share
     result += low

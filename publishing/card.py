@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from architectures.networks import build, network_name
+from architectures.networks import build, is_resnet, member_temperatures, network_name
 from evaluation.uncertainty import Interval
 from modeling_gloresnet import BaselineConfig, GloResNetConfig, GloResNetEnsembleForImageClassification
 from publishing.evidence import Evidence
@@ -55,10 +55,10 @@ def render_card(
     provenance = config.provenance
     synthetic = provenance["synthetic"]
     kind = provenance["fold"]
-    network, features = network_name(config), config.model_type == "gloresnet"
+    network, features = network_name(config), is_resnet(config)
     is_ours = features and config.network_depth == 10
     title = network.replace("3D ResNet-10", "GloResNet") if is_ours else f"{network}, a baseline of GloResNet"
-    members = config.member_temperatures if features else []
+    members = member_temperatures(config)
     card_data = ModelCardData(
         language="en",
         license="apache-2.0",

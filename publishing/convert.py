@@ -24,10 +24,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from architectures.networks import is_resnet
 from machine.programs import FAILED, complain, one_line, run_program
-from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, require_package
+from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, is_converted_file, require_package
 from screening.fast import smooth_noise
-from screening.loading import ModelError, load_model
+from screening.loading import ModelError, load_model, load_pytorch_model
 
 from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
 
@@ -64,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     check_support(args.format, args.dtype)
-    model, processor = load_model(args.folder)
-    if isinstance(model, ExportedModel):
+    if is_converted_file(args.folder):
         raise WrongCall(f"{args.folder} is a converted file already: give the model folder it was made from.")
-    if model.config.model_type != "gloresnet":
+    model, processor = load_pytorch_model(args.folder)
+    if not is_resnet(model.config):
         raise WrongCall(
             f"{args.folder} is the baseline {model.config.architecture}, and only ResNets can be converted: use the "
             "model folder itself."

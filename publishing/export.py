@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers.dynamic_module_utils import custom_object_save
 
+from architectures.networks import is_resnet
 from modeling_gloresnet import (
     BaselineForImageClassification,
     GloResNetEnsembleForImageClassification,
@@ -41,7 +42,7 @@ def export_model(
             f"{model.config.image_size}: give both the same image_size."
         )
     # `save_pretrained` registers only the classification head. AutoModel and pipeline() need these two entries.
-    if model.config.model_type == "gloresnet":
+    if is_resnet(model.config):
         model.config.auto_map = {"AutoModel": "modeling_gloresnet.GloResNetModel"}
     model.config.custom_pipelines = {
         "image-classification": {

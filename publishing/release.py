@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from architectures.networks import is_resnet
 from modeling_gloresnet import (
     BaselineConfig,
     GloResNetConfig,
@@ -115,7 +116,7 @@ def export_ensemble(run_folder: str | os.PathLike[str], recipe: dict[str, Any], 
     folds = run.folds(recipe["num_folds"])
     for number in range(len(folds)):
         _finished_metrics(run, number)
-    if _read_config(folds[0]).model_type != "gloresnet":
+    if not is_resnet(_read_config(folds[0])):
         raise InputError(f"{run} trained {recipe['architecture']}, and only ResNets make an ensemble: publish a fold.")
     ensemble = GloResNetEnsembleForImageClassification.from_members(
         [GloResNetForImageClassification.from_pretrained(fold.model) for fold in folds]

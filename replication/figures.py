@@ -29,7 +29,7 @@ from replication.measured import run_volumes
 from replication.rows import COMPACT, FULL, TableRow, table_2, with_twins
 from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
-from screening.loading import load_model
+from screening.loading import load_pytorch_model
 
 NEIGHBOURS = 5
 SCORES = {
@@ -208,7 +208,7 @@ def _dots(axes, part: pd.DataFrame, c: str | None = None, color: str | None = No
 @torch.inference_mode()
 def fold_features(run: RunFolder, fold: int) -> tuple[list[Scan], np.ndarray]:
     """All scans of a run, and their pooled features (n, C) from one fold's model, without the mirrored view."""
-    model, processor = load_model(str(run.fold(fold).model))
+    model, processor = load_pytorch_model(str(run.fold(fold).model))
     scans, volumes = run_volumes(run, processor)
     found = []
     for first in range(0, len(scans), 8):

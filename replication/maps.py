@@ -16,7 +16,7 @@ from replication.cells import Bench
 from replication.measured import run_volumes
 from replication.rows import TableRow
 from run_folder.files import InputError
-from screening.loading import load_model
+from screening.loading import load_pytorch_model
 
 CASES = {  # chosen by the out-of-fold probability of the first network
     "injury, surest hit": (1, "idxmax"),
@@ -81,7 +81,7 @@ def network_maps(bench: Bench, row: TableRow, wanted: set[tuple[str, str]], volu
     backgrounds: dict[int, np.ndarray] = {}
     counts, edge = {0: 0, 1: 0}, 0
     for fold in range(splits["num_folds"]):
-        model, processor = load_model(str(run.fold(fold).model))
+        model, processor = load_pytorch_model(str(run.fold(fold).model))
         scans, standardised = run_volumes(run, processor)
         number = {scan: index for index, scan in enumerate(scans)}
         edge = edge or _edge(model, processor.image_size)

@@ -1,1 +1,1 @@
-"""From one scan to an answer: a trained model loaded, and what predict.py and app.py both ask of it."""
+"""Load a trained model and screen scans with it: what predict.py and app.py share."""

@@ -1,5 +1,9 @@
-"""What can be wrong with a model, said in one sentence."""
+"""The errors a user of screening can cause. Each message is one sentence: what was found and what to do."""
 
 
 class ModelError(Exception):
-    """The model asked for cannot be used. The message is one sentence with what to do."""
+    """The model cannot be used."""
+
+
+class NoScansError(Exception):
+    """Nothing that was asked for is a scan."""

@@ -1,63 +1,84 @@
-"""A converted model: one file for ONNX Runtime or OpenVINO that answers as the PyTorch model does.
+"""A converted model: one file for ONNX Runtime or OpenVINO with the same answers as the PyTorch model.
 
-`python -m publishing.convert` writes these files, with what else screening needs inside them as JSON under the name
-`gloresnet`: `format`, `dtype`, the model's `config`, the `processor`'s settings and, for OpenVINO, the digest of the
-weights beside.
+`python -m publishing.convert` writes these files. Under the name `gloresnet` they also hold, as JSON, what screening
+needs: `format`, `dtype`, the model's `config`, the `processor`'s settings and, for OpenVINO, the digest of the `.bin`
+file with the weights.
+
+Importing this module does not import torch or transformers.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor
 
 from machine.programs import one_line
-from modeling_gloresnet import GloResNetConfig
-from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS
-from preprocessing import GloResNetImageProcessor
 
 from .errors import ModelError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from modeling_gloresnet import GloResNetConfig
+    from preprocessing import GloResNetImageProcessor
+
 METADATA = "gloresnet"  # the name of the JSON text in the file
-FORMAT = 1  # raised when an older reader would misread a file
+FORMAT = 1  # increased when older readers would misread a file
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 
 
-class ExportedModel:
-    """A converted model behind the methods of GloResNetForImageClassification that screening calls.
+def is_converted_file(name: str) -> bool:
+    """Whether a model name means a converted file and not a folder, which may have any name."""
+    return name.endswith(tuple(SUFFIXES.values())) and not os.path.isdir(name)
 
-    Attributes:
-        config: the model's GloResNetConfig: labels, temperature, threshold, provenance, image size.
-        dtype: what the network computes in: `"float32"`, `"bfloat16"` or `"int8"`.
-        device: the CPU.
+
+class ExportedModel:
+    """A converted model as a `ScreeningModel`. It computes on the CPU.
+
+    Args:
+        config: labels, temperature, threshold, provenance and image size.
+        dtype: the precision of the network: `"float32"`, `"bfloat16"` or `"int8"`.
+        run: (B, 1, R, A, S) -> class probabilities of each view (V, B, num_labels), float32.
     """
 
-    device = torch.device("cpu")
+    networks: tuple[nn.Module, ...] = ()
 
     def __init__(self, config: GloResNetConfig, dtype: str, run: Callable[[np.ndarray], np.ndarray]):
         self.config, self.dtype, self._run = config, dtype, run
 
+    @property
+    def device(self) -> torch.device:
+        import torch
+
+        return torch.device("cpu")
+
+    def predict_members(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """(1, V, B, num_labels), see `ScreeningModel`."""
+        return self.predict_views(pixel_values, test_time_augmentation)[None]
+
     def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
-        """Class probabilities of each view of the volumes: as they are, then mirrored left to right.
+        """(V, B, num_labels), see `ScreeningModel`.
 
-        Args:
-            pixel_values: (B, 1, R, A, S) of the size in the configuration.
-            test_time_augmentation: `False` leaves the mirrored view out, which saves no time where the file computes
-                both; `None` follows the configuration.
-
-        Returns:
-            (V, B, num_labels) float32, V = 2 or 1.
+        A file that computes both views computes them even if `test_time_augmentation` is `False`.
 
         Raises:
-            ValueError: volumes of another shape.
+            ValueError: volumes of another shape than (B, 1, R, A, S) with the image size of the configuration.
         """
+        import torch
+
+        from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS
+
         expected = (self.config.num_channels, *[self.config.image_size] * 3)
         if tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
@@ -72,26 +93,34 @@ class ExportedModel:
         return views if test_time_augmentation else views[:1]
 
     def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
-        """The mean over the views, (B, num_labels) float32; rows sum to 1, column 1 is the probability of injury."""
+        """(B, num_labels), see `ScreeningModel`."""
         return self.predict_views(pixel_values, test_time_augmentation).mean(dim=0)
 
     def _answer(self, pixel_values: Tensor) -> Tensor:
+        import torch
+
         return torch.from_numpy(self._run(np.ascontiguousarray(pixel_values.float().cpu().numpy())))
 
 
 def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProcessor]:
-    """The model in a converted file and its processor.
+    """Load the model in a converted file, and its processor.
 
     Raises:
-        ModelError: no such file, damaged, not of this project, of another version of it, or the package that runs it
-            is not installed.
+        ModelError: the file is missing, damaged, not of this project or of another version of it, or the package that
+            runs it is not installed.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"the model file {path} does not exist: check the path")
     run, text = _open_onnx(path) if path.suffix == SUFFIXES["onnx"] else _open_openvino(path)
     if text is None:
-        raise ModelError(f"{path} is no converted GloResNet: make one with python -m publishing.convert")
+        raise ModelError(f"{path} is not a converted GloResNet: make one with python -m publishing.convert")
+
+    from huggingface_hub.errors import StrictDataclassError
+
+    from modeling_gloresnet import GloResNetConfig
+    from preprocessing import GloResNetImageProcessor
+
     try:
         metadata = json.loads(text)
         if metadata["format"] != FORMAT:
@@ -107,7 +136,7 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
         config = GloResNetConfig.from_dict(metadata["config"])
         return ExportedModel(config, metadata["dtype"], run), GloResNetImageProcessor(**metadata["processor"])
     except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise ModelError(f"{path} holds settings that make no sense ({one_line(error)}): convert it again") from error
+        raise ModelError(f"{path} holds invalid settings ({one_line(error)}): convert it again") from error
 
 
 def digest(path: Path) -> str:
@@ -116,8 +145,12 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_package(name: str, purpose: str):
-    """The optional package `name`. Raises ModelError with the command that installs it."""
+def require_package(name: str, purpose: str) -> ModuleType:
+    """Import the optional package `name`.
+
+    Raises:
+        ModelError: it is not installed; the message gives the command that installs it.
+    """
     try:
         return import_module(name)
     except ImportError as error:
@@ -127,7 +160,7 @@ def require_package(name: str, purpose: str):
 
 
 def cpu_capabilities() -> list[str]:
-    """The precisions that OpenVINO finds in this CPU."""
+    """The precisions that OpenVINO supports on this CPU."""
     import openvino
 
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -136,10 +169,10 @@ def cpu_capabilities() -> list[str]:
 def _open_onnx(path: Path) -> tuple[Callable, str | None]:
     onnxruntime = require_package("onnxruntime", str(path))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()  # its own default overlooks a container's limit
+    options.intra_op_num_threads = _threads()
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no class
+    except Exception as error:  # its errors have no common base class
         raise _unusable(path, error) from error
     run = lambda pixel_values: session.run(["views"], {"pixel_values": pixel_values})[0]  # noqa: E731
     return run, session.get_modelmeta().custom_metadata_map.get(METADATA)
@@ -147,28 +180,36 @@ def _open_onnx(path: Path) -> tuple[Callable, str | None]:
 
 def _open_openvino(path: Path) -> tuple[Callable, str | None]:
     openvino = require_package("openvino", str(path))
-    if not path.with_suffix(".bin").is_file():
-        raise ModelError(f"{path} has no {path.with_suffix('.bin').name} beside it: copy both files of the conversion")
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise ModelError(f"{path} has no {weights.name} next to it: copy both files of the conversion")
     core = openvino.Core()
-    core.set_property({"ENABLE_MMAP": False})  # weights that are replaced while in use would end the process
+    core.set_property({"ENABLE_MMAP": False})  # replacing the weights while they are mapped would crash the process
     try:
         network = core.read_model(path)
         text = network.get_rt_info([METADATA]).astype(str) if network.has_rt_info([METADATA]) else None
-        rounded = bool(text) and json.loads(text).get("dtype") == "bfloat16" and "BF16" in cpu_capabilities()
-        hint = "bf16" if rounded else "f32"  # left to itself it rounds wherever the CPU can
-        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        rounded = json.loads(text or "{}").get("dtype") == "bfloat16" and "BF16" in cpu_capabilities()
+        hint = "bf16" if rounded else "f32"  # by default OpenVINO rounds on any CPU that has bfloat16
+        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": _threads()}
         compiled = core.compile_model(network, "CPU", options)
     except Exception as error:
         raise _unusable(path, error) from error
     request, lock = compiled.create_infer_request(), threading.Lock()
 
     def run(pixel_values: np.ndarray) -> np.ndarray:
-        with lock:  # one request answers one call at a time
+        with lock:  # a request can serve only one call at a time
             return request.infer({"pixel_values": pixel_values}, share_inputs=True)["views"]
 
     return run, text
 
 
+def _threads() -> int:
+    """As many as PyTorch uses. The runtimes' own defaults ignore the CPU limit of a container."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 def _unusable(path: Path, error: Exception) -> ModelError:
-    reason = re.sub(r"Exception from \S+ ", "", one_line(error)).rstrip(".")[:300]  # OpenVINO's own source lines
+    reason = re.sub(r"Exception from \S+ ", "", one_line(error)).rstrip(".")[:300]  # without OpenVINO's source lines
     return ModelError(f"{path} cannot be used ({reason}): copy it again, or convert the model folder again")

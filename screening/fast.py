@@ -1,12 +1,13 @@
-"""A model made fast for screening: the same answers from fewer and cheaper operations.
+"""A faster copy of a model for screening: the same answers from fewer and cheaper operations.
 
-`prepare` makes it, of a copy: BatchNorm folded, channels last in memory, both views' stem at once, bfloat16 where that
-is faster and right, and elsewhere convolutions of fewer multiplications. It can only answer: training and maps of where
-a model looked keep the plain model.
+`prepare` folds BatchNorm, stores channels last in memory, and computes the stem of both views together. It uses
+bfloat16 if that is faster and accurate enough, and otherwise convolutions with fewer multiplications. The copy can only
+predict: training and heat maps need the original model.
 """
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,47 +15,46 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
+from architectures.networks import member_temperatures
 from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS, ScreeningInference
 
 from .convolutions import MirroredStem, WinogradConv3d
 from .errors import ModelError
-from .exported import ExportedModel
+from .model import ScreeningModel
+from .pytorch import PyTorchModel
 
-TOLERANCE = 5e-3  # in probability, by which bfloat16 may differ from float32
+TOLERANCE = 5e-3  # largest accepted difference in probability between bfloat16 and float32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def prepare(model, dtype: str = "auto"):
-    """A copy of a model that answers the same, faster; a converted file or another architecture is returned as it is.
+def prepare(model: ScreeningModel, dtype: str = "auto") -> ScreeningModel:
+    """A faster copy of a model with the same answers. Converted files and baselines are returned unchanged.
 
     Args:
-        model: in evaluation mode, as `load_model` gives it; left as it is.
-        dtype: `"float32"` (within 1e-6 of the plain model in probability), `"bfloat16"`, or `"auto"`: bfloat16 where
-            the processor computes in it natively and `bfloat16_error` is within TOLERANCE, float32 elsewhere.
-
-    Returns:
-        A model with `predict_views` and `predict_proba`; `model.dtype` says which precision was taken.
+        model: as `load_model` returns it. It is not changed.
+        dtype: `"float32"` (probabilities within 1e-6 of the plain model), `"bfloat16"`, or `"auto"`: bfloat16 if the
+            processor computes in it natively and `bfloat16_error` is within TOLERANCE, otherwise float32.
 
     Raises:
-        ModelError: bfloat16 is asked of another architecture.
+        ModelError: bfloat16 was asked of a baseline.
     """
-    if isinstance(model, ExportedModel):
+    if not isinstance(model, PyTorchModel):  # a converted file is fast already
         return model
-    if not hasattr(model, "gloresnet") and not hasattr(model, "members"):
+    if not model.networks:
         if dtype == "bfloat16":
-            raise ModelError(f"a {type(model).__name__} answers in float32 only: leave --dtype out")
+            raise ModelError(f"a {type(model.module).__name__} answers in float32 only: leave --dtype out")
         return model
     if dtype != "auto":
-        return _prepare(model, DTYPES[dtype])
+        return _prepare(model.module, DTYPES[dtype])
     if has_native_bfloat16(model.device):
-        rounded = _prepare(model, torch.bfloat16)
-        if bfloat16_error(model, rounded) <= TOLERANCE:
+        rounded = _prepare(model.module, torch.bfloat16)
+        if bfloat16_error(model.module, rounded.module) <= TOLERANCE:
             return rounded
-    return _prepare(model, torch.float32)
+    return _prepare(model.module, torch.float32)
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; elsewhere they are slower than float32."""
+    """Whether the processor has bfloat16 matrix units. Without them, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
@@ -62,13 +62,20 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 
 @torch.inference_mode()
-def bfloat16_error(model, rounded) -> float:
-    """How far a probability can be off in bfloat16: the most that two seeded volumes' difference in log-odds allows.
+def bfloat16_error(model: Any, rounded: Any) -> float:
+    """How far bfloat16 can move a probability, measured on two seeded random volumes.
 
-    A probability moves by at most a quarter of what its log-odds do. Compared so, a model that is sure of these
-    volumes, which are no scans, does not pass for that alone.
+    It is a quarter of the largest difference in log-odds, because a probability changes by at most a quarter of the
+    change in its log-odds. We compare log-odds, because saturated probabilities would hide an error.
+
+    Args:
+        model: the PyTorch model in float32.
+        rounded: the same model prepared in bfloat16.
+
+    Returns:
+        The error, or infinity if it is not a number.
     """
-    edge = min(model.config.image_size, 64)  # the network takes any size, and this is an eighth of the work
+    edge = min(model.config.image_size, 64)  # the network takes any size, and 64 is an eighth of the work of 128
     volumes = smooth_noise(2, model.config.num_channels, edge).to(model.device)
     exact, found = (m(volumes).logits.float() / m.config.temperature for m in (model, rounded))
     exact, found = (logits[:, 1] - logits[:, 0] for logits in (exact, found))
@@ -77,7 +84,7 @@ def bfloat16_error(model, rounded) -> float:
 
 
 def smooth_noise(number: int, channels: int, edge: int, seed: int = 0) -> Tensor:
-    """Standardised random volumes (number, channels, edge, edge, edge): coarse blobs under finer ones."""
+    """Standardised random volumes (number, channels, edge, edge, edge): noise at four scales, added."""
     generator = torch.Generator().manual_seed(seed)
     volumes = torch.zeros(number, channels, edge, edge, edge)
     for grain in (3, 7, 16, edge):
@@ -88,23 +95,25 @@ def smooth_noise(number: int, channels: int, edge: int, seed: int = 0) -> Tensor
 
 
 @torch.no_grad()
-def _prepare(model, dtype: torch.dtype):
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
-    if hasattr(fast, "members"):  # an ensemble averages what its members answer
+def _prepare(module: Any, dtype: torch.dtype) -> PyTorchModel:
+    fast = copy.deepcopy(module).eval().requires_grad_(False)
+    if member_temperatures(fast.config):  # an ensemble averages the answers of its members
         fast.members = nn.ModuleList(PreparedNetwork(member, dtype) for member in fast.members)
-        return fast
-    return PreparedNetwork(fast, dtype)
+    else:
+        fast = PreparedNetwork(fast, dtype)
+    return PyTorchModel(fast, networks=())
 
 
 class PreparedNetwork(ScreeningInference, nn.Module):
-    """A network taken apart for screening: it answers, and can do nothing else.
+    """The layers of a network, rearranged for screening. It can only predict.
 
     Args:
-        network: a GloResNetForImageClassification, of this class or of a model folder's code, which is used up.
-        dtype: the precision of all but the head, which costs nothing and stays in float32.
+        network: a GloResNetForImageClassification, of this project's class or from a model folder's code. Its layers
+            are changed in place.
+        dtype: the precision of all layers except the head, which stays in float32 at no cost.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32):
+    def __init__(self, network: Any, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.config, self.num_labels = network.config, network.num_labels
         fold_batchnorm(network)
@@ -138,8 +147,8 @@ class PreparedNetwork(ScreeningInference, nn.Module):
         return self.classifier(self.layers(hidden).mean(dim=(2, 3, 4)).float())
 
 
-def replace_convolutions(layers: nn.Sequential, config) -> None:
-    """Put a WinogradConv3d wherever one answers the same and is faster at the configuration's image size, in place."""
+def replace_convolutions(layers: nn.Sequential, config: Any) -> None:
+    """Replace convolutions in place by WinogradConv3d where that is faster at the model's image size."""
     edge = math.ceil(config.image_size / config.stem_stride)
     edge = math.ceil(edge / 2) if config.stem_pooling else edge
     for layer, stride in zip(layers, config.strides, strict=True):
@@ -150,8 +159,8 @@ def replace_convolutions(layers: nn.Sequential, config) -> None:
                     setattr(block, name, WinogradConv3d(conv))
 
 
-def fold_batchnorm(network: nn.Module) -> None:
-    """Multiply each BatchNorm's scale into the convolution before it, in place: a pass over every map less."""
+def fold_batchnorm(network: Any) -> None:
+    """Fold each BatchNorm into the convolution before it, in place. This saves one pass over every feature map."""
     for module in [network.gloresnet.stem, *(block for layer in network.gloresnet.layers for block in layer)]:
         for number in (1, 2, 3):
             if hasattr(module, f"bn{number}"):

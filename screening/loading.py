@@ -1,31 +1,37 @@
-"""Loading a trained model: a folder, which needs no network, a model of the Hub, or a converted file."""
+"""Load a trained model from a folder (no network needed), the Hub, or a converted file."""
 
 import os
 
 import torch
+from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_logging
 
+from architectures.networks import is_baseline, is_resnet
 from machine.programs import one_line
+from preprocessing import GloResNetImageProcessor
 
 from .errors import ModelError
-from .exported import SUFFIXES, load_exported
+from .exported import is_converted_file, load_exported
+from .model import ScreeningModel
+from .pytorch import PyTorchModel
 
-__all__ = ["ModelError", "load_model"]
+__all__ = ["ModelError", "load_model", "load_pytorch_model"]
 
 
-def load_model(name: str, dtype: str = "auto"):
-    """Model, in evaluation mode on the best device, and its processor.
+def load_model(name: str, dtype: str = "auto") -> tuple[ScreeningModel, GloResNetImageProcessor]:
+    """Load a model in evaluation mode, on a GPU if there is one, and its processor.
 
     Args:
-        name: a model folder, which needs no network, or ORG/NAME of the Hub: the code in it is run; or an `.onnx` or
-            `.xml` file of `publishing.convert`, which is data alone.
-        dtype: the precision that will be asked for. A PyTorch model answers in any, a converted file in its own.
+        name: a model folder or ORG/NAME on the Hub, whose code is executed; or an `.onnx` or `.xml` file written by
+            `publishing.convert`, which contains data only.
+        dtype: the precision that the caller will ask `prepare` for. A converted file has a fixed precision.
 
     Raises:
-        ModelError: there is no such model, it is damaged, it is another project's, or its precision is fixed.
+        ModelError: there is no such model, it is damaged, it is not a model of this project, or a converted file has
+            another precision.
     """
-    if name.endswith(tuple(SUFFIXES.values())) and not os.path.isdir(name):
+    if is_converted_file(name):
         model, processor = load_exported(name)
         if dtype not in ("auto", model.dtype):
             raise ModelError(
@@ -33,19 +39,34 @@ def load_model(name: str, dtype: str = "auto"):
                 f"model folder with --dtype {dtype}"
             )
         return model, processor
+    module, processor = load_pytorch_model(name)
+    return PyTorchModel(module), processor
+
+
+def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
+    """Load the PyTorch model itself, for features, maps of baselines and conversion.
+
+    Args:
+        name: a model folder or ORG/NAME on the Hub. Its code is executed, so its classes may be of another version.
+
+    Raises:
+        ModelError: there is no such model, it is damaged, or it is not a model of this project.
+    """
     is_local = os.path.isdir(name)
     if is_local and not os.path.isfile(os.path.join(name, "config.json")):
-        raise ModelError(f"{name} is no model folder, it has no config.json: give fold-K/model of a run")
+        raise ModelError(f"{name} is not a model folder, it has no config.json: give the folder fold-K/model of a run")
     if not is_local and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise ModelError(f"the model folder {name} does not exist: give a folder, or ORG/NAME of the Hub")
+        raise ModelError(f"the model folder {name} does not exist: give a folder, or ORG/NAME on the Hub")
     transformers_logging.disable_progress_bar()
     options = {"trust_remote_code": True, "local_files_only": is_local}
     try:
         processor = AutoImageProcessor.from_pretrained(name, **options)
         model = AutoModelForImageClassification.from_pretrained(name, **options)
-    except Exception as error:  # a damaged folder or an unreachable Hub raises anything
+    except Exception as error:  # a damaged folder or an unreachable Hub can raise anything
         raise ModelError(f"the model {name} cannot be loaded ({one_line(error)}): check the folder or name") from error
-    if not hasattr(model, "predict_views"):
-        raise ModelError(f"{name} is a {type(model).__name__}, not a GloResNet: give a model of this project")
+    if not (is_resnet(model.config) or is_baseline(model.config)):
+        raise ModelError(
+            f"{name} is a {type(model).__name__}, not a model of this project: give one that train.py wrote"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device, memory_format=torch.channels_last_3d), processor

@@ -1,35 +1,36 @@
-"""One scan screened, with all that a reader needs to judge the number."""
+"""Screen one scan, with everything that is needed to judge the probability."""
 
 import os
 
 import numpy as np
 import torch
 
+from architectures.networks import member_temperatures
 from preprocessing import Volume, apply_mask, read_volume
 
+from .model import INJURY, ScreeningModel, predicted_label
 from .out_of_distribution import MASKED_SHARE, describe, unusual
 
-INJURY = 1  # the column of the probabilities
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."
 
 
 def prepare_scan(processor, scan: str, mask: str | None = None, name: str = "") -> tuple[Volume, torch.Tensor]:
-    """A scan on its own grid, and as the network sees it, `(1, 1, S, S, S)`.
+    """Read a scan on its own voxel grid, and prepare the network's input `(1, 1, S, S, S)`.
 
     Args:
-        processor: the model's own, which need not be of this version.
-        scan: path of a scan.
-        mask: path of its brain mask, for a model that demands one.
-        name: what messages call the scan; its file's name when left out.
+        processor: of the model; it may be of another version of this project.
+        scan: path of the scan.
+        mask: path of its brain mask, if the model requires one.
+        name: the name of the scan in messages; by default its file name.
 
     Raises:
-        ValueError: the scan or mask cannot be used; one sentence that says why and names no folder.
+        ValueError: the scan or mask cannot be used. The message is one sentence without any folder name.
     """
     try:
         volume = read_volume(scan)
         brain = None
         if mask is not None:
-            apply_mask(volume, mask)  # here the positions are known, and compared
+            apply_mask(volume, mask)  # checks that the positions agree, which arrays do not have
             brain = read_volume(mask).data
         return volume, processor(volume.data, mask=brain, return_tensors="pt").pixel_values
     except ValueError as error:
@@ -37,37 +38,39 @@ def prepare_scan(processor, scan: str, mask: str | None = None, name: str = "") 
         raise ValueError(sentence.replace(mask, os.path.basename(mask)) if mask else sentence) from error
 
 
-def screen_scan(model, processor, scan: str, mask: str | None = None, name: str = "") -> dict:
+def screen_scan(model: ScreeningModel, processor, scan: str, mask: str | None = None, name: str = "") -> dict:
     """Screen one scan.
 
     Args:
-        model, processor: as `load_model` gives them.
-        scan, mask, name: as in `prepare_scan`.
+        model, processor: from `load_model`; the model also from `prepare`.
+        scan, mask, name: see `prepare_scan`.
 
     Returns:
-        Plain JSON values: `p_injury` (the mean of the views), `p_injury_no_tta`, `p_injury_mirrored` (None without
-        test-time augmentation), `view_spread` (the difference of the two), `p_injury_members` and `member_spread` (of
-        an ensemble: each member's probability, and their standard deviation; else None), `predicted_label`,
-        `threshold`, `temperature`, `calibrated`, `preprocessing`, `warnings` (sentences), `model` (what it learned
-        from), `notice`.
+        A dictionary of JSON values:
+
+        - `scan`: its name
+        - `p_injury`: the mean probability over the views; `p_injury_no_tta`, `p_injury_mirrored`: those of the scan and
+          of its mirror image; `view_spread`: their absolute difference. The last two are None without test-time
+          augmentation.
+        - `p_injury_members`, `member_spread`: the probability of each ensemble member, and their standard deviation;
+          None for a single network
+        - `predicted_label`, `threshold`, `temperature`, `calibrated`
+        - `preprocessing`: see `describe_preprocessing`
+        - `warnings`: sentences about differences from the training scans
+        - `model`: what the model was trained on, and its `image_size`
+        - `notice`
 
     Raises:
-        ValueError: the scan or mask cannot be used, or the model gave no probability.
+        ValueError: the scan or mask cannot be used, or the model did not return a probability.
     """
     name = name or os.path.basename(scan)
     volume, pixel_values = prepare_scan(processor, scan, mask, name)
     with torch.inference_mode():
-        if hasattr(model, "predict_members"):
-            members = model.predict_members(pixel_values.to(model.device))[:, :, 0, INJURY].double()
-        else:
-            members = model.predict_views(pixel_values.to(model.device))[None, :, 0, INJURY].double()
-    views, members = members.mean(dim=0).tolist(), members.mean(dim=1).tolist()
-    p_injury = float(np.mean(views))
-    if not 0 <= p_injury <= 1:
-        raise ValueError(f"{name} made the model answer {p_injury}: check the model.")
-
-    config = model.config
-    lattice = pixel_values[0, 0].numpy()
+        each = model.predict_members(pixel_values.to(model.device))[:, :, 0, INJURY].double()  # (members, views)
+    views, members = each.mean(dim=0).tolist(), each.mean(dim=1).tolist()
+    p_injury, config = float(np.mean(views)), model.config
+    label = predicted_label(p_injury, config, name)
+    cube = pixel_values[0, 0].numpy()
     return {
         "scan": name,
         "p_injury": p_injury,
@@ -76,23 +79,24 @@ def screen_scan(model, processor, scan: str, mask: str | None = None, name: str 
         "view_spread": abs(views[0] - views[1]) if len(views) > 1 else None,
         "p_injury_members": members if len(members) > 1 else None,
         "member_spread": float(np.std(members, ddof=1)) if len(members) > 1 else None,
-        "predicted_label": config.id2label[INJURY if p_injury >= config.threshold else 1 - INJURY],
+        "predicted_label": label,
         "threshold": float(config.threshold),
         "temperature": float(config.temperature),
-        "calibrated": any(t != 1 for t in (config.temperature, *config.member_temperatures)),
-        "preprocessing": describe_preprocessing(volume, lattice, processor),
-        "warnings": unusual(lattice, config.training_appearance),
+        "calibrated": any(t != 1 for t in (config.temperature, *member_temperatures(config))),
+        "preprocessing": describe_preprocessing(volume, cube, processor),
+        "warnings": unusual(cube, config.training_appearance),
         "model": {**(config.provenance or {}), "image_size": config.image_size},
         "notice": NOTICE,
     }
 
 
-def describe_preprocessing(volume: Volume, lattice: np.ndarray, processor) -> dict:
-    """What was found in the file and what became of it, as plain values."""
+def describe_preprocessing(volume: Volume, cube: np.ndarray, processor) -> dict:
+    """What the file contains and how it was preprocessed, as JSON values."""
+    assert volume.affine is not None and volume.stored_spacing is not None  # it was read from a file
     extent = [
         n * edge for n, edge in zip(volume.data.shape, np.linalg.norm(volume.affine[:3, :3], axis=0), strict=True)
     ]
-    constant = describe(lattice)["constant"]
+    constant = describe(cube)["constant"]
     return {
         "stored_shape": list(volume.stored_shape),
         "stored_spacing_mm": [round(edge, 4) for edge in volume.stored_spacing],
@@ -101,10 +105,10 @@ def describe_preprocessing(volume: Volume, lattice: np.ndarray, processor) -> di
         "intensity_range": [float(volume.data.min()), float(volume.data.max())],
         "intensity_window": intensity_window(volume.data),
         "orientation": "RAS",
-        "shape": list(lattice.shape),
+        "shape": list(cube.shape),
         "spacing_mm": [round(float(length) / processor.image_size, 3) for length in extent],
-        "intensity_mean": round(float(lattice.mean()), 6),
-        "intensity_sd": round(float(lattice.std()), 6),
+        "intensity_mean": round(float(cube.mean()), 6),
+        "intensity_sd": round(float(cube.std()), 6),
         "brain_mask": processor.brain_mask,
         "background": f"constant over {100 * constant:.0f} % of the volume: it looks skull-stripped or masked"
         if constant > MASKED_SHARE
@@ -113,13 +117,8 @@ def describe_preprocessing(volume: Volume, lattice: np.ndarray, processor) -> di
 
 
 def intensity_window(data: np.ndarray) -> list[float]:
-    """The intensities to show as black and as white: the 2nd and the 99.8th percentile, of every 27th voxel."""
+    """The intensities to display as black and white: the 2nd and 99.8th percentile of every 27th voxel."""
     low, high = np.quantile(data[::3, ::3, ::3], (0.02, 0.998))
     if low == high:
         low, high = data.min(), data.max()
     return [float(low), float(high)]
-
-
-def is_trained(model) -> bool:
-    """Whether the weights were trained: such a model says on how many scans. Without, a probability would be noise."""
-    return bool((model.config.provenance or {}).get("train_scans"))

@@ -1,17 +1,18 @@
-"""How a standardised volume looks, in a few plain numbers, and whether a model was trained on volumes that look so.
+"""Describe a standardised volume by twelve numbers, and warn if they are far from those of the training scans.
 
-A network answers with confidence whatever it is shown. These numbers need no network, and each can be said in words.
+A network gives confident answers even for images unlike its training scans. These numbers need no network, and each has
+a simple meaning.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
 
-FOREGROUND = 0.0  # standard deviations: head and background lie on either side of a standardised volume's mean
+FOREGROUND = 0.0  # the mean of a standardised volume; the head is above it, the background below
 FAR = 4.5  # standard deviations of the training scans; held-out phantoms stay within 4
-MASKED_SHARE = 0.3  # of the voxels at exactly the darkest value: a scanner's background is never that flat
+MASKED_SHARE = 0.3  # share of voxels at the darkest value; an unmasked background is never so constant
 
-# name -> what it is in words, its unit, and the smallest spread that training scans are taken to have
+# name -> meaning, unit, and a lower bound for the standard deviation over the training scans
 DESCRIPTORS = {
     "dark": ("the darkest 5 % of the volume", " SD", 0.05),
     "middle": ("the median intensity", " SD", 0.05),
@@ -35,16 +36,17 @@ def describe(volume: np.ndarray) -> dict[str, float]:
         volume: `(R, A, S)` float32 with mean 0 and standard deviation 1, as the processor makes it.
 
     Returns:
-        One number for each name of `DESCRIPTORS`. Extents reach from the 5th to the 95th percentile of the foreground.
+        One number for each name in `DESCRIPTORS`. An extent is the distance between the 5th and 95th percentile of the
+        foreground.
     """
-    dark, middle, bright = np.quantile(volume[::2, ::2, ::2], (0.05, 0.5, 0.995))  # an eighth says the same
+    dark, middle, bright = np.quantile(volume[::2, ::2, ::2], (0.05, 0.5, 0.995))  # an eighth of the voxels is enough
     answer = {
         "dark": dark,
         "middle": middle,
         "bright": bright,
         "constant": np.mean(volume < volume.min() + 1e-3),
         "sharpness": np.mean([np.abs(np.diff(volume, axis=axis)).mean() for axis in range(3)]),
-        "symmetry": np.mean(volume * volume[::-1]),  # the correlation, as the mean is 0 and the deviation 1
+        "symmetry": np.mean(volume * volume[::-1]),  # this is the correlation, because mean is 0 and SD 1
     }
     foreground = volume > FOREGROUND
     for axis, name in enumerate(("right_left", "front_back", "up_down")):
@@ -56,10 +58,13 @@ def describe(volume: np.ndarray) -> dict[str, float]:
 
 
 def training_appearance(volumes: Iterable[np.ndarray]) -> dict[str, list[float]]:
-    """What a model's training scans look like together: `{name: [mean, standard deviation]}`, nothing about one scan.
+    """Mean and standard deviation of each descriptor over the training scans; nothing about a single scan.
 
     Args:
-        volumes: as in `describe`, one at least.
+        volumes: at least one, as in `describe`.
+
+    Returns:
+        `{name: [mean, standard deviation]}`
     """
     rows = [list(describe(volume).values()) for volume in volumes]
     columns = zip(DESCRIPTORS, np.mean(rows, axis=0), np.std(rows, axis=0), strict=True)
@@ -67,9 +72,18 @@ def training_appearance(volumes: Iterable[np.ndarray]) -> dict[str, list[float]]
 
 
 def unusual(volume: np.ndarray, trained_on: dict[str, list[float]] | None) -> list[str]:
-    """One sentence for each way in which a volume lies far from what the model was trained on; none if it does not."""
+    """Warnings about a volume that differs from the training scans.
+
+    Args:
+        volume: as in `describe`.
+        trained_on: from `training_appearance`; None if the model has no such record.
+
+    Returns:
+        One sentence per descriptor that is more than `FAR` standard deviations from the training mean; one sentence if
+        there is no record.
+    """
     if not trained_on:
-        return ["The model has no record of how its training scans look: whether this one is alike is not known."]
+        return ["The model has no record of its training scans: it is not known whether this scan is similar to them."]
     sentences = []
     for name, value in describe(volume).items():
         (what, unit, least), (mean, sd) = DESCRIPTORS[name], trained_on[name]

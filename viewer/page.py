@@ -78,7 +78,7 @@ class Page:
         self.model, self.processor, self.workspace = model, processor, workspace
         # in float32, so that the page repeats a run's own predictions; maps need the plain model
         self.screening_model = model and prepare(model, "float32")
-        self.explains = hasattr(model, "gloresnet") or hasattr(model, "members")
+        self.explains = model is not None and bool(model.networks)
         keep = KEEP_PAIRS if model is not None and processor.brain_mask == "required" else KEEP_UPLOADS
         self.one_at_a_time = threading.Semaphore(1)  # two passes at once would each take twice as long
         # gradio looks for files it has not made in no other place
@@ -269,7 +269,7 @@ class Page:
             return nothing | {self.viewer: scene(entry["path"], low=low, high=high, name=entry["scan"])}
         with self.one_at_a_time:
             volume, pixel_values = prepare_scan(self.processor, entry["path"], entry["mask"])
-            heat = explain(self.model, pixel_values.to(self.model.device), method)[0].cpu()
+            heat = explain(self.model.networks, pixel_values.to(self.model.device), method)[0].cpu()
         overlay = beside(entry, f"_{method}_lattice.nii.gz")
         nibabel.save(map_image(heat, volume), overlay)
         peak = peak_position(heat, volume) if heat.any() else None

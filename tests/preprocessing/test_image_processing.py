@@ -1,4 +1,4 @@
-"""The processor as a user of the library meets it."""
+"""The image processor as users call it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def scan(tmp_path):
     return path
 
 
-def test_the_default_is_the_paper_s_grid(scan):
+def test_the_default_is_a_cube_of_128_voxels_as_in_the_paper(scan):
     pixel_values = GloResNetImageProcessor()(scan, return_tensors="pt")["pixel_values"]
     assert pixel_values.shape == (1, 1, 128, 128, 128) and pixel_values.dtype == torch.float32
     assert abs(pixel_values.mean()) < 1e-5 and abs(pixel_values.std(correction=0) - 1) < 1e-4
@@ -80,7 +80,7 @@ def test_settings_are_checked():
         GloResNetImageProcessor(brain_mask="optional")
 
 
-def test_masks_are_demanded_where_the_model_was_trained_with_them(scan):
+def test_masks_are_required_if_the_model_was_trained_with_them(scan):
     data = read_volume(scan).data
     brain = np.zeros(data.shape, dtype=np.uint8)
     brain[4:14, 5:20, 3:12] = 1
@@ -102,7 +102,7 @@ def test_masks_are_demanded_where_the_model_was_trained_with_them(scan):
         masked(scan, mask=brain[1:])
 
 
-def test_saved_settings_come_back_and_can_be_overridden(tmp_path):
+def test_saved_settings_are_loaded_again_and_can_be_overridden(tmp_path):
     GloResNetImageProcessor(image_size=24, eps=1e-5, brain_mask="required").save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert (stored["image_size"], stored["eps"], stored["brain_mask"]) == (24, 1e-5, "required")
@@ -112,7 +112,7 @@ def test_saved_settings_come_back_and_can_be_overridden(tmp_path):
     assert GloResNetImageProcessor.from_pretrained(tmp_path, image_size=48).image_size == 48
 
 
-def test_the_folder_alone_is_enough_in_a_fresh_process_elsewhere(scan, tmp_path):
+def test_the_saved_folder_is_enough_in_a_fresh_process_without_this_project(scan, tmp_path):
     folder = tmp_path / "model"
     GloResNetImageProcessor(image_size=16).save_pretrained(folder)
     elsewhere = tmp_path / "elsewhere"

@@ -1,4 +1,4 @@
-"""Reading compressed voxels with isal and without: the same bytes, the same refusals."""
+"""Reading compressed voxels with and without isal: the same voxels and the same errors."""
 
 import gzip
 from pathlib import Path
@@ -12,7 +12,7 @@ from preprocessing import VolumeError, read_volume, reading_gloresnet
 
 @pytest.fixture(params=["isal", "gzip"])
 def decoder(request, monkeypatch):
-    """Both ways to decompress; the second is that of a machine without isal."""
+    """Both decompressors; gzip is used where isal is not installed."""
     if request.param == "gzip":
         monkeypatch.setattr(reading_gloresnet, "igzip", None)
     elif reading_gloresnet.igzip is None:
@@ -28,21 +28,21 @@ def scan(tmp_path: Path, dtype=np.int16) -> tuple[Path, np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
-def test_the_voxels_are_those_of_the_file(tmp_path, decoder, dtype):
+def test_voxels_are_read_unchanged(tmp_path, decoder, dtype):
     path, voxels = scan(tmp_path, dtype)
     found = read_volume(path).data
     assert found.dtype == dtype
-    np.testing.assert_array_equal(found, voxels[::-1])  # stored leftwards
+    np.testing.assert_array_equal(found, voxels[::-1])  # stored from right to left
 
 
-def test_a_file_of_several_gzip_members_is_read_whole(tmp_path, decoder):
+def test_a_file_with_several_gzip_members_is_read_completely(tmp_path, decoder):
     path, voxels = scan(tmp_path)
     stored = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(stored[:5000]) + gzip.compress(stored[5000:]))
     np.testing.assert_array_equal(read_volume(path).data, voxels[::-1])
 
 
-def test_damage_is_said_in_the_same_words(tmp_path, decoder):
+def test_both_decoders_report_damage_in_the_same_words(tmp_path, decoder):
     path, _ = scan(tmp_path)
     intact = path.read_bytes()
     path.write_bytes(intact[:-4000])
@@ -53,7 +53,7 @@ def test_damage_is_said_in_the_same_words(tmp_path, decoder):
         read_volume(path)
 
 
-def test_a_volume_whose_rare_bright_voxel_lies_between_the_samples_is_not_constant():
+def test_one_bright_voxel_between_the_sampled_ones_is_enough_to_be_not_constant():
     data = np.zeros((17, 17, 17), np.float32)
     data[1, 2, 3] = 1
     assert read_volume(data).data.max() == 1

@@ -1,4 +1,4 @@
-"""Reading, reorienting, resampling and standardising one scan, against scipy, nibabel and hand arithmetic."""
+"""Reading, reorienting, resampling and standardising, compared with scipy, nibabel and results by hand."""
 
 import gc
 import gzip
@@ -26,7 +26,7 @@ def noise(shape=(9, 12, 7), seed=0):
 
 
 def reference(data, size):
-    """The method in float64, by scipy and numpy alone."""
+    """The mapping in float64, with scipy and numpy only."""
     zoomed = ndimage.zoom(data.astype(np.float64), [size / n for n in data.shape], order=1)
     return (zoomed - zoomed.mean()) / (zoomed.std() + 1e-6)
 
@@ -36,16 +36,16 @@ def saved(tmp_path, image, name="scan.nii.gz"):
     return str(tmp_path / name)
 
 
-# ------------------------------------------------------------------------------------------------ the numbers are right
+# ------------------------------------------------------------------------------------------------------------- values
 
 
 @pytest.mark.parametrize("size", [16, 33, 128])
 @pytest.mark.parametrize("shape", [(40, 57, 21), (128, 128, 128), (150, 17, 33), (2, 3, 60)])
-def test_the_mapping_is_scipys_zoom_then_a_float64_z_score(shape, size):
+def test_the_mapping_equals_scipys_zoom_and_a_float64_z_score(shape, size):
     data = noise(shape)
-    lattice = map_volume(read_volume(data), size)
-    assert lattice.dtype == np.float32 and lattice.shape == (size,) * 3
-    np.testing.assert_allclose(lattice, reference(data, size), atol=2e-4)
+    cube = map_volume(read_volume(data), size)
+    assert cube.dtype == np.float32 and cube.shape == (size,) * 3
+    np.testing.assert_allclose(cube, reference(data, size), atol=2e-4)
 
 
 @pytest.mark.parametrize("offset, contrast", [(30000, 5), (-1e6, 1), (1e6, 0.5), (0, 1e-3), (0, 1e8)])
@@ -55,21 +55,21 @@ def test_a_large_offset_does_not_cost_precision(offset, contrast, dtype):
     np.testing.assert_allclose(map_volume(read_volume(data), 32), reference(data, 32), atol=2e-4)
 
 
-def test_resampling_meets_corners_and_reads_between_voxels():
+def test_resampling_keeps_corners_and_interpolates_between_voxels():
     ramp = np.broadcast_to(np.arange(5.0, dtype=np.float32)[:, None, None], (5, 4, 4))
     cube = resample(ramp, 17)  # 17 targets over 5 voxels: steps of a quarter
     np.testing.assert_allclose(cube[:, 3, 8], np.arange(17) / 4, atol=1e-6)
 
 
-def test_standardise_uses_the_population_deviation_and_eps():
-    data = np.array([[[0.0, 2.0]]], dtype=np.float32)  # mean 1, population deviation 1, sample deviation 1.414
+def test_standardise_uses_the_population_sd_and_eps():
+    data = np.array([[[0.0, 2.0]]], dtype=np.float32)  # mean 1, population SD 1, sample SD 1.414
     np.testing.assert_allclose(standardise(data, eps=1.0), [[[-0.5, 0.5]]])
 
 
-# ----------------------------------------------------------------------------------------------- the axes are the right
+# --------------------------------------------------------------------------------------------------------------- axes
 
 
-def test_left_and_right_land_on_axis_0(tmp_path):
+def test_axis_0_runs_from_left_to_right(tmp_path):
     data = np.zeros((6, 8, 10), dtype=np.float32)
     data[0] = 1.0  # the first slice of an LAS file is the rightmost
     path = saved(tmp_path, nibabel.Nifti1Image(data, np.diag([-1.0, 1.0, 1.0, 1.0])))
@@ -88,17 +88,17 @@ def test_every_axis_order_of_one_oblique_scan_gives_the_same_bits(angles, shear,
     affine[:3, 1] += shear * affine[:3, 0] * (form == "sform")  # a qform cannot shear
     affine[:3, 3] = -30, 12, 5
     scan = nibabel.Nifti1Image(noise(), affine)
-    lattices = []
+    cubes = []
     for order in itertools.permutations(range(3)):
         for flips in itertools.product([1, -1], repeat=3):
             turned = scan.as_reoriented(np.column_stack([order, flips]))
             image = nibabel.Nifti1Image(np.asarray(turned.dataobj), None)
             getattr(image, f"set_{form}")(turned.affine, code=1)
             volume = read_volume(nibabel.Nifti1Image.from_bytes(image.to_bytes()))
-            lattices.append(map_volume(volume, 16))
+            cubes.append(map_volume(volume, 16))
             assert volume.stored_orientation == "".join(nibabel.aff2axcodes(turned.affine))
-    assert len(lattices) == 48
-    assert all(np.array_equal(lattice, lattices[0]) for lattice in lattices)
+    assert len(cubes) == 48
+    assert all(np.array_equal(cube, cubes[0]) for cube in cubes)
 
 
 @pytest.mark.parametrize("size", [16, 45])  # fewer and more voxels than the scan has
@@ -138,7 +138,7 @@ def test_the_volume_remembers_what_was_stored(tmp_path):
     assert volume.stored_orientation == "LPS"
 
 
-def test_the_affine_goes_by_sform_before_qform():
+def test_sform_has_priority_over_qform():
     image = nibabel.Nifti1Image(noise(), None)
     image.set_qform(np.diag([-1.0, 1.0, 1.0, 1.0]), code=1)
     image.set_sform(np.diag([1.0, 1.0, 1.0, 1.0]), code=2)
@@ -147,7 +147,7 @@ def test_the_affine_goes_by_sform_before_qform():
     assert read_volume(image).stored_orientation == "LAS"
 
 
-# --------------------------------------------------------------------------------------------------- what can be read
+# ------------------------------------------------------------------------------------------------------ accepted input
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgh", "a.mgz", "a.img", "a.nii.bz2"])
@@ -164,7 +164,7 @@ def test_nifti2_and_big_endian_are_read(tmp_path):
     np.testing.assert_array_equal(read_volume(saved(tmp_path, swapped, "big.nii")).data, noise())
 
 
-def test_slope_and_intercept_are_honoured(tmp_path):
+def test_slope_and_intercept_are_applied(tmp_path):
     image = nibabel.Nifti1Image(np.arange(756, dtype=np.int16).reshape(9, 12, 7), SPACING)
     image.header.set_slope_inter(0.25, -10)
     path = tmp_path / "scaled.nii.gz"
@@ -176,7 +176,7 @@ def test_slope_and_intercept_are_honoured(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64, bool])
-def test_every_real_type_is_taken(dtype):
+def test_every_real_type_is_accepted(dtype):
     data = (noise() > 100) if dtype is bool else noise().astype(dtype)
     volume = read_volume(data)
     np.testing.assert_array_equal(volume.data, data)
@@ -184,7 +184,7 @@ def test_every_real_type_is_taken(dtype):
 
 
 @pytest.mark.parametrize("wrap", [lambda a: a, lambda a: a[None], lambda a: a[..., None], lambda a: a[None, None]])
-def test_arrays_and_tensors_are_taken_as_ras_with_or_without_a_channel(wrap):
+def test_arrays_and_tensors_are_assumed_ras_with_or_without_a_channel(wrap):
     for source in (wrap(noise()), torch.from_numpy(wrap(noise())).requires_grad_()):
         volume = read_volume(source)
         np.testing.assert_array_equal(volume.data, noise())
@@ -218,7 +218,7 @@ def test_nibabels_own_files_are_read_or_refused_in_one_sentence(monkeypatch):
     assert not four_dimensional & taken
 
 
-# ------------------------------------------------------------------------------------------ what is refused, and how
+# ------------------------------------------------------------------------------------------------------ refused input
 
 
 def refusal(source, *needles):
@@ -240,7 +240,7 @@ def test_missing_files_folders_urls_and_other_files(tmp_path):
     refusal(tmp_path, "folder")
     refusal("", "does not exist")
     refusal("https://example.org/scan.nii.gz", "URL", "download")
-    refusal(tmp_path / "notes.txt", "notes.txt is no volume", "dcm2niix")
+    refusal(tmp_path / "notes.txt", "notes.txt is not a volume", "dcm2niix")
     refusal(tmp_path / "empty.nii.gz", "Empty file")
     refusal(tmp_path / "fake.nii.gz", "not a gzip file")
     refusal(42, "int")
@@ -255,10 +255,10 @@ def test_truncated_and_damaged_files(tmp_path):
         refusal(path, name, "again")
 
 
-def test_a_flipped_bit_in_compressed_voxels_is_noticed(tmp_path):
+def test_a_flipped_bit_in_compressed_voxels_is_detected(tmp_path):
     path = Path(saved(tmp_path, nibabel.Nifti1Image(noise(), SPACING)))
     stored = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=0))
-    stored[1500] ^= 1  # level 0 stores voxels as they are: only the checksum can tell
+    stored[1500] ^= 1  # level 0 does not compress, so only the checksum can tell
     path.write_bytes(bytes(stored))
     refusal(path, "CRC")
 
@@ -286,21 +286,21 @@ def test_voxels_that_are_not_numbers(tmp_path):
         data[3, 4, 5] = bad
         refusal(saved(tmp_path, nibabel.Nifti1Image(data, SPACING)), "1 NaN or infinite")
         refusal(data, "1 NaN or infinite")
-    refusal(noise().astype(np.float64) * 1e300, "none of a scan")
+    refusal(noise().astype(np.float64) * 1e300, "too large for a scan")
 
 
 def test_constant_volumes(tmp_path):
     refusal(saved(tmp_path, nibabel.Nifti1Image(np.full((5, 6, 7), 3.0), SPACING)), "constant", "3")
     for brightness in (1, 1e8):
         dot = np.zeros((61, 61, 61), dtype=np.float32)
-        dot[1, 1, 1] = brightness  # between the lattice's points
-        refusal(dot, "constant once")
+        dot[1, 1, 1] = brightness  # between the points that are sampled
+        refusal(dot, "constant after masking")
 
 
-def test_orientation_must_be_stated_and_sound(tmp_path):
-    refusal(saved(tmp_path, nibabel.Nifti1Image(noise(), None)), "which way is left", "neither sform nor qform")
-    refusal(saved(tmp_path, nibabel.Nifti2Image(noise(), None), "a.nii"), "which way is left")
-    refusal(saved(tmp_path, nibabel.AnalyzeImage(noise(), np.eye(4)), "b.img"), "which way is left")
+def test_the_file_must_state_a_valid_orientation(tmp_path):
+    refusal(saved(tmp_path, nibabel.Nifti1Image(noise(), None)), "which side is left", "neither sform nor qform")
+    refusal(saved(tmp_path, nibabel.Nifti2Image(noise(), None), "a.nii"), "which side is left")
+    refusal(saved(tmp_path, nibabel.AnalyzeImage(noise(), np.eye(4)), "b.img"), "which side is left")
     for column, value in [(0, 0.0), (1, np.nan), (2, np.inf)]:
         affine = np.eye(4)
         affine[column, column] = value
@@ -320,7 +320,7 @@ def test_a_header_that_claims_too_much_is_refused_before_anything_is_allocated(t
         refusal(tmp_path / "a.nii.gz", needle)
 
 
-def test_random_damage_gives_volume_errors_only(tmp_path, monkeypatch):
+def test_random_damage_raises_only_volume_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(logging.getLogger("nibabel.global"), "disabled", True)
     generator = np.random.default_rng(42)
     kinds = {"a.nii": nibabel.Nifti1Image, "b.nii.gz": nibabel.Nifti1Image, "c.nii": nibabel.Nifti2Image}
@@ -368,7 +368,7 @@ def test_no_file_stays_open(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- masks
 
 
-def test_a_mask_zeroes_the_outside_before_resampling(tmp_path):
+def test_a_mask_sets_the_outside_to_zero_before_resampling(tmp_path):
     data, brain = noise(), np.zeros((9, 12, 7), dtype=np.uint8)
     brain[2:6, 3:9, 1:5] = 7  # anything above 0 is brain
     flipped = nibabel.Nifti1Image(brain, SPACING).as_reoriented(np.array([[1, -1], [0, 1], [2, -1]]))
@@ -384,7 +384,7 @@ def test_masks_that_do_not_fit(tmp_path):
     shifted[0, 3], nearly[0, 3] = 0.4, 0.01
     with pytest.raises(VolumeError, match="own grid"):
         apply_mask(volume, brain[:-1])
-    with pytest.raises(VolumeError, match="0.8 voxels off"):
+    with pytest.raises(VolumeError, match="by up to 0.8 voxels"):
         apply_mask(volume, nibabel.Nifti1Image(brain, shifted))
     with pytest.raises(VolumeError, match="empty mask"):
         apply_mask(volume, nibabel.Nifti1Image(brain * 0, SPACING))

@@ -1,4 +1,4 @@
-"""Each convolution is the plain one's sum: in float64 to its last digits, in float32 within what the docs say."""
+"""The fast convolutions equal the plain ones: in float64 to the last digits, in float32 within the documented error."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_the_mirrored_stem_computes_both_views(kernel, pooled, edges):
 
 @pytest.mark.parametrize("edges", [(8, 8, 8), (9, 7, 5), (10, 6, 11), (11, 3, 4), (1, 2, 3)])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_winograds_convolution_is_the_plain_one(batch, edges):
+def test_winograds_convolution_equals_the_plain_one(batch, edges):
     torch.manual_seed(0)
     conv = nn.Conv3d(5, 6, 3, padding=1).double()
     x = torch.randn(batch, 5, *edges, dtype=torch.double)
@@ -32,8 +32,8 @@ def test_winograds_convolution_is_the_plain_one(batch, edges):
         assert found.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_winograds_convolution_is_exact_enough_in_float32():
-    """256 channels, the most that one replaced sum of the paper's network adds: rounding is 2e-5 of its spread."""
+def test_winograds_convolution_is_accurate_enough_in_float32():
+    """256 channels are the most in a replaced convolution of the paper's network; the error is 2e-5 of the SD."""
     torch.manual_seed(0)
     conv = nn.Conv3d(256, 8, 3, padding=1)
     x = torch.randn(1, 256, 8, 8, 8)
@@ -42,7 +42,7 @@ def test_winograds_convolution_is_exact_enough_in_float32():
     torch.testing.assert_close(found.double(), exact, atol=5e-5 * exact.std().item(), rtol=0)
 
 
-def test_only_convolutions_of_the_same_sums_are_replaced():
+def test_only_suitable_convolutions_are_replaced():
     replaces = convolutions.WinogradConv3d.replaces
     assert replaces(nn.Conv3d(2, 2, 3, padding=1), 8)
     assert not replaces(nn.Conv3d(2, 2, 3, padding=1), 7)

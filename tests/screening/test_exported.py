@@ -1,4 +1,4 @@
-"""Screening with a converted file: as with the folder it came from, and one sentence for a file that is no good."""
+"""Screening with a converted file gives the same answers as its model folder; bad files give one sentence."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from publishing.export import export_model
 from screening.exported import METADATA
 from screening.loading import ModelError, load_model
 
-if not os.environ.get("CI"):  # there a missing package must fail
+if not os.environ.get("CI"):  # in CI a missing package must fail
     for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package)
 
@@ -29,7 +29,7 @@ CONFIG = {"temperature": 1.4, "id2label": {0: "fine", 1: "hurt"}, "provenance": 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A tiny model as folder, ONNX and OpenVINO, and five scans."""
+    """A tiny model as a folder, an ONNX file and an OpenVINO file, and five scans."""
     base = tmp_path_factory.mktemp("exported")
     torch.manual_seed(3)
     config = GloResNetConfig(image_size=32, stem_channels=4, widths=[4, 8, 8, 16], head_init_std=3.0, **CONFIG)
@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
         nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, 1.0, 1.2, 1.0])), path)
     scans = processor(sorted(map(str, (base / "scans").iterdir())), return_tensors="pt").pixel_values
     p_injury = model.predict_proba(scans)[:, 1].sort().values
-    config.threshold = round(p_injury[2:4].mean().item(), 6)  # two of five above it
+    config.threshold = round(p_injury[2:4].mean().item(), 6)  # two of five scans are above it
     export_model(model, processor, base / "model", "card")
     for format, name in FILES.items():
         convert.convert(model, processor, format, "float32", convert.random_volumes(config), base / name)
@@ -54,23 +54,22 @@ def file(request, folders):
     return folders / FILES[request.param]
 
 
-def table(monkeypatch, folders, model, output, *arguments):
-    call = ["predict.py", folders / "scans", "--model", model, "--output", output, *arguments]
-    monkeypatch.setattr(sys, "argv", list(map(str, call)))
-    assert predict.main() == 0
+def table(folders, model, output, *arguments):
+    call = [folders / "scans", "--model", model, "--output", output, *arguments]
+    assert predict.main(list(map(str, call))) == 0
     with open(output, newline="", encoding="utf-8") as rows:
         return list(csv.DictReader(rows))
 
 
 def copy_of(file, folder):
-    """The file, and what is beside it, where a test may spoil it."""
+    """A copy of the file, and of its `.bin`, that a test may damage."""
     for suffix in {file.suffix, ".bin" if file.suffix == ".xml" else file.suffix}:
         (folder / file.name).with_suffix(suffix).write_bytes(file.with_suffix(suffix).read_bytes())
     return folder / file.name
 
 
 def rewrite_metadata(file, change):
-    """Put `change(metadata)` in place of the file's metadata, as another version of this project would."""
+    """Replace the metadata of the file by `change(metadata)`, as another version of this project might write it."""
     if file.suffix == ".onnx":
         import onnx
 
@@ -93,9 +92,9 @@ def rewrite_metadata(file, change):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--no_tta", "--num_workers", "0"], ["--batch_size", "3"]])
-def test_predict_gives_the_same_table_as_the_folder(folders, file, tmp_path, monkeypatch, arguments):
-    expected = table(monkeypatch, folders, folders / "model", tmp_path / "folder.csv", "--dtype", "float32", *arguments)
-    found = table(monkeypatch, folders, file, tmp_path / "file.csv", *arguments)
+def test_predict_writes_the_same_table_as_with_the_folder(folders, file, tmp_path, arguments):
+    expected = table(folders, folders / "model", tmp_path / "folder.csv", "--dtype", "float32", *arguments)
+    found = table(folders, file, tmp_path / "file.csv", *arguments)
     assert {row["predicted_label"] for row in expected} == {"hurt", "fine"}
     for one, other in zip(expected, found, strict=True):
         for column in ("p_injury", "p_injury_no_tta"):
@@ -103,7 +102,7 @@ def test_predict_gives_the_same_table_as_the_folder(folders, file, tmp_path, mon
         assert one == other
 
 
-def test_it_has_what_screening_asks_of_a_model(folders, file):
+def test_it_implements_the_screening_model_protocol(folders, file):
     model, processor = load_model(str(file))
     config = model.config
     original = GloResNetForImageClassification.from_pretrained(folders / "model")
@@ -111,15 +110,16 @@ def test_it_has_what_screening_asks_of_a_model(folders, file):
     assert config.threshold == original.config.threshold != 0.5
     assert config.id2label == {0: "fine", 1: "hurt"} and config.provenance == {"cohort": "tiny"}
     assert isinstance(config, GloResNetConfig) and isinstance(processor, GloResNetImageProcessor)
-    assert model.device.type == "cpu" and model.dtype == "float32"
+    assert model.device.type == "cpu" and model.dtype == "float32" and model.networks == ()
     x = torch.randn(2, 1, 32, 32, 32)
     for augmentation in (None, True, False):
         expected = original.predict_views(x, test_time_augmentation=augmentation)
         torch.testing.assert_close(model.predict_views(x, augmentation), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.predict_members(x, augmentation), expected[None], atol=1e-5, rtol=0)
         torch.testing.assert_close(model.predict_proba(x, augmentation), expected.mean(0), atol=1e-5, rtol=0)
 
 
-def test_a_file_of_one_view_mirrors_when_asked(folders, file, tmp_path):
+def test_a_file_with_one_view_mirrors_on_request(folders, file, tmp_path):
     model = GloResNetForImageClassification.from_pretrained(folders / "model", test_time_augmentation=False).eval()
     format = next(format for format, name in FILES.items() if name == file.name)
     volumes = convert.random_volumes(model.config)
@@ -130,7 +130,7 @@ def test_a_file_of_one_view_mirrors_when_asked(folders, file, tmp_path):
     torch.testing.assert_close(converted.predict_views(x, True), model.predict_views(x, True), atol=1e-5, rtol=0)
 
 
-def test_answers_outlive_the_next_call(file):
+def test_results_are_not_overwritten_by_the_next_call(file):
     model, _ = load_model(str(file))
     first = model.predict_views(torch.randn(1, 1, 32, 32, 32))
     kept = first.clone()
@@ -151,7 +151,7 @@ def test_its_precision_is_fixed(file):
         load_model(str(file), dtype="bfloat16")
 
 
-def test_damaged_files(file, tmp_path):
+def test_damaged_files_are_refused(file, tmp_path):
     with pytest.raises(ModelError, match="does not exist"):
         load_model(str(tmp_path / file.name))
     spoiled = copy_of(file, tmp_path)
@@ -161,7 +161,7 @@ def test_damaged_files(file, tmp_path):
             load_model(str(spoiled))
 
 
-def test_weights_of_another_conversion(folders, tmp_path):
+def test_weights_of_another_conversion_are_refused(folders, tmp_path):
     file = copy_of(folders / "model.xml", tmp_path)
     weights = bytearray((tmp_path / "model.bin").read_bytes())
     weights[1000] ^= 1
@@ -172,29 +172,29 @@ def test_weights_of_another_conversion(folders, tmp_path):
     with pytest.raises(ModelError, match="cannot be used"):
         load_model(str(file))
     (tmp_path / "model.bin").unlink()
-    with pytest.raises(ModelError, match="no model.bin beside it"):
+    with pytest.raises(ModelError, match="no model.bin next to it"):
         load_model(str(file))
 
 
 @pytest.mark.parametrize(
     "change, needle",
     [
-        (lambda metadata: None, "is no converted GloResNet"),
+        (lambda metadata: None, "is not a converted GloResNet"),
         (lambda metadata: metadata | {"format": 99}, "another version of this project .*99"),
-        (lambda metadata: {"format": 1}, "settings that make no sense"),
-        (lambda metadata: ["format"], "(settings that make no sense|cannot be used)"),
+        (lambda metadata: {"format": 1}, "invalid settings"),
+        (lambda metadata: ["format"], "(invalid settings|cannot be used)"),
         (lambda metadata: metadata | {"config": metadata["config"] | {"temperature": -1}}, "temperature must be"),
         (lambda metadata: metadata | {"processor": {"image_size": 2}}, "image_size is 2"),
     ],
 )
-def test_foreign_and_incompatible_files(file, tmp_path, change, needle):
+def test_foreign_and_incompatible_files_are_refused(file, tmp_path, change, needle):
     changed = copy_of(file, tmp_path)
     rewrite_metadata(changed, change)
     with pytest.raises(ModelError, match=needle):
         load_model(str(changed))
 
 
-def test_a_missing_package_is_named_with_the_command(file, monkeypatch):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(file, monkeypatch):
     package = "onnxruntime" if file.suffix == ".onnx" else "openvino"
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModelError, match=f"{package} .*pip install -r requirements-export.txt"):

@@ -1,4 +1,4 @@
-"""One scan's answer, against the network asked directly."""
+"""The answer for one scan, compared with the network called directly."""
 
 import json
 
@@ -6,14 +6,20 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from modeling_gloresnet import (
+    BaselineConfig,
     GloResNetConfig,
     GloResNetEnsembleForImageClassification,
     GloResNetForImageClassification,
 )
+from modeling_gloresnet.inference_gloresnet import ScreeningInference
 from preprocessing import GloResNetImageProcessor, VolumeError
-from screening.one_scan import is_trained, screen_scan
+from screening.model import is_trained
+from screening.one_scan import screen_scan
+from screening.pytorch import PyTorchModel
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +37,10 @@ def write(path, data=None, affine=None):
     return str(path)
 
 
-def test_the_answer_is_the_networks_own(model, tmp_path):
+def test_the_answer_is_that_of_the_network(model, tmp_path):
     processor = GloResNetImageProcessor(image_size=16)
     scan = write(tmp_path / "scan.nii.gz")
-    answer = screen_scan(model, processor, scan)
+    answer = screen_scan(PyTorchModel(model), processor, scan)
     views = model.predict_views(processor(scan, return_tensors="pt").pixel_values)[:, 0, 1].tolist()
     assert answer["p_injury"] == pytest.approx(np.mean(views), abs=1e-6)
     assert [answer["p_injury_no_tta"], answer["p_injury_mirrored"]] == pytest.approx(views, abs=1e-6)
@@ -49,12 +55,12 @@ def test_the_answer_is_the_networks_own(model, tmp_path):
     json.dumps(answer, allow_nan=False)
 
 
-def test_an_ensemble_tells_its_members_apart(model, tmp_path):
+def test_an_ensemble_reports_each_member(model, tmp_path):
     torch.manual_seed(2)
     other = GloResNetForImageClassification(model.config).eval()
     ensemble = GloResNetEnsembleForImageClassification.from_members([model, other])
     processor, scan = GloResNetImageProcessor(image_size=16), write(tmp_path / "scan.nii.gz")
-    answer = screen_scan(ensemble, processor, scan)
+    answer = screen_scan(PyTorchModel(ensemble), processor, scan)
     pixel_values = processor(scan, return_tensors="pt").pixel_values
     each = [member.predict_proba(pixel_values)[0, 1].item() for member in (model, other)]
     assert answer["p_injury_members"] == pytest.approx(each, abs=1e-6)
@@ -62,41 +68,64 @@ def test_an_ensemble_tells_its_members_apart(model, tmp_path):
     assert answer["p_injury"] == pytest.approx(np.mean(each), abs=1e-6) and answer["calibrated"]
 
 
+class Baseline(ScreeningInference, nn.Module):
+    """A stand-in for a baseline that does not need MONAI."""
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.num_labels = BaselineConfig(image_size=32), 2
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, pixel_values):
+        mean = pixel_values[:, 0, :16].mean(dim=(1, 2, 3))
+        return ImageClassifierOutputWithNoAttention(logits=torch.stack([mean, -mean], dim=1))
+
+
+def test_a_baseline_is_screened_as_a_single_network(tmp_path):
+    baseline, processor = Baseline(), GloResNetImageProcessor(image_size=32)
+    model, scan = PyTorchModel(baseline), write(tmp_path / "scan.nii")
+    answer = screen_scan(model, processor, scan)
+    expected = baseline.predict_proba(processor(scan, return_tensors="pt").pixel_values)[0, 1].item()
+    assert answer["p_injury"] == pytest.approx(expected, abs=1e-6)
+    assert answer["p_injury_members"] is answer["member_spread"] is None and not answer["calibrated"]
+    assert model.networks == () and model.dtype == "float32"
+
+
 def test_without_the_mirrored_view_there_is_no_spread(model, tmp_path):
     model.config.test_time_augmentation = False
     try:
-        answer = screen_scan(model, GloResNetImageProcessor(image_size=16), write(tmp_path / "scan.nii"))
+        answer = screen_scan(PyTorchModel(model), GloResNetImageProcessor(image_size=16), write(tmp_path / "scan.nii"))
     finally:
         model.config.test_time_augmentation = True
     assert answer["p_injury_mirrored"] is None and answer["view_spread"] is None
 
 
-def test_a_mask_is_applied_where_the_model_demands_one(model, tmp_path):
+def test_a_mask_is_applied_if_the_model_requires_one(model, tmp_path):
     processor = GloResNetImageProcessor(image_size=16, brain_mask="required")
     scan, brain = write(tmp_path / "scan.nii.gz"), np.zeros((20, 14, 12), np.uint8)
     brain[5:15, 3:11, 3:9] = 1
     mask = write(tmp_path / "mask.nii.gz", brain)
-    answer = screen_scan(model, processor, scan, mask)
+    answer = screen_scan(PyTorchModel(model), processor, scan, mask)
     expected = model.predict_proba(processor(scan, mask=mask, return_tensors="pt").pixel_values)[0, 1].item()
     assert answer["p_injury"] == pytest.approx(expected, abs=1e-6)
     elsewhere = write(
         tmp_path / "shifted.nii.gz", brain, np.array([[-2, 0, 0, 30], [0, 1.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     )
-    with pytest.raises(ValueError, match=r"^shifted.nii.gz lies up to"):
-        screen_scan(model, processor, scan, elsewhere)
+    with pytest.raises(ValueError, match=r"^shifted.nii.gz is shifted by up to"):
+        screen_scan(PyTorchModel(model), processor, scan, elsewhere)
     with pytest.raises(ValueError, match="No mask was given"):
-        screen_scan(model, processor, scan)
+        screen_scan(PyTorchModel(model), processor, scan)
 
 
 def test_messages_name_the_scan_and_no_folder(model, tmp_path):
     flat = write(tmp_path / "flat.nii.gz", np.ones((9, 9, 9), np.float32))
     with pytest.raises(ValueError) as caught:
-        screen_scan(model, GloResNetImageProcessor(image_size=16), flat)
+        screen_scan(PyTorchModel(model), GloResNetImageProcessor(image_size=16), flat)
     assert str(caught.value).startswith("flat.nii.gz is constant") and str(tmp_path) not in str(caught.value)
     assert isinstance(caught.value.__cause__, VolumeError)
 
 
-def test_only_a_model_that_says_what_it_learned_from_is_trained(model):
+def test_a_model_counts_as_trained_if_it_records_its_training_scans(model):
     assert not is_trained(model)
     model.config.provenance = {"cohort": "c", "synthetic": True, "run": "r", "fold": 0, "train_scans": 8}
     try:

@@ -1,4 +1,4 @@
-"""Descriptors against hand arithmetic, and the warnings against scans that are and are not like the training scans."""
+"""Descriptors compared with results by hand, and warnings for scans that are or are not like the training scans."""
 
 import nibabel
 import numpy as np
@@ -36,7 +36,7 @@ def test_descriptors_of_a_block_by_hand():
     assert numbers["centre_front_back"] == pytest.approx(7.5 / 19)
     assert numbers["centre_up_down"] == pytest.approx(14.5 / 19)
     assert numbers["symmetry"] == pytest.approx(1, abs=1e-5)  # planes 5 to 14 of 20 mirror onto themselves
-    # from the plane that reaches 5 % of the block to the one that reaches 95 %
+    # from the plane at 5 % of the block to the plane at 95 %
     assert numbers["extent_right_left"] == pytest.approx(9 / 20)
     assert numbers["extent_front_back"] == pytest.approx(7 / 20)
 
@@ -47,14 +47,14 @@ def test_symmetry_is_the_correlation_with_the_mirror_image(phantoms):
     assert describe(volume)["symmetry"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_record_of_the_training_scans_holds_means_and_deviations_only(phantoms):
+def test_the_record_of_the_training_scans_contains_only_means_and_sds(phantoms):
     record = training_appearance(iter(phantoms))
     rows = np.array([list(describe(volume).values()) for volume in phantoms])
     assert list(record) == list(DESCRIPTORS)
     np.testing.assert_allclose(list(record.values()), np.stack([rows.mean(0), rows.std(0)], axis=1), atol=1e-5)
 
 
-def test_scans_held_out_of_the_record_are_not_called_unusual(phantoms):
+def test_held_out_scans_get_no_warnings(phantoms):
     for held_out in range(0, 28, 7):
         others = [volume for number, volume in enumerate(phantoms) if not held_out <= number < held_out + 7]
         record = training_appearance(others)
@@ -72,7 +72,7 @@ def test_scans_held_out_of_the_record_are_not_called_unusual(phantoms):
         (lambda data: np.roll(data, 9, axis=2), "from bottom to top"),
     ],
 )
-def test_scans_of_another_kind_are(phantoms, change, word):
+def test_different_scans_get_a_warning(phantoms, change, word):
     image = head(3).image()
     changed = nibabel.Nifti1Image(np.asarray(change(image.get_fdata()), dtype=np.float32), image.affine)
     sentences = unusual(standardised(changed), training_appearance(phantoms))
@@ -80,5 +80,5 @@ def test_scans_of_another_kind_are(phantoms, change, word):
     assert all(sentence.endswith(".") and "training scans" in sentence for sentence in sentences)
 
 
-def test_a_model_without_a_record_says_so(phantoms):
+def test_a_model_without_a_record_gets_a_warning(phantoms):
     assert "not known" in unusual(phantoms[0], None)[0]

@@ -1,0 +1,150 @@
+"""From requests to the rows of a table: scans are read in worker processes and screened in batches."""
+
+import csv
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from machine.programs import one_line
+from run_folder.files import replacing
+
+from .model import INJURY, ScreeningModel, predicted_label
+from .requests import Request, find_mask
+
+COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message"]
+
+
+class PreparedScans(Dataset):
+    """Requests as `(scan, pixel_values (1, R, A, S) or None, message)`, for reading in worker processes."""
+
+    def __init__(self, requests: list[Request], processor):
+        self.requests, self.processor = requests, processor
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __getitem__(self, index: int) -> tuple:
+        scan, problem = self.requests[index]
+        if problem:
+            return scan, None, problem
+        try:
+            mask = find_mask(scan) if self.processor.brain_mask == "required" else None
+            # numpy arrays travel between processes through a pipe, so a container's small /dev/shm does not matter
+            return scan, self.processor(scan, mask=mask, return_tensors="np").pixel_values[0], ""
+        except Exception as error:  # any error costs the row of this scan, not the run
+            return scan, None, one_line(error)
+
+
+@torch.inference_mode()
+def screen(
+    requests: list[Request],
+    model: ScreeningModel,
+    processor,
+    *,
+    batch_size: int = 2,
+    num_workers: int = 0,
+    test_time_augmentation: bool | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Screen scans, and yield one row of `COLUMNS` per request, in their order.
+
+    A scan that cannot be read, or gets no probability, has status `error` and a message. Memory does not grow with the
+    number of scans.
+
+    Args:
+        requests: from `find_requests`.
+        model, processor: from `load_model`, the model also from `prepare`.
+        batch_size: scans per forward pass.
+        num_workers: processes that read scans; 0 reads in this process.
+        test_time_augmentation: `False` skips the mirrored view; `None` follows the model's configuration.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM arrived, see `until_a_signal`.
+    """
+    loader = DataLoader(
+        PreparedScans(requests, processor),
+        batch_size=batch_size,
+        num_workers=min(num_workers, len(requests) - 1),
+        collate_fn=list,
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
+    for batch in until_a_signal(loader):
+        readable = [torch.from_numpy(pixel_values) for _, pixel_values, _ in batch if pixel_values is not None]
+        if readable:
+            stack = torch.stack(readable).to(model.device)
+            views = model.predict_views(stack, test_time_augmentation)
+            augmented, plain = iter(views.mean(dim=0)[:, INJURY].tolist()), iter(views[0, :, INJURY].tolist())
+        for scan, pixel_values, message in batch:
+            if pixel_values is None:
+                yield _row(scan, status="error", message=message)
+                continue
+            p_injury, p_plain = next(augmented), next(plain)
+            try:
+                label = predicted_label(p_injury, model.config, scan)
+            except ValueError as error:
+                yield _row(scan, status="error", message=str(error))
+                continue
+            yield _row(scan, f"{p_injury:.9g}", f"{p_plain:.9g}", label, "ok")  # 9 digits keep a float32 exactly
+
+
+def until_a_signal(batches: Iterable) -> Iterator:
+    """Yield the batches until Ctrl-C or SIGTERM, then raise KeyboardInterrupt.
+
+    It is raised between two batches, or at once if a second signal arrives. Python would raise it at any moment, and in
+    a fork or a destructor it can get lost.
+    """
+    received: list[int] = []
+
+    def note(number, _frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for batch in batches:
+            if received:
+                raise KeyboardInterrupt
+            yield batch
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int) -> Counter[str]:
+    """Write the rows as they come, with a progress bar. The file appears when it is complete.
+
+    Args:
+        rows: from `screen`.
+        output: the CSV file; an existing one is replaced.
+        total: the number of rows, for the progress bar.
+
+    Returns:
+        How many rows have each status and each label.
+    """
+    counts: Counter[str] = Counter()
+    with (
+        replacing(output) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        for row in tqdm(rows, total=total, desc="screening", unit="scan"):
+            table.writerow(row)
+            counts.update([row["status"], row["predicted_label"]])
+    return counts
+
+
+def _row(scan: str, p_injury="", p_plain="", label="", status="", message="") -> dict[str, Any]:
+    return dict(zip(COLUMNS, [scan, p_injury, p_plain, label, status, message], strict=True))
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """A worker that is interrupted prints a traceback, and the parent ends it anyway."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,78 @@
+"""What screening, the page and the maps may ask of a model, and the rule that turns a probability into a label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+INJURY = 1  # the column of the probability of injury
+
+
+class ScreeningModel(Protocol):
+    """A trained model in evaluation mode. `load_model` returns one, and `screening.fast.prepare` a faster one.
+
+    Attributes:
+        config: labels (`id2label`), `threshold`, `temperature`, `image_size`, `provenance` and `training_appearance`,
+            as in `GloResNetConfig`.
+        device: where the model computes; `pixel_values` must be there.
+        dtype: the precision of the network: `float32`, `bfloat16`, `float16` or `int8`.
+        networks: the PyTorch networks that heat maps can be made of, one per ensemble member. Empty for a converted
+            file, a model prepared for speed and a baseline.
+    """
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]: ...
+
+    def predict_members(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """Class probabilities of each ensemble member and view.
+
+        Args:
+            pixel_values: (B, 1, R, A, S), as the processor makes them.
+            test_time_augmentation: `False` skips the mirrored view; `None` follows the configuration.
+
+        Returns:
+            (M, V, B, num_labels) float32: M = 1 for a single network; V = 2 views (original, mirrored left to right)
+            or 1.
+        """
+        ...
+
+    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """The mean of `predict_members` over the members, (V, B, num_labels) float32."""
+        ...
+
+    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """The mean of `predict_views` over the views, (B, num_labels) float32; each row sums to 1."""
+        ...
+
+
+def predicted_label(p_injury: float, config: Any, scan: str) -> str:
+    """The label of a scan: injury if the probability reaches `config.threshold`.
+
+    Args:
+        p_injury: the mean probability over the views.
+        config: of the model.
+        scan: the scan's name for the message.
+
+    Raises:
+        ValueError: `p_injury` is not between 0 and 1, for instance NaN.
+    """
+    if not 0 <= p_injury <= 1:
+        raise ValueError(f"{scan}: the model returned {p_injury}, which is not a probability; check the model.")
+    return config.id2label[INJURY if p_injury >= config.threshold else 1 - INJURY]
+
+
+def is_trained(model: ScreeningModel) -> bool:
+    """Whether the weights were trained. A trained model records the number of its training scans."""
+    return bool((model.config.provenance or {}).get("train_scans"))

@@ -1,0 +1,50 @@
+"""A PyTorch model behind the `ScreeningModel` protocol."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from architectures.networks import member_temperatures, resnets_of
+
+
+class PyTorchModel:
+    """A GloResNet, an ensemble or a baseline as a `ScreeningModel`.
+
+    `module` may be a class from a model folder's own code, possibly of an older version. So this class asks only for
+    methods that every version has, and decides by the configuration, never by the class.
+
+    Args:
+        module: the model, in evaluation mode.
+        networks: the networks that heat maps can be made of; by default every ResNet in `module`.
+    """
+
+    def __init__(self, module: nn.Module, networks: tuple[nn.Module, ...] | None = None):
+        self.module: Any = module  # of a class that this project may not have
+        self.networks = resnets_of(module) if networks is None else networks
+
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.module.dtype).removeprefix("torch.")
+
+    def predict_members(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """(M, V, B, num_labels), see `ScreeningModel`."""
+        if member_temperatures(self.config):
+            return self.module.predict_members(pixel_values, test_time_augmentation)
+        return self.module.predict_views(pixel_values, test_time_augmentation)[None]
+
+    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """(V, B, num_labels), see `ScreeningModel`."""
+        return self.module.predict_views(pixel_values, test_time_augmentation)
+
+    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+        """(B, num_labels), see `ScreeningModel`."""
+        return self.module.predict_proba(pixel_values, test_time_augmentation)
