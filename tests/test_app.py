@@ -85,7 +85,7 @@ def stop(served):
 def served(base):
     served = start("--model", base / "model", cwd=base, temp=base / "temp")
     yield served
-    stop(served)
+    assert "ComponentProcessingError" not in stop(served)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def unless_visitor_left(event: Callable) -> Callable:
         except FileNotFoundError as error:
             if error.filename is None or Path(error.filename).parent.is_dir():
                 raise
-            return {}
+            return gr.skip()
 
     return answer
 
@@ -291,7 +291,7 @@ class Page:
         This is a separate event, so that `explain` shows the map without waiting for the file.
         """
         if chosen >= len(entries) or not entries[chosen]["answer"] or not self.explains:
-            return {}
+            return gr.skip()
         entry = entries[chosen]
         heat = torch.from_numpy(nibabel.load(next_to(entry, f"_{method}_cube.nii.gz")).get_fdata(dtype=np.float32))
         file = next_to(entry, f"_{method}.nii.gz")
