@@ -53,9 +53,10 @@ def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(Contestant(job, settings)) for name, settings in contestants.items()}
         missing = {name: process.wait_until_ready() for name, process in processes.items()}
-        results = {name: f"not installed: {package}" for name, package in missing.items() if package}
+        results: dict[str, Series | str] = {}
+        results |= {name: f"not installed: {package}" for name, package in missing.items() if package}
         ready = {name: process for name, process in processes.items() if name not in results}
-        taken = {name: [] for name in ready}
+        taken: dict[str, list[dict]] = {name: [] for name in ready}
         for number, turn in enumerate([turns[0] if warm_up is None else warm_up, *turns]):
             for name, process in ready.items():
                 answer = process.ask(turn)
