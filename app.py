@@ -1,4 +1,4 @@
-"""The web page: upload a scan to see its probability of injury, the uncertainty, and where the network looked.
+"""The web page: upload a scan to see its probability of injury, how far to trust it, and where the network looked.
 
     python app.py                                              # the newest model under runs/
     python app.py --model runs/NAME/fold-4/model --port 7860

@@ -82,7 +82,7 @@ class Page:
         self.explains = hasattr(model, "gloresnet") or hasattr(model, "members")
         keep = KEEP_PAIRS if model is not None and processor.brain_mask == "required" else KEEP_UPLOADS
         self.one_at_a_time = threading.Semaphore(1)  # two passes at once would each take twice as long
-        # gradio serves no other files that it did not create itself
+        # apart from its own files, gradio serves only what is named here
         gr.set_static_paths(static_paths())
         with gr.Blocks(
             title="GloResNet", analytics_enabled=False, delete_cache=(5, keep), fill_width=True
