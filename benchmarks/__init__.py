@@ -1,1 +1,1 @@
-"""Speed and memory beside peers and beside what the machine can do: `python -m benchmarks`."""
+"""Speed and memory compared with other libraries and with the limits of the machine: `python -m benchmarks`."""

@@ -1,13 +1,13 @@
-"""Measure speed and memory beside peers, and write benchmarks.md and benchmarks.json.
+"""Measure speed and memory compared with other libraries; write benchmarks.md and benchmarks.json.
 
     python -m benchmarks                        everything
-    python -m benchmarks --quick                a first impression
+    python -m benchmarks --quick                a first impression, with fewer turns
     python -m benchmarks network step           only these sections
     python -m benchmarks many --long            10,000 scans
 
-Sections: bounds scan network many step epoch startup growth. Peers come with requirements-benchmarks.txt; one that is
-not installed is said so. Run it on a machine that does nothing else: its load is recorded. A missed target does not
-change the exit status.
+Sections: bounds scan network many step epoch startup growth. The other libraries are in requirements-benchmarks.txt;
+the report names those that are not installed. Run this on an otherwise idle machine; the report records the load.
+A missed target does not change the exit status.
 """
 
 import argparse
@@ -16,22 +16,31 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from cohort.phantom import generate_phantom_cohort
 from machine.cores import available_cores
+from machine.programs import run_program
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
 
 from .report import to_markdown, write
-from .sections import SECTIONS, Setting
+from .sections import SECTIONS
+from .setting import Setting
 
 
-def main() -> int:
-    args = parse_arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    interrupted = f"interrupted; the sections that were finished are in {args.output}"
+    return run_program("python -m benchmarks", lambda: measure(args), interrupted=interrupted)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure the sections one after another, write the report after each, and print it at the end."""
     scans = find_scans(args.scans)
     started, rows = time.perf_counter(), []
     machine = describe_machine()
@@ -45,32 +54,36 @@ def main() -> int:
             rows += SECTIONS[name](setting)
             machine["load at the end"] = load()
             machine["minutes"] = round((time.perf_counter() - started) / 60, 1)
-            write(rows, machine, args.output)  # what is measured stays, whatever happens to the next
+            write(rows, machine, args.output)  # now, so that a later failure does not lose these rows
     print(to_markdown(rows, machine))
-    return 0
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all when left out")
-    add("--quick", action="store_true", help="fewer turns and smaller samples")
-    add("--long", action="store_true", help="screen 10,000 scans, which takes hours")
-    add("--output", type=Path, default=Path("runs/benchmarks"), help="folder, default runs/benchmarks")
-    add("--scans", type=Path, help="a folder with full-size .nii.gz scans; default: four phantoms, generated once")
-    add("--image_size", type=int, default=128, help="edge of the lattice; targets are for 128, the default")
-    args = parser.parse_args()
+    add("sections", nargs="*", metavar="SECTION", help=f"sections to measure (default: all): {', '.join(SECTIONS)}")
+    add("--quick", action="store_true", help="use fewer turns and smaller samples")
+    add("--long", action="store_true", help="screen 10,000 scans; takes hours")
+    add("--output", type=Path, default=Path("runs/benchmarks"), help="output folder (default %(default)s)")
+    add("--scans", type=Path, help="folder with full-size .nii.gz scans (default: four phantoms, generated once)")
+    add(
+        "--image_size",
+        type=int,
+        default=128,
+        help="edge of the input cube (default %(default)s, which the targets are for)",
+    )
+    args = parser.parse_args(argv)
     if unknown := sorted(set(args.sections) - set(SECTIONS)):
-        parser.error(f"there is no section {', '.join(unknown)}: choose of {', '.join(SECTIONS)}")
+        parser.error(f"unknown section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
     if args.scans and not any(args.scans.rglob("*_T2w.nii.gz")):
-        parser.error(f"--scans {args.scans} holds no *_T2w.nii.gz: give a folder of scans")
+        parser.error(f"--scans {args.scans} contains no *_T2w.nii.gz files; give a folder of scans")
     return args
 
 
 def find_scans(folder: Path | None) -> list[str]:
-    """Full-size scans: those of a folder, or phantoms of 0.5 mm."""
+    """Paths of full-size scans: those in the folder, or phantoms with 0.5 mm voxels if none is given."""
     if folder is None:
         folder = Path("data/phantom-benchmarks")
         generate_phantom_cohort(folder, num_subjects=4, voxel_size=0.5, full_grid=True)
@@ -78,7 +91,7 @@ def find_scans(folder: Path | None) -> list[str]:
 
 
 def random_model(folder: Path, image_size: int) -> Path:
-    """A model folder with seeded random weights, whose answers differ from scan to scan."""
+    """Write a model folder with seeded random weights whose probabilities differ between scans."""
     torch.manual_seed(0)
     model = GloResNetForImageClassification(GloResNetConfig(image_size=image_size, head_init_std=0.1)).eval()
     export_model(model, GloResNetImageProcessor(image_size=image_size), folder, "benchmark")
@@ -86,7 +99,7 @@ def random_model(folder: Path, image_size: int) -> Path:
 
 
 def describe_machine() -> dict:
-    """What a reader needs to judge the figures; no names."""
+    """What a reader needs to judge the figures. It does not name the machine or its user."""
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -104,6 +117,7 @@ def describe_machine() -> dict:
 
 
 def load() -> float:
+    """The machine's load average over the last minute; NaN if the system has none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else float("nan")
 
 

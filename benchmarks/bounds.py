@@ -1,7 +1,8 @@
-"""What the machine can do at best, measured on the spot: matrix products, memory, gunzip."""
+"""The limits of this machine, measured: matrix products, memory, gunzip."""
 
 import gzip
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 from machine.cores import available_cores
 from screening.fast import DTYPES, has_native_bfloat16
 
-MACS = 17.8e9  # multiply-adds of one pass of the network at 128^3 (method.md section 3)
+MACS = 17.8e9  # multiply-adds of one pass of the network at 128^3, as `python -m architectures` counts them
 
 
 def bound(path: str, edge: int = 2048):
-    """A turn measures all of it once: FLOP/s in each precision, bytes/s copied, seconds to gunzip a scan."""
+    """One turn measures everything once: FLOP/s in each precision, bytes/s copied, seconds to gunzip one scan."""
     torch.set_num_threads(available_cores())
     with open(path, "rb") as file:
         compressed = file.read()
@@ -41,13 +42,13 @@ def bound(path: str, edge: int = 2048):
 
 
 def precisions() -> list[str]:
-    """The precisions that the processor computes in itself, the fastest first; others are emulated, and slow."""
+    """The precisions that the processor has instructions for, fastest first. It emulates all others, slowly."""
     return ["bfloat16", "float32"] if has_native_bfloat16(torch.device("cpu")) else ["float32"]
 
 
 @torch.inference_mode()
 def product_rate(dtype: torch.dtype, edge: int) -> float:
-    """FLOP/s of a product of two matrices, by torch's BLAS or as a convolution by oneDNN, whichever is faster here."""
+    """FLOP/s of a matrix product, the faster of two ways: BLAS, or oneDNN as a 1x1 convolution."""
     matrix = torch.randn(edge, edge).to(dtype)
     image = matrix.T.reshape(1, edge, -1, 16).contiguous(memory_format=torch.channels_last)
     kernel = matrix.view(edge, edge, 1, 1).contiguous(memory_format=torch.channels_last)
@@ -55,12 +56,19 @@ def product_rate(dtype: torch.dtype, edge: int) -> float:
     return 2 * edge**3 / min(timed(way) for way in ways * 5)
 
 
-def timed(work) -> float:
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work()` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def pass_seconds(rate: float, image_size: int, passes: float) -> float:
-    """Time of some passes of the network if all of it ran at the rate of a matrix product."""
+    """Seconds for a number of network passes if all of the network ran at the rate of a matrix product.
+
+    Args:
+        rate: FLOP/s of the matrix product.
+        image_size: edge of the input cube, voxels.
+        passes: 2 for a TTA pair, 3 for a training step (the backward pass counts as two).
+    """
     return passes * 2 * MACS * (image_size / 128) ** 3 / rate

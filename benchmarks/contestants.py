@@ -1,9 +1,9 @@
-"""Contestants: each way of doing a job in a process of its own, which waits for its turn; turns are interleaved.
+"""Run each contestant, one way of doing a job, in its own process, and interleave their turns.
 
-An allocator's state, a thread pool and compiled kernels of one way so never touch another's, and a load on the machine
-from outside falls on all of them.
+Separate processes keep the allocator, thread pool and compiled kernels of one contestant away from the others. With
+interleaved turns, load from other programs affects all contestants equally.
 
-    python -m benchmarks.contestants JOB SETTINGS      (as this module starts them)
+    python -m benchmarks.contestants JOB SETTINGS      (how this module starts a contestant)
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ JOBS |= {"growth": "training", "bound": "bounds"}
 
 
 class Series(NamedTuple):
-    """What the turns of one contestant took, in seconds, what the last one answered, and the process's peak memory."""
+    """The turns of one contestant: seconds per turn, the last answer, and the peak memory of its process."""
 
     seconds: list[float]
     answer: object
@@ -38,24 +38,25 @@ class Series(NamedTuple):
 
 
 def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_up: object = None) -> dict:
-    """Let each contestant do each turn, one at a time, round after round.
+    """Let all contestants take each turn, one contestant at a time, round after round.
 
     Args:
         job: a key of JOBS.
         contestants: name -> settings of the job.
         turns: the argument of each round.
-        warm_up: the argument of a first round that does not count; the first turn's when left out.
+        warm_up: the argument of an additional first round that does not count; default: the first turn's argument.
 
     Returns:
-        name -> Series, or why it did not take part.
+        name -> Series, or a sentence if the contestant could not take part.
     """
     turns = list(turns)
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(Contestant(job, settings)) for name, settings in contestants.items()}
         missing = {name: process.wait_until_ready() for name, process in processes.items()}
-        results = {name: f"not installed: {package}" for name, package in missing.items() if package}
+        results: dict[str, Series | str] = {}
+        results |= {name: f"not installed: {package}" for name, package in missing.items() if package}
         ready = {name: process for name, process in processes.items() if name not in results}
-        taken = {name: [] for name in ready}
+        taken: dict[str, list[dict]] = {name: [] for name in ready}
         for number, turn in enumerate([turns[0] if warm_up is None else warm_up, *turns]):
             for name, process in ready.items():
                 answer = process.ask(turn)
@@ -68,7 +69,7 @@ def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_
 
 
 class Contestant:
-    """One process, as a context. It sets itself up while others do."""
+    """A context manager around one contestant's process. All contestants set themselves up at the same time."""
 
     def __init__(self, job: str, settings: dict):
         self.log = tempfile.TemporaryFile("w+")
@@ -78,14 +79,19 @@ class Contestant:
         self.what = f"{job} {settings}"
 
     def wait_until_ready(self) -> str | None:
-        """Wait until it is set up; the name of a package that it lacks, if it does."""
-        return self._hear().get("missing")
+        """Wait until the contestant is set up.
 
-    def ask(self, turn) -> dict:
+        Returns:
+            The name of a package that is not installed, or None.
+        """
+        return self._read().get("missing")
+
+    def ask(self, turn: object) -> dict:
+        """Let the contestant take one turn. Returns `seconds`, `answer` and `peak_bytes`."""
         print(json.dumps(turn), file=self.process.stdin, flush=True)
-        return self._hear()
+        return self._read()
 
-    def _hear(self) -> dict:
+    def _read(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
@@ -102,15 +108,19 @@ class Contestant:
         self.log.close()
 
 
-def main() -> None:
-    job, settings = sys.argv[1], json.loads(sys.argv[2])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Set up one contestant, then take one turn per line of standard input. Answers are lines of JSON.
+
+    Errors keep their traceback: the parent process reads it from the log.
+    """
+    job, settings = sys.argv[1:] if argv is None else argv
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # libraries print to standard output too, and the parent would read that as an answer
     try:
-        do = getattr(import_module(f"benchmarks.{JOBS[job]}"), job)(**settings)
+        do = getattr(import_module(f"benchmarks.{JOBS[job]}"), job)(**json.loads(settings))
     except ImportError as error:
         print(json.dumps({"missing": error.name or str(error)}), file=answers)
-        return
+        return 0
     print(json.dumps({}), file=answers)
     for line in sys.stdin:
         turn = json.loads(line)
@@ -119,7 +129,8 @@ def main() -> None:
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds, "answer": answer, "peak_bytes": peak}), file=answers)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,25 +1,27 @@
-"""Rows of the report, as Markdown and JSON."""
+"""The measurements as Markdown and JSON."""
 
 import json
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from run_folder.files import write_text
+
 from .contestants import Series
 
 
 @dataclass
-class Row:
-    """One measurement.
+class Measurement:
+    """One row of the report.
 
     Attributes:
-        section: the number and name of the table it stands in.
+        section: number and title of its table.
         what: what was measured.
-        seconds: median, smallest and largest over the turns; None where it was not measured.
-        ratio: how many times faster than the reference path, by medians of the same interleaved turns.
-        target: what is asked for, in words; "" for a row that only compares.
-        reached: whether it is; None without a target.
-        note: whatever else is to be known.
+        seconds: median, minimum and maximum over the turns; None if not measured.
+        ratio: speed relative to the reference path, from the medians of the same interleaved turns; 2 is twice as fast.
+        target: the target in words, or "" if the row has none.
+        reached: whether the target was reached; None without a target.
+        note: remarks.
     """
 
     section: str
@@ -32,28 +34,31 @@ class Row:
 
 
 def spread(seconds: list[float], share: float = 1) -> tuple[float, float, float]:
-    """Median, smallest and largest, each divided by `share` (the samples of a turn)."""
-    return tuple(value / share for value in (statistics.median(seconds), min(seconds), max(seconds)))
+    """Median, minimum and maximum, each divided by `share` (the samples per turn)."""
+    low, high = min(seconds), max(seconds)
+    return statistics.median(seconds) / share, low / share, high / share
 
 
-def compare(section: str, results: dict, targets: dict[str, float], notes: dict[str, str], share: float = 1) -> list:
-    """Rows of contestants beside the one named `reference`.
+def compare(
+    section: str, results: dict, targets: dict[str, float], notes: dict[str, str], share: float = 1
+) -> list[Measurement]:
+    """Compare contestants with the one named `reference`, one row per contestant.
 
     Args:
-        results: as `interleave` gives them.
-        targets: name -> least ratio to the reference.
+        results: as returned by `interleave`.
+        targets: name -> smallest acceptable ratio to the reference.
         notes: name -> note.
-        share: samples a turn; times are given for one.
+        share: samples per turn; times are given per sample.
     """
     reference, rows = results["reference"].median, []
     for name, series in results.items():
         if not isinstance(series, Series):
-            rows.append(Row(section, name, note=series))
+            rows.append(Measurement(section, name, note=series))
             continue
         ratio = reference / series.median
         target = targets.get(name)
         rows.append(
-            Row(
+            Measurement(
                 section,
                 name,
                 spread(series.seconds, share),
@@ -66,10 +71,11 @@ def compare(section: str, results: dict, targets: dict[str, float], notes: dict[
     return rows
 
 
-def to_markdown(rows: list[Row], machine: dict) -> str:
+def to_markdown(rows: list[Measurement], machine: dict) -> str:
+    """The report: the machine, then one table per section."""
     lines = ["# Measured", "", ", ".join(f"{name} {value}" for name, value in machine.items()) + ".", ""]
     for section in dict.fromkeys(row.section for row in rows):
-        lines += [f"## {section}", "", "| what | median (least to most) | x reference | target | reached | note |"]
+        lines += [f"## {section}", "", "| what | median (min to max) | x reference | target | reached | note |"]
         lines += ["|---|---|---|---|---|---|"]
         for row in (row for row in rows if row.section == section):
             time = "" if row.seconds is None else "{} ({} to {})".format(*map(in_words, row.seconds))
@@ -81,11 +87,12 @@ def to_markdown(rows: list[Row], machine: dict) -> str:
 
 
 def in_words(seconds: float) -> str:
+    """A time with its unit: `123 ms`, `1.23 s` or `12.3 s`."""
     return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def write(rows: list[Row], machine: dict, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmarks.md").write_text(to_markdown(rows, machine), encoding="utf-8")
+def write(rows: list[Measurement], machine: dict, folder: Path) -> None:
+    """Write `benchmarks.md` and `benchmarks.json`."""
+    write_text(folder / "benchmarks.md", to_markdown(rows, machine))
     content = {"machine": machine, "rows": [asdict(row) for row in rows]}
-    (folder / "benchmarks.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "benchmarks.json", json.dumps(content, indent=1) + "\n")  # the load may be NaN

@@ -1,4 +1,4 @@
-"""Ways from a scan to its probability of injury: the reference path, ours, and peers."""
+"""Ways to get from a scan to its probability of injury: the reference path, ours, and other libraries."""
 
 import os
 
@@ -12,13 +12,13 @@ QUICK_WAYS = ["reference", "float32", "bfloat16", "openvino float32", "openvino 
 
 
 def scan(way: str, folder: str, image_size: int):
-    """A turn takes a scan's path; the answer is its probability of injury with test-time augmentation."""
+    """A turn takes the path of a scan; the answer is its probability of injury with test-time augmentation (TTA)."""
     read, answer = find_way(way, folder, image_size)
     return lambda path: answer(read(path))
 
 
 def network(way: str, folder: str, image_size: int):
-    """A turn is the TTA pair of one fixed volume, whatever its argument."""
+    """A turn is the TTA pair (both views) of one fixed volume; its argument is ignored."""
     from screening.fast import smooth_noise
 
     _, answer = find_way(way, folder, image_size)
@@ -27,7 +27,7 @@ def network(way: str, folder: str, image_size: int):
 
 
 def many(way: str, folder: str, image_size: int):
-    """A turn takes paths; the answer is the peak memory after an eighth and at the end, of reader and network."""
+    """A turn takes a list of paths; the answer is the memory held after an eighth of them and at the end."""
     if way == "reference":
         one = scan(way, folder, image_size)
         return lambda paths: [one(path) for path in paths] and None
@@ -56,7 +56,7 @@ def many(way: str, folder: str, image_size: int):
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now (Linux; elsewhere 0)."""
+    """Memory in bytes that this process holds now (on Linux; elsewhere 0)."""
     if not os.path.exists("/proc/self/statm"):
         return 0
     with open("/proc/self/statm") as file:
@@ -64,8 +64,12 @@ def resident_bytes() -> int:
 
 
 def find_way(way: str, folder: str, image_size: int) -> tuple:
-    """`read(path)` -> (1, 1, S, S, S) and `answer(volume)` -> probability; set up as a user of that way would."""
-    if way == "reference":  # untuned: threads and allocator as they come
+    """Set up one way, as a user of it would.
+
+    Returns:
+        `read(path)`, which gives a volume `(1, 1, S, S, S)`, and `answer(volume)`, which gives its probability.
+    """
+    if way == "reference":  # untuned: default threads and allocator
         return reference_read(image_size), two_passes(plain_model(folder))
     torch.set_num_threads(available_cores())
     if way == "monai":
@@ -87,6 +91,7 @@ def find_way(way: str, folder: str, image_size: int) -> tuple:
 
 
 def plain_model(folder: str):
+    """The model without any of our optimisations: volume -> logits."""
     from modeling_gloresnet import GloResNetForImageClassification
 
     model = GloResNetForImageClassification.from_pretrained(folder).eval()
@@ -94,7 +99,7 @@ def plain_model(folder: str):
 
 
 def two_passes(model):
-    """Softmax of the volume and of its mirror image, one eager float32 pass each, averaged."""
+    """Average the softmax of the volume and of its mirror image, each from one eager float32 pass."""
 
     @torch.no_grad()
     def answer(volume):
@@ -105,7 +110,7 @@ def two_passes(model):
 
 
 def reference_read(image_size: int):
-    """As the paper's code reads: nibabel's float64, scipy's zoom, z-score."""
+    """Read as the paper's code does: float64 from nibabel, zoom from scipy, z-score."""
     import nibabel
     import numpy as np
     from scipy.ndimage import zoom
@@ -120,6 +125,7 @@ def reference_read(image_size: int):
 
 
 def monai_read(image_size: int):
+    """Read with MONAI's transforms."""
     from monai.transforms import Compose, EnsureChannelFirst, LoadImage, NormalizeIntensity, Orientation, Resize
 
     transform = Compose(
@@ -135,7 +141,7 @@ def monai_read(image_size: int):
 
 
 def monai_model():
-    """MONAI's ResNet-10 at our geometry, with random weights."""
+    """MONAI's ResNet-10 with our geometry and random weights."""
     from monai.networks.nets import resnet10
 
     options = {"n_input_channels": 1, "conv1_t_stride": 2, "bias_downsample": False, "num_classes": 2}
@@ -143,6 +149,7 @@ def monai_model():
 
 
 def torchio_read(image_size: int):
+    """Read with TorchIO's transforms."""
     import torchio
 
     transform = torchio.Compose([torchio.ToCanonical(), torchio.Resize((image_size,) * 3), torchio.ZNormalization()])
@@ -150,7 +157,7 @@ def torchio_read(image_size: int):
 
 
 def convert(folder: str, kind: str, dtype: str) -> str:
-    """The model converted, without the check that publishing.convert makes (the probabilities are compared here)."""
+    """Convert the model without the check that `publishing.convert` makes; the report compares the probabilities."""
     import tempfile
     from pathlib import Path
 
@@ -159,14 +166,14 @@ def convert(folder: str, kind: str, dtype: str) -> str:
 
     import_module_of(kind)
     model, processor = load_model(folder)
-    beside = Path(tempfile.mkdtemp(dir=os.path.dirname(folder)))
-    file = beside / ("model.onnx" if kind == "onnx" else "model.xml")
+    temporary = Path(tempfile.mkdtemp(dir=os.path.dirname(folder)))
+    file = temporary / ("model.onnx" if kind == "onnx" else "model.xml")
     write(model, processor, kind, dtype, [], file)
     return str(file)
 
 
 def import_module_of(kind: str) -> None:
-    """Raises ImportError where a package of `requirements-export.txt` is missing."""
+    """Import what the format needs. Raises ImportError if a package of `requirements-export.txt` is missing."""
     if kind == "onnx":
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

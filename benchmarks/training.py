@@ -1,4 +1,4 @@
-"""Ways to make a training step and an epoch, and how their cost grows with the cohort."""
+"""Ways to run a training step and an epoch, and an epoch over cohorts of different sizes."""
 
 import os
 from pathlib import Path
@@ -21,12 +21,12 @@ from .screening import reference_read, resident_bytes
 
 
 def step(way: str, image_size: int, batch_size: int, checkpointing: bool = False):
-    """A turn is one step of AdamW on one batch; the answer is its loss."""
+    """A turn is one AdamW step on one batch; the answer is its loss."""
     torch.manual_seed(0)
     model = GloResNetForImageClassification(GloResNetConfig(image_size=image_size)).train()
     if way != "reference":
         torch.set_num_threads(available_cores())
-        model = model.to(memory_format=torch.channels_last_3d)  # as train.py does, and what follows
+        model = model.to(memory_format=torch.channels_last_3d)  # this and the memory setting as in train.py
     if checkpointing:
         model.activation_checkpointing_enable()
     elif way != "reference":
@@ -37,6 +37,7 @@ def step(way: str, image_size: int, batch_size: int, checkpointing: bool = False
 
 
 def one_step(model, optimizer, volumes, labels, rounded: bool = False) -> float:
+    """Forward, backward and optimizer step. Returns the loss; `rounded` computes in bfloat16 autocast."""
     with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
         logits = model(volumes).logits
     loss = torch.nn.functional.cross_entropy(logits.float(), labels)
@@ -47,7 +48,7 @@ def one_step(model, optimizer, volumes, labels, rounded: bool = False) -> float:
 
 
 def epoch(way: str, image_size: int, batch_size: int, paths: list[str], folder: str):
-    """A turn is an epoch over the scans: read anew each time (reference), or from the cache with augmentation."""
+    """A turn is an epoch over the scans, read from their files (reference) or from the cache with augmentation."""
     if way == "reference":
         model = GloResNetForImageClassification(GloResNetConfig(image_size=image_size)).train()
         optimizer, read = torch.optim.AdamW(model.parameters()), reference_read(image_size)
@@ -66,7 +67,7 @@ def epoch(way: str, image_size: int, batch_size: int, paths: list[str], folder: 
 
 
 def growth(image_size: int, subjects: int, folder: str):
-    """A turn is an epoch over so many cached volumes of noise; the answer is the memory held after it."""
+    """A turn is an epoch over `subjects` cached noise volumes; the answer is the memory in bytes held after it."""
     rng = np.random.default_rng(0)
     noise = (rng.standard_normal((1, *[image_size] * 3), np.float32) for _ in range(subjects))
     do = _our_epoch("float32", image_size, 8, noise, folder)
@@ -74,7 +75,7 @@ def growth(image_size: int, subjects: int, folder: str):
 
 
 def _our_epoch(way: str, image_size: int, batch_size: int, volumes, folder: str):
-    """`train_one_epoch` as train.py calls it, over volumes in a memory-mapped file."""
+    """A turn is `train_one_epoch`, called as in train.py, over volumes in a memory-mapped file."""
     torch.set_num_threads(available_cores())
     keep_freed_memory()
     precision = "bf16" if way == "bfloat16" else "no"

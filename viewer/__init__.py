@@ -1,4 +1,4 @@
-"""The Space's 3D viewer: the scan, its Grad-CAM overlay, and the page's own copy of NiiVue."""
+"""The web page. This module exports its 3D viewer, which shows a scan and a heat map with a local copy of NiiVue."""
 
 from .niivue import Viewer, css, head, scene, static_paths
 

@@ -1,6 +1,7 @@
-"""The parts of the page that are plain HTML: its head, and the result of one scan."""
+"""The parts of the page that are plain HTML: the top of the page, one result, and the table of all results."""
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
@@ -9,16 +10,17 @@ PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=
 
 
 def page_css() -> str:
-    """The style of everything here."""
+    """The style sheet for these parts and the page around the viewer."""
     return (HERE / "page.css").read_text(encoding="utf-8")
 
 
-def masthead(model, name: str, problem: str = "") -> str:
-    """The head of the page: what it is for, and which model answers; or why none does, and how to make one.
+def masthead(model: Any, name: str, problem: str = "") -> str:
+    """The top of the page: its purpose and the model, or why there is no model and how to train one.
 
     Args:
-        model: a trained model, or None with a `problem`, a sentence.
-        name: what the model is called: its folder or Hub id.
+        model: a trained model, or None if there is a `problem`.
+        name: how the page names the model: its folder or Hub id.
+        problem: a sentence that says why there is no model.
     """
     identity = {}
     if model is not None:
@@ -37,10 +39,15 @@ def masthead(model, name: str, problem: str = "") -> str:
 
 
 def result_panel(answer: dict | None = None, problem: str = "") -> str:
-    """One answer of `screen_scan`, or the sentence that says why there is none, or neither: the empty page."""
+    """The result of one scan.
+
+    Args:
+        answer: what `screen_scan` returned.
+        problem: a sentence that says why there is no result. Without answer and problem, the panel asks for a scan.
+    """
     return PAGES.get_template("result.html.jinja").render(answer=answer, problem=problem)
 
 
 def answers_table(entries: list[dict], chosen: int) -> str:
-    """All scans of a visitor, a row each: name, answer or problem; the chosen row is marked."""
+    """All scans of a visitor, one row per scan, with its result or problem. The row with index `chosen` is marked."""
     return PAGES.get_template("table.html.jinja").render(entries=entries, chosen=chosen)

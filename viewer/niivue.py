@@ -1,4 +1,4 @@
-"""A gradio component that shows a scan and a heat map in the browser: NiiVue, or plain slices where WebGL2 is missing.
+"""A gradio component that shows a scan and a heat map in the browser, with NiiVue or, without WebGL2, as plain slices.
 
     gr.set_static_paths(viewer.static_paths())
     with gr.Blocks() as page:
@@ -6,7 +6,8 @@
         button.click(lambda path: viewer.scene(path, low=0, high=900), upload, view)
     page.launch(head=viewer.head(), css=viewer.css())
 
-Everything the browser loads comes from `viewer/static/`; nothing is asked of another host, nothing is stored in it.
+The browser loads everything from `viewer/static/`. The component contacts no other host and stores nothing in the
+browser.
 """
 
 import math
@@ -20,7 +21,7 @@ from gradio.data_classes import FileData
 FOLDER = Path(__file__).resolve().parent
 STATIC = FOLDER / "static"
 
-# gradio calls this text as a plain function; the module may still be on its way, so it waits
+# gradio runs this text as a plain function, possibly before the script module has loaded, so it waits
 START = """
 const began = Date.now();
 (function start() {
@@ -30,7 +31,7 @@ const began = Date.now();
     setTimeout(start, 50);
   } else {
     const message = element.querySelector(".grn-message");
-    message.textContent = "The viewer's script could not be loaded: reload the page.";
+    message.textContent = "The viewer's script could not be loaded. Reload the page.";
     element.querySelector(".grn-viewer").dataset.state = "error";
   }
 })();
@@ -38,28 +39,28 @@ const began = Date.now();
 
 
 def static_paths() -> list[Path]:
-    """The folder the browser loads from, for `gr.set_static_paths`, which must come before `launch`."""
+    """The folder that the browser loads from. Pass it to `gr.set_static_paths` before `launch`."""
     return [STATIC]
 
 
 def head() -> str:
-    """What `launch(head=...)` needs: the script, by a relative address so that it is found under a sub-path too."""
+    """The script tag for `launch(head=...)`. Its address is relative, so it also works below a sub-path."""
     return f'<script type="module" src="gradio_api/file={(STATIC / "viewer.js").as_posix()}"></script>'
 
 
 def css() -> str:
-    """The style sheet, for `launch(css=...)`."""
+    """The style sheet for `launch(css=...)`."""
     return (FOLDER / "viewer.css").read_text(encoding="utf-8")
 
 
 def Viewer(value: dict | None = None, **settings) -> gr.HTML:
-    """The component. Its value is a `scene(...)`, or None for the empty state; it only shows, it returns nothing.
+    """The viewer component. It only displays its value and never changes it.
 
-    A function and not a subclass: gradio writes a stub file beside the source of every subclass when it is imported.
+    This is a function because gradio writes a stub file next to the source of every subclass on import.
 
     Args:
-        value: a `scene`.
-        settings: what every gradio component takes: `elem_id`, `visible`, `scale`, ...
+        value: a `scene(...)`, or None for the empty state.
+        settings: settings of any gradio component: `elem_id`, `visible`, `scale`, ...
     """
     return gr.HTML(
         value,
@@ -79,29 +80,29 @@ def scene(
     peak: Sequence[float] | None = None,
     name: str = "",
 ) -> dict:
-    """What the viewer shows: a scan, a heat map over it, and where to look first.
+    """What the viewer shows: a scan, a heat map over it, and the first position of the crosshair.
 
-    Gradio serves a file only from its own temporary folder (`GRADIO_TEMP_DIR`; an upload is there already) and copies
-    it there from the system's temporary folder or the working directory. Write the overlay below `GRADIO_TEMP_DIR`,
-    and there is one copy to delete.
+    Gradio serves files only from its own temporary folder (`GRADIO_TEMP_DIR`), which already holds the uploads. It
+    copies other files there from the system's temporary folder or the working directory. Write the overlay below
+    `GRADIO_TEMP_DIR`, so that there is only one copy to delete.
 
     Args:
         scan_path: `.nii` or `.nii.gz`, any orientation, one volume.
-        overlay_path: a NIfTI of any grid, 0 to 1, laid over the scan by the two affines.
+        overlay_path: NIfTI file on any voxel grid, values 0 to 1; the affines place it over the scan.
         low, high: the intensities shown as black and as white, in the scan's scaled units.
-        peak: millimetres (R, A, S) to which the crosshair goes; None for the middle of the scan.
-        name: what the page calls the scan.
+        peak: crosshair position in millimetres (R, A, S); None for the middle of the scan.
+        name: the scan's name on the page.
 
     Returns:
-        A value for `Viewer`, which JSON can carry.
+        A value for `Viewer` that can be written as JSON.
 
     Raises:
         ValueError: the window is empty, or a number is not finite.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"the window from {low} to {high} shows nothing: give two finite intensities, low below high.")
+        raise ValueError(f"the window from {low} to {high} is empty; give two finite intensities, low below high.")
     if peak is not None and (len(peak) != 3 or not all(map(math.isfinite, peak))):
-        raise ValueError(f"the peak {peak} is no place: give three finite millimetres, (R, A, S).")
+        raise ValueError(f"the peak {peak} is not a position; give three finite numbers, millimetres (R, A, S).")
     return {
         "scan": _file(scan_path),
         "overlay": None if overlay_path is None else _file(overlay_path),
@@ -115,8 +116,8 @@ def scene(
 def _file(path: str | Path) -> dict:
     """A file for gradio to serve, with its affine.
 
-    NiiVue prefers the qform where its code is the larger; nibabel, and so all of this project, prefers the sform.
-    The affine is sent along so that the picture and the probability are of the same head.
+    NiiVue uses the qform if its code is larger. nibabel, and so this project, prefers the sform. The affine is sent
+    along so that the viewer and the preprocessing place the scan in the same way.
     """
     path = Path(path).resolve()
     file = FileData(path=str(path), orig_name=path.name, size=path.stat().st_size).model_dump()

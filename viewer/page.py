@@ -1,4 +1,4 @@
-"""The page: what stands on it, and what happens when a scan comes in, is chosen, or is asked about by a program."""
+"""The page: its layout, and what happens when a scan is uploaded or chosen, or when a program sends one."""
 
 import csv
 import json
@@ -19,6 +19,7 @@ from preprocessing import read_volume
 from screening.fast import prepare
 from screening.one_scan import NOTICE, prepare_scan, screen_scan
 
+from .entries import COLUMNS, next_to, table_row
 from .fragments import answers_table, masthead, page_css, result_panel
 from .niivue import Viewer, css, head, scene, static_paths
 from .workspace import Workspace
@@ -31,17 +32,17 @@ EXAMPLES = {
     "Intraventricular haemorrhage": {"ivh": "major"},
     "Punctate lesions": {"punctate": "many"},
 }
-EXAMPLE_AGE = 38.0  # weeks post-menstrual
-METHODS = [("LayerCAM, finer", "layercam"), ("Grad-CAM, coarse", "gradcam")]
-COLUMNS = ["scan", "p_injury", "predicted_label", "view_spread", "warnings", "message"]
-KEEP_UPLOADS = 20  # seconds: visitors who send the same bytes share one upload, and each must find it
-KEEP_PAIRS = 900  # seconds: a scan waits for its visitor to find the mask
+EXAMPLE_AGE = 38.0  # weeks, postmenstrual age
+METHODS = [("LayerCAM (finer)", "layercam"), ("Grad-CAM (coarser)", "gradcam")]
+KEEP_UPLOADS = 20  # seconds; gradio stores identical uploads once, and each of their visitors must find the file
+KEEP_PAIRS = 900  # seconds; the scan waits until its visitor has uploaded the mask
 ABOUT_MAPS = (
-    "Colour marks what spoke for injury, relative to its own maximum in this scan. It is drawn for scans called normal"
-    " too. It shows where the network looked, mostly where injuries lie in general: it does not outline a lesion."
+    "Colour marks what the network counted as evidence for injury, relative to the maximum within this scan. The map is"
+    " also drawn for scans classified as normal. It shows where the network looked, which is mostly where injuries"
+    " generally occur. It does not outline a lesion."
 )
-NO_MAPS = "For a converted file or another architecture there is no map of where it looked: scans are shown without."
-WAITING = 64  # visitors; the next is told to come back
+NO_MAPS = "Heat maps are not available for converted models and other architectures. Scans are shown without a map."
+WAITING = 64  # requests in the queue; further ones are told to try again later
 THEME = gr.themes.Default(
     font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
@@ -49,8 +50,8 @@ THEME = gr.themes.Default(
 log = logging.getLogger(__name__)
 
 
-def unless_gone(event: Callable) -> Callable:
-    """The event, which finds nobody to answer when the visitor has left and the files are deleted."""
+def unless_visitor_left(event: Callable) -> Callable:
+    """Let an event do nothing if its visitor has left, because leaving deletes the visitor's files."""
 
     @wraps(event)
     def answer(*arguments, **options) -> dict:
@@ -59,29 +60,29 @@ def unless_gone(event: Callable) -> Callable:
         except FileNotFoundError as error:
             if error.filename is None or Path(error.filename).parent.is_dir():
                 raise
-            return {}
+            return gr.skip()
 
     return answer
 
 
 class Page:
-    """The page over one model. A visitor's entries are scans with their path, and their answer or problem."""
+    """The page for one model. A visitor's scans are kept as a list of entries (see `entries.py`)."""
 
     def __init__(self, model, processor, name: str, workspace: Workspace, problem: str = ""):
         """
         Args:
-            model, processor: as `load_model` gives them; None with a `problem`.
-            name: what the model is called.
-            workspace: where the files lie.
+            model, processor: as returned by `load_model`; None if there is a `problem`.
+            name: the model's name on the page.
+            workspace: keeps the visitors' files.
             problem: a sentence that says why there is no model.
         """
         self.model, self.processor, self.workspace = model, processor, workspace
-        # in float32, so that the page repeats a run's own predictions; maps need the plain model
+        # float32 reproduces the predictions of the training run; heat maps need the unmodified model
         self.screening_model = model and prepare(model, "float32")
         self.explains = model is not None and bool(model.networks)
         keep = KEEP_PAIRS if model is not None and processor.brain_mask == "required" else KEEP_UPLOADS
         self.one_at_a_time = threading.Semaphore(1)  # two passes at once would each take twice as long
-        # gradio looks for files it has not made in no other place
+        # apart from its own files, gradio serves only what is named here
         gr.set_static_paths(static_paths())
         with gr.Blocks(
             title="GloResNet", analytics_enabled=False, delete_cache=(5, keep), fill_width=True
@@ -89,19 +90,19 @@ class Page:
             gr.HTML(masthead(model, name, problem))
             if model is not None:
                 first = torch.zeros(1, 1, *[processor.image_size] * 3, device=model.device)
-                self.screening_model.predict_views(first)  # the first pass is slow
+                self.screening_model.predict_views(first)  # warm up: the first pass is slow
                 self._lay_out()
                 self._connect()
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=WAITING)
 
     def launch(self, **options) -> None:
-        """Serve the page; `options` are gradio's own."""
+        """Serve the page. `options` are passed to gradio's `launch`."""
         self.blocks.launch(
             theme=THEME,
             css=page_css() + css(),
             head=head(),
-            run_history=False,  # it would keep names and results in the browser
-            ssr_mode=False,  # needs Node
+            run_history=False,  # would keep names and results in the browser
+            ssr_mode=False,  # needs Node.js
             share=False,
             quiet=True,
             footer_links=["api"],
@@ -109,7 +110,7 @@ class Page:
             **options,
         )
 
-    # ------------------------------------------------------------------------------------------------ what is on it
+    # ----------------------------------------------------------------------------------------------------- layout
 
     def _lay_out(self) -> None:
         self.entries, self.chosen = gr.State([]), gr.State(0)
@@ -124,31 +125,35 @@ class Page:
                     elem_id="upload",
                 )
                 self.mask = gr.File(
-                    label="Its brain mask, which this model needs",
+                    label="Brain mask of the scan (.nii, .nii.gz), required by this model",
                     file_types=[".nii", ".gz"],
                     height=150,
                     visible=needs_mask,
                     elem_id="mask",
                 )
                 if not needs_mask:
-                    gr.Markdown("Or a synthetic example, drawn by a program:")
+                    gr.Markdown("Or try a synthetic example, a computer-generated phantom:")
                     with gr.Row(elem_id="examples"):
                         self.examples = [gr.Button(kind, size="sm", min_width=40) for kind in EXAMPLES]
                 self.result = gr.HTML(result_panel(), elem_id="result")
                 with gr.Row():
-                    self.answer_file = gr.DownloadButton("Answer (JSON)", size="sm", min_width=60, interactive=False)
-                    self.table_file = gr.DownloadButton("All answers (CSV)", size="sm", min_width=60, interactive=False)
-                    self.map_file = gr.DownloadButton("Map (NIfTI)", size="sm", min_width=60, interactive=False)
+                    self.answer_file = gr.DownloadButton("Result (JSON)", size="sm", min_width=60, interactive=False)
+                    self.table_file = gr.DownloadButton("All results (CSV)", size="sm", min_width=60, interactive=False)
+                    self.map_file = gr.DownloadButton("Heat map (NIfTI)", size="sm", min_width=60, interactive=False)
                     self.clear = gr.Button("Clear", size="sm", min_width=60)
             with gr.Column(scale=3, min_width=320):
                 self.method = gr.Radio(
-                    METHODS, value="layercam", label="Where the model looked", visible=self.explains, elem_id="method"
+                    METHODS,
+                    value="layercam",
+                    label="Heat map: where the network looked",
+                    visible=self.explains,
+                    elem_id="method",
                 )
                 self.viewer = Viewer(elem_id="viewer")
                 gr.Markdown(ABOUT_MAPS if self.explains else NO_MAPS)
-        self.picker = gr.Dropdown(label="Show", visible=False, elem_id="picker")
+        self.picker = gr.Dropdown(label="Scan to show", visible=False, elem_id="picker")
         self.table = gr.HTML(visible=False, elem_id="table")
-        gr.Markdown(f"{NOTICE} Scans are deleted when you clear or leave the page.")
+        gr.Markdown(f"{NOTICE} Your scans are deleted when you press Clear or leave the page.")
 
     def _connect(self) -> None:
         screened = [self.upload, self.mask, self.entries, self.chosen, self.picker, self.table, self.result]
@@ -169,7 +174,7 @@ class Page:
         chosen = [self.chosen, self.table, self.result, self.answer_file]
         then_explain(self.picker.input(self.choose, [self.picker, self.entries], chosen, **private))
         then_explain(self.method.input(lambda: None, None, None, **private))
-        self.clear.click(self.start_anew, None, screened, **private)
+        self.clear.click(self.start_over, None, screened, **private)
         self.blocks.unload(self.leave)
 
         asked = [gr.File(label="scan", visible=False)]
@@ -178,9 +183,9 @@ class Page:
         answer = gr.JSON(label="answer", visible=False)
         gr.Button(visible=False).click(self.answer_program, asked, answer, api_name="screen")
 
-    # ------------------------------------------------------------------------------------------------- what happens
+    # ----------------------------------------------------------------------------------------------------- events
 
-    @unless_gone
+    @unless_visitor_left
     def receive(
         self,
         uploads,
@@ -189,27 +194,27 @@ class Page:
         request: gr.Request,
         progress=gr.Progress(),  # noqa: B008
     ) -> dict:
-        """Claim the uploaded scans, then screen them one after another."""
+        """Take over the uploaded scans, then screen them one after another."""
         uploads = [uploads] if isinstance(uploads, str) else uploads or []
         if self.processor.brain_mask == "required" and not (uploads and mask):
             missing = "the brain mask" if uploads else "the scan"
-            sentence = f"This model needs a scan and its brain mask: drop {missing} too."
+            sentence = f"This model needs a scan and its brain mask. Upload {missing} as well."
             return {self.result: result_panel(problem=sentence)}
         scans = [str(self.workspace.take(upload, request.session_hash)) for upload in uploads]
         mask = str(self.workspace.take(mask, request.session_hash)) if mask else None
         new = [self._entry(scan, mask) for scan in progress.tqdm(scans, desc="Screening", unit="scans")]
         return self._received(entries, new, request.session_hash)
 
-    @unless_gone
+    @unless_visitor_left
     def receive_example(self, kind: str, entries: list[dict], request: gr.Request) -> dict:
-        """Draw a synthetic scan and screen it like an upload."""
+        """Generate a synthetic scan and screen it like an upload."""
         path = self.workspace.folder(request.session_hash) / f"synthetic {kind.lower()}.nii.gz"
         with self.one_at_a_time:
             nibabel.save(make_phantom_scan(EXAMPLE_AGE, EXAMPLES[kind], seed=7).image(), path)
         return self._received(entries, [self._entry(str(path), None)], request.session_hash)
 
     def _received(self, entries: list[dict], new: list[dict], visitor: str) -> dict:
-        """Show the first of the new entries, and all of them in the table."""
+        """Show the first of the new entries, and list all entries in the table."""
         chosen, entries = len(entries), entries + new
         names = [(f"{number + 1}. {entry['scan']}", number) for number, entry in enumerate(entries)]
         table = self.workspace.folder(visitor) / "gloresnet.csv"
@@ -228,7 +233,7 @@ class Page:
         }
 
     def _entry(self, scan: str, mask: str | None) -> dict:
-        """One scan screened. Whatever is wrong with it, the others go on."""
+        """Screen one scan. An error becomes the entry's problem, so that the other scans are still screened."""
         entry = {"scan": Path(scan).name, "path": scan, "mask": mask, "answer": None, "problem": ""}
         try:
             with self.one_at_a_time:
@@ -238,14 +243,17 @@ class Page:
         except (MemoryError, RuntimeError, OSError) as error:
             log.exception("a scan could not be screened")
             reason = type(error).__name__
-            entry["problem"] = f"This machine could not screen it ({reason}): try again later, or a smaller scan."
+            entry["problem"] = (
+                f"The server could not screen this scan ({reason}). Try again later or use a smaller scan."
+            )
         return entry
 
     def _show(self, entries: list[dict], chosen: int) -> dict:
-        """The table, the chosen entry's result, and its answer as a file beside the scan."""
+        """The table, the chosen entry's result, and its answer as a JSON file next to the scan."""
         entry, file = entries[chosen], None
         if entry["answer"]:
-            file = beside(entry, ".json")
+            file = next_to(entry, ".json")
+            # not `run_folder.files`, which would create the folder again if the visitor has left
             file.write_text(json.dumps(entry["answer"], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return {
             self.table: gr.HTML(answers_table(entries, chosen), visible=len(entries) > 1),
@@ -254,12 +262,12 @@ class Page:
         }
 
     def choose(self, chosen: int, entries: list[dict]) -> dict:
-        """Another scan of the table."""
+        """Show another scan of the table."""
         return {self.chosen: chosen, **self._show(entries, chosen)}
 
-    @unless_gone
+    @unless_visitor_left
     def explain(self, entries: list[dict], chosen: int, method: str) -> dict:
-        """Show the chosen scan, with the map of what spoke for injury."""
+        """Show the chosen scan with its heat map."""
         entry = entries[chosen] if chosen < len(entries) else None
         nothing = {self.viewer: None, self.map_file: gr.DownloadButton(value=None, interactive=False)}
         if entry is None or not entry["answer"] or not Path(entry["path"]).exists():
@@ -270,25 +278,28 @@ class Page:
         with self.one_at_a_time:
             volume, pixel_values = prepare_scan(self.processor, entry["path"], entry["mask"])
             heat = explain(self.model.networks, pixel_values.to(self.model.device), method)[0].cpu()
-        overlay = beside(entry, f"_{method}_lattice.nii.gz")
+        overlay = next_to(entry, f"_{method}_cube.nii.gz")
         nibabel.save(map_image(heat, volume), overlay)
         peak = peak_position(heat, volume) if heat.any() else None
         shown = scene(entry["path"], str(overlay), low=low, high=high, peak=peak, name=entry["scan"])
         return nothing | {self.viewer: shown}
 
-    @unless_gone
+    @unless_visitor_left
     def offer_map(self, entries: list[dict], chosen: int, method: str) -> dict:
-        """The map on the scan's own grid, as a file. Apart from `explain`, which need not wait for it."""
+        """Offer the heat map on the scan's own voxel grid as a file.
+
+        This is a separate event, so that `explain` shows the map without waiting for the file.
+        """
         if chosen >= len(entries) or not entries[chosen]["answer"] or not self.explains:
-            return {}
+            return gr.skip()
         entry = entries[chosen]
-        heat = torch.from_numpy(nibabel.load(beside(entry, f"_{method}_lattice.nii.gz")).get_fdata(dtype=np.float32))
-        file = beside(entry, f"_{method}.nii.gz")
+        heat = torch.from_numpy(nibabel.load(next_to(entry, f"_{method}_cube.nii.gz")).get_fdata(dtype=np.float32))
+        file = next_to(entry, f"_{method}.nii.gz")
         nibabel.save(scan_image(heat, read_volume(entry["path"])), file)
         return {self.map_file: gr.DownloadButton(value=str(file), interactive=True)}
 
-    def start_anew(self, request: gr.Request) -> dict:
-        """Delete the visitor's scans and empty the page."""
+    def start_over(self, request: gr.Request) -> dict:
+        """Delete the visitor's scans and reset the page."""
         self.workspace.clear(request.session_hash)
         no_file = gr.DownloadButton(value=None, interactive=False)
         return {
@@ -310,13 +321,18 @@ class Page:
         self.workspace.clear(request.session_hash)
 
     def answer_program(self, scan: str | None, mask: str | None = None, request: gr.Request = None) -> dict:
-        """Screen one scan for a program, and keep nothing of it.
+        """Screen one scan. The server deletes it afterwards.
+
+        Args:
+            scan: NIfTI file (.nii or .nii.gz) of a T2-weighted scan.
+            mask: NIfTI file of its brain mask, only for models that require one.
 
         Returns:
-            What `screen_scan` answers, with `status` "ok"; or `status` "error" and a `message`, one sentence.
+            `status` "ok" with `p_injury`, `predicted_label`, `threshold`, `warnings` and the other values of the page;
+            or `status` "error" with a `message`, one sentence.
         """
         if scan is None:
-            return {"status": "error", "scan": None, "message": "No scan was sent: send a file as `scan`."}
+            return {"status": "error", "scan": None, "message": "No scan was sent. Send a file as `scan`."}
         visitor = f"program-{threading.get_ident()}-{request.session_hash}"
         try:
             own = str(self.workspace.take(scan, visitor))
@@ -326,19 +342,3 @@ class Page:
         if entry["problem"]:
             return {"status": "error", "scan": entry["scan"], "message": entry["problem"]}
         return {"status": "ok", **entry["answer"]}
-
-
-def beside(entry: dict, ending: str) -> Path:
-    """A file beside an entry's scan, named after it."""
-    path = Path(entry["path"])
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ending)
-
-
-def table_row(entry: dict) -> list:
-    """An entry as a row of `COLUMNS`."""
-    answer = entry["answer"]
-    if answer is None:
-        return [entry["scan"], None, None, None, None, entry["problem"]]
-    spread = None if answer["view_spread"] is None else round(answer["view_spread"], 4)
-    warnings = len(answer["warnings"])
-    return [entry["scan"], round(answer["p_injury"], 4), answer["predicted_label"], spread, warnings, ""]

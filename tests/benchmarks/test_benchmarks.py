@@ -1,20 +1,17 @@
-"""The benchmark runs from end to end on tiny scans; what it measures is not asserted, how it reports is."""
+"""The benchmark runs from end to end on tiny scans. The tests check how it reports, not what it measures."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
+from benchmarks.__main__ import main, random_model
 from benchmarks.contestants import Contestant, Series, interleave
-from benchmarks.programs import seconds_until
-from benchmarks.report import Row, compare, spread, to_markdown
-from benchmarks.sections import best, expected_on_gpus
-
-ROOT = Path(__file__).parent.parent.parent
+from benchmarks.growth import expected_on_gpus
+from benchmarks.program_times import seconds_until
+from benchmarks.report import Measurement, compare, spread, to_markdown
+from benchmarks.setting import best
 
 
 @pytest.fixture(scope="module")
@@ -26,26 +23,21 @@ def scans(tmp_path_factory):
     return folder
 
 
-def test_it_runs_and_writes_a_table_and_json(scans, tmp_path):
-    call = ["-m", "benchmarks", "many", "--quick", "--image_size", "16", "--scans", scans]
-    result = subprocess.run(
-        [sys.executable, *map(str, call), "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
+def test_it_writes_a_table_and_json(scans, tmp_path, capsys):
+    call = ["many", "--quick", "--image_size", "16", "--scans", scans, "--output", tmp_path]
+    assert main([str(word) for word in call]) == 0
     content = json.loads((tmp_path / "benchmarks.json").read_text())
     assert content["machine"]["cores"] >= 1 and "load at the end" in content["machine"]
-    assert (tmp_path / "benchmarks.md").read_text().strip() in result.stdout
+    assert (tmp_path / "benchmarks.md").read_text().strip() in capsys.readouterr().out
     rows = {row["what"]: row for row in content["rows"]}
     assert rows["reference"]["ratio"] == 1 and "8 scans" in rows["float32"]["note"]
     assert rows[best()]["target"] == ">= 4x"
     assert [row["note"] for row in content["rows"] if row["seconds"] is None] == [
-        "not measured: this processor has no bfloat16 of its own"
+        "not measured: this processor has no bfloat16 instructions"
     ] * (best() == "float32")
 
 
-def test_ours_and_the_reference_give_the_same_probability(scans, tmp_path):
-    from benchmarks.__main__ import random_model
-
+def test_our_path_and_the_reference_path_give_the_same_probability(scans, tmp_path):
     folder = str(random_model(tmp_path / "model", 16))
     settings = {way: {"way": way, "folder": folder, "image_size": 16} for way in ("reference", "float32", "bfloat16")}
     results = interleave("scan", settings, [str(path) for path in sorted(scans.iterdir())])
@@ -55,7 +47,7 @@ def test_ours_and_the_reference_give_the_same_probability(scans, tmp_path):
     assert [len(series.seconds) for series in results.values()] == [2, 2, 2]
 
 
-def test_a_peer_that_is_not_installed_is_said_so():
+def test_the_report_names_libraries_that_are_not_installed():
     results = {
         "reference": Series([2.0, 1.0, 4.0], None, 0),
         "ours": Series([1.0, 1.0, 0.5], None, 0),
@@ -68,26 +60,36 @@ def test_a_peer_that_is_not_installed_is_said_so():
     assert "| monai |  |  |  |  | not installed: monai |" in text and "**no**" in text and "cores 2" in text
 
 
-def test_a_contestant_that_fails_says_why():
+def test_the_error_of_a_failed_contestant_quotes_its_log():
     with Contestant("bound", {"path": "no-such-file"}) as contestant:
         with pytest.raises(RuntimeError, match="no-such-file"):
             contestant.wait_until_ready()
 
 
-def test_expected_cost_is_computed_by_hand():
+def test_expected_cost_matches_a_hand_calculation():
     rows = {row.what: row for row in expected_on_gpus(rate=1e14, share=0.5, subjects=125, epochs=100)}
     one_fold = 100 * 100 * 3 * 2 * 17.8e9 / 5e13
     assert rows["1 GPU(s)"].seconds[0] == pytest.approx(5 * one_fold)
     assert rows["8 GPU(s)"].seconds[0] == pytest.approx(one_fold)
-    assert isinstance(rows["64 GPU(s)"], Row) and "12 a fold" in rows["64 GPU(s)"].note
+    assert isinstance(rows["64 GPU(s)"], Measurement) and "12 per fold" in rows["64 GPU(s)"].note
     assert all("omputed, not measured" in row.section for row in rows.values())
 
 
-def test_a_program_is_timed_until_it_speaks_and_never_when_it_fails(tmp_path):
+def test_a_program_is_timed_until_it_prints_the_words_and_an_error_is_raised_if_it_fails(tmp_path):
     code = "import time; print('here'); time.sleep(0.2); open('ended', 'w')"
     assert seconds_until(["-c", code], "here", cwd=tmp_path) > 0
     assert (tmp_path / "ended").exists()
-    with pytest.raises(RuntimeError, match="ended with 0: silence"):
+    with pytest.raises(RuntimeError, match="ended with status 0: silence"):
         seconds_until(["-c", "print('silence')"], "here")
-    with pytest.raises(RuntimeError, match="ended with 3: here"):
+    with pytest.raises(RuntimeError, match="ended with status 3: here"):
         seconds_until(["-c", "import sys; print('here'); sys.exit(3)"], "here")
+
+
+def test_a_wrong_call_exits_with_2_and_a_sentence(tmp_path, capsys):
+    for call, sentence in [
+        (["sleep"], "unknown section sleep; choose from bounds, scan"),
+        (["--scans", str(tmp_path)], "contains no *_T2w.nii.gz files"),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            main(call)
+        assert caught.value.code == 2 and sentence in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A page with nothing but the viewer, and a small head with a bright mark on the right, at the front, high up."""
+"""A page with only the viewer, and a small head with a bright mark on the right, at the front, high up."""
 
 import contextlib
 import os
@@ -13,25 +13,26 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 SHAPE, SPACING = (40, 48, 30), (1.0, 1.0, 1.5)  # R, A, S
 AFFINE = np.diag([*SPACING, 1.0])
-AFFINE[:3, 3] = -(np.array(SHAPE) - 1) / 2 * SPACING  # the middle of the head is at 0, 0, 0
-MARK = (10.0, 12.0, 9.0)  # mm to the right, to the front, up
-PEAK = (-9.5, -11.5, -8.25)  # of the heat map: left, back, low; the middle of a voxel
+AFFINE[:3, 3] = -(np.array(SHAPE) - 1) / 2 * SPACING  # puts the middle of the head at 0, 0, 0
+MARK = (10.0, 12.0, 9.0)  # mm (R, A, S)
+PEAK = (-9.5, -11.5, -8.25)  # of the heat map, mm (R, A, S): left, back, low; at the centre of a voxel
 
 
 def millimetres(shape, affine):
+    """World coordinates of every voxel."""
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     return voxels @ affine[:3, :3].T + affine[:3, 3]
 
 
 def write_head(path: Path, orientation: str = "RAS") -> Path:
-    """An ellipsoid at 300 and a cube at 1000, stored along other axes, which must make no difference."""
+    """Write an ellipsoid of 300 with a cube of 1000. The stored orientation must not change what the viewer shows."""
     place = millimetres(SHAPE, AFFINE)
     head = 300.0 * ((place / (17, 21, 19)) ** 2).sum(-1).__lt__(1)
     head[(np.abs(place - MARK) < 3).all(-1)] = 1000
     image = nib.Nifti1Image(head.astype(np.int16), AFFINE)
     image = image.as_reoriented(ornt_transform(io_orientation(AFFINE), axcodes2ornt(orientation)))
     assert "".join(nib.aff2axcodes(image.affine)) == orientation
-    # a qform and voxel edges that lie, with the larger code: nibabel and this project go by the sform
+    # a wrong qform and voxel size, with the larger code: nibabel and this project use the sform
     image.set_sform(image.affine, code=1)
     image.set_qform(np.diag([1.0, 1.0, 1.0, 1.0]), code=2)
     nib.save(image, path)
@@ -39,7 +40,7 @@ def write_head(path: Path, orientation: str = "RAS") -> Path:
 
 
 def write_heat(path: Path) -> Path:
-    """A blob on a coarse grid of its own, 1 at its peak."""
+    """Write a blob with maximum 1 on another, coarser voxel grid."""
     affine = np.diag([-2.5, 2.5, 2.5, 1.0])
     affine[:3, 3] = [30, -30, -30]
     distance = np.square(millimetres((25, 25, 25), affine) - PEAK).sum(-1)
@@ -49,7 +50,7 @@ def write_heat(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
-    """The folder gradio keeps its files in."""
+    """The folder where gradio keeps its files."""
     folder = tmp_path_factory.mktemp("gradio")
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
@@ -61,7 +62,7 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_page(served):
-    """A function that makes the gradio page; a button per scene, by the scene's name."""
+    """A function that makes the gradio page, with one button per scene. The button's id is the scene's name."""
     import gradio as gr
 
     import viewer
@@ -74,7 +75,7 @@ def make_page(served):
 
     def damaged():
         scene = viewer.scene(write_head(served / "damaged.nii.gz"), low=0, high=1000)
-        (served / "damaged.nii.gz").write_bytes(b"this is no volume")
+        (served / "damaged.nii.gz").write_bytes(b"this is not a volume")
         return scene
 
     def gone():
@@ -118,7 +119,7 @@ def make_page(served):
 
 @pytest.fixture(scope="session")
 def address(make_page):
-    """The page, on a port of its own."""
+    """The address of the running page."""
     import viewer
 
     page = make_page()
@@ -136,7 +137,7 @@ def address(make_page):
 
 @contextlib.contextmanager
 def _opened(browser, address, **settings):
-    """The page in a fresh context, the viewer ready for its first scene."""
+    """The page in a new browser context, with the viewer ready for its first scene."""
     context = browser.new_context(**{"viewport": {"width": 1000, "height": 900}, **settings})
     page = context.new_page()
     page.requested = []

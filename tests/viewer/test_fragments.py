@@ -1,4 +1,4 @@
-"""The page's plain HTML: what it must say, and that a file's name cannot become markup."""
+"""The plain HTML of the page: what it must say, and that a file name cannot become markup."""
 
 import html
 import re
@@ -23,6 +23,7 @@ ANSWER = {
 
 
 def text(markup):
+    """The text that a reader sees."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
 
 
@@ -33,15 +34,16 @@ def model(synthetic):
     return model
 
 
-def test_a_result_says_all_that_is_needed_to_read_it():
+def test_a_result_shows_everything_needed_to_interpret_it():
     shown = text(result_panel(ANSWER))
     for words in [
-        "0.700 probability of injury, called injury", "at or above the decision threshold of 0.65", "as scanned 0.600",
-        "mirrored left to right 0.800", "spread of the two views 0.200", "Not calibrated", "290 × 290 × 203 voxels",
-        "axes LPS", "128 × 128 × 128 points", "different sides of the threshold",
+        "0.700 probability of injury, classified as injury", "at or above the decision threshold of 0.65",
+        "original view 0.600", "mirrored left-right 0.800", "difference between the views 0.200", "Not calibrated",
+        "290 × 290 × 203 voxels",
+        "axes LPS", "128 × 128 × 128 voxels", "different sides of the threshold",
     ]:  # fmt: skip
         assert words in shown
-    assert 'style="left: 65.0%"' in result_panel(ANSWER)  # the threshold's mark
+    assert 'style="left: 65.0%"' in result_panel(ANSWER)  # the mark of the threshold
 
 
 @pytest.mark.parametrize(("p", "words"), [(0.0004, "< 0.001"), (0.9996, "> 0.999"), (0.0, "< 0.001")])
@@ -52,39 +54,42 @@ def test_no_probability_is_rounded_to_certainty(p, words):
 def test_calibration_and_warnings():
     shown = text(result_panel(ANSWER | {"calibrated": True, "temperature": 1.84, "warnings": ["It is upside down."]}))
     assert "Calibrated: temperature 1.84" in shown and "Not calibrated" not in shown
-    assert "do not rely on the number. It is upside down." in shown
+    assert "Do not rely on this probability. It is upside down." in shown
 
 
-def test_an_ensembles_members_are_shown():
+def test_the_members_of_an_ensemble_are_shown():
     shown = text(result_panel(ANSWER | {"p_injury_members": [0.2, 0.9], "member_spread": 0.495, "calibrated": True}))
-    assert "the 2 members 0.200 , 0.900 , standard deviation 0.495" in shown
-    assert "each member's temperature" in shown
+    assert "2 ensemble members: 0.200 , 0.900 (standard deviation 0.495 )" in shown
+    assert "the temperature of each member" in shown
 
 
 def test_without_the_mirrored_view():
     shown = text(result_panel(ANSWER | {"p_injury_mirrored": None, "view_spread": None}))
-    assert "without the mirrored view" in shown and "spread" not in shown
+    assert "does not use a mirrored view" in shown and "difference between the views" not in shown
 
 
 def test_a_name_cannot_become_markup():
-    for page in [result_panel(ANSWER | {"scan": "<img src=x>.nii"}), result_panel(problem="<img src=x> is no volume")]:
+    for page in [
+        result_panel(ANSWER | {"scan": "<img src=x>.nii"}),
+        result_panel(problem="<img src=x> is not a volume"),
+    ]:
         assert "<img" not in page and "&lt;img" in page
 
 
-def test_the_masthead_names_the_model_and_shouts_what_is_synthetic():
+def test_the_masthead_names_the_model_and_warns_in_capitals_if_it_is_synthetic():
     shown = text(masthead(model(synthetic=True), "ORG/NAME"))
     assert "TRAINED ON SYNTHETIC PHANTOMS, NOT ON INFANTS" in shown
     for words in [
         "ORG/NAME",
         "r1, fold 2",
         "hospital (synthetic), 102 training scans",
-        "ResNet-10, 96³",
-        "research use",
+        "ResNet-10, input of 96³ voxels",
+        "For research use only",
     ]:
         assert words in shown
     assert "SYNTHETIC" not in masthead(model(synthetic=False), "ORG/NAME")
 
 
-def test_without_a_model_it_says_how_to_get_one():
-    shown = text(masthead(None, "", "There is none."))
-    assert "There is none." in shown and "accelerate launch train.py --fold 4" in shown
+def test_without_a_model_the_masthead_says_how_to_train_one():
+    shown = text(masthead(None, "", "No model was found."))
+    assert "No model was found." in shown and "accelerate launch train.py --fold 4" in shown

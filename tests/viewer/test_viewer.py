@@ -1,4 +1,4 @@
-"""The viewer in a real browser: what a reader sees and can do."""
+"""The viewer in a real browser: what a user sees and can do."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ PLANES = ("axial", "coronal", "sagittal")
 
 @pytest.fixture(params=["webgl", "pictures"])
 def either(request):
-    """The page with WebGL2, and without."""
+    """The page with WebGL2 and without it."""
     return request.getfixturevalue({"webgl": "page", "pictures": "page_without_webgl"}[request.param])
 
 
@@ -33,7 +33,7 @@ def choose(page, view):
 
 
 def pixels(page):
-    """The stage without its round corners as (height, width, RGB), once it no longer changes."""
+    """The stage without its round corners, as (height, width, RGB), once it has stopped changing."""
     before = None
     for _ in range(20):
         page.wait_for_timeout(120)
@@ -45,8 +45,8 @@ def pixels(page):
 
 
 def middle(mask):
-    """Where a mask's pixels lie: fractions of the way across and down."""
-    assert mask.sum() > 20, "nothing of that colour"
+    """The centre of a mask's pixels, as fractions of the width and height."""
+    assert mask.sum() > 20, "no pixels of that colour"
     down, across = np.nonzero(mask)
     return across.mean() / mask.shape[1], down.mean() / mask.shape[0]
 
@@ -62,20 +62,20 @@ def move(page, axis, index):
 
 
 @pytest.mark.parametrize("stored", ["lps", "asr"])
-def test_right_front_and_up_are_where_radiologists_expect_them(either, stored):
+def test_right_anterior_and_superior_are_where_radiologists_expect_them(either, stored):
     show(either, stored)
-    # to the mark: 10, 12, 9 mm from the middle of 40 x 48 x 30 voxels of 1, 1, 1.5 mm
+    # move to the mark, 10, 12, 9 mm from the middle of 40 x 48 x 30 voxels of 1, 1, 1.5 mm
     for axis, index in enumerate((29, 35, 20)):
         move(either, axis, index)
     assert location(either).split("·")[0].split() == ["R", "9.5", "A", "11.5", "S", "8.3", "mm"]
     assert "intensity 1000" in location(either)
     for plane in PLANES:
         choose(either, plane)
-        across, down = middle(pixels(either).min(-1) > 230)  # white: neither labels nor crosshair
+        across, down = middle(pixels(either).min(-1) > 230)  # white, unlike the labels and the crosshair
         assert 0.2 < across < 0.5 and 0.1 < down < 0.45, plane
 
 
-def test_labels_say_the_same(page_without_webgl):
+def test_the_orientation_labels_agree(page_without_webgl):
     show(page_without_webgl, "plain")
     sides = page_without_webgl.evaluate(
         "Object.fromEntries(Array.from(document.querySelectorAll('.grn-tile'), tile => [tile.dataset.plane,"
@@ -86,7 +86,7 @@ def test_labels_say_the_same(page_without_webgl):
     assert "the patient's right is on your left" in page_without_webgl.locator(".grn-viewer").inner_text()
 
 
-def test_the_heat_map_is_drawn_where_it_is_hot_and_can_be_taken_away(either):
+def test_the_heat_map_is_drawn_at_its_peak_and_can_be_hidden(either):
     show(either, "heated")
     assert location(either).split("·")[0].split() == ["L", "9.5", "P", "11.5", "I", "8.3", "mm"]  # the peak
     assert "heat 0.9" in location(either) or "heat 1.0" in location(either)
@@ -98,7 +98,7 @@ def test_the_heat_map_is_drawn_where_it_is_hot_and_can_be_taken_away(either):
         either.check("[data-overlay=shown]")
         across, down = middle(np.abs(hot - plain).max(-1) > 30)
         assert 0.5 < across < 0.8 and 0.55 < down < 0.9, plane  # left, back, low
-    # 0.3 is reached 7.8 mm from the peak, 0.8 at 3.3 mm: the area below it is transparent
+    # the map falls to 0.3 at 7.8 mm from the peak and to 0.8 at 3.3 mm; values below the threshold are transparent
     area = (np.abs(hot - plain).max(-1) > 10).sum()
     either.locator("[data-overlay=threshold]").fill("80")
     assert 0.1 < (np.abs(pixels(either) - plain).max(-1) > 10).sum() / area < 0.3  # (3.3 / 7.8)^2 = 0.18
@@ -129,7 +129,7 @@ def test_the_peak_button_goes_back_to_the_peak(either):
     assert location(either) == peak
 
 
-def test_the_next_scan_does_not_wear_the_last_ones_heat_map(either):
+def test_the_next_scan_does_not_keep_the_heat_map_of_the_previous_one(either):
     choose(either, "axial")
     show(either, "plain")
     plain = pixels(either)
@@ -140,7 +140,7 @@ def test_the_next_scan_does_not_wear_the_last_ones_heat_map(either):
     assert not either.is_visible(".grn-peak") and not either.is_visible(".grn-overlay")
 
 
-def test_a_window_is_set_and_reset(either):
+def test_the_window_can_be_set_and_reset(either):
     show(either, "plain")
     choose(either, "axial")
     normal = pixels(either)
@@ -166,13 +166,13 @@ def test_each_view_has_its_button(page):
 def test_without_webgl_the_page_says_why_and_offers_no_3d(page_without_webgl):
     assert page_without_webgl.evaluate("document.createElement('canvas').getContext('webgl2')") is None
     show(page_without_webgl, "heated")
-    assert "no WebGL2, so slices are shown as pictures" in page_without_webgl.inner_text(".grn-why")
+    assert "does not support WebGL2, so only flat slices are shown" in page_without_webgl.inner_text(".grn-why")
     assert page_without_webgl.is_disabled(".grn-views [data-view=render]")
     choose(page_without_webgl, "multi")
     assert page_without_webgl.locator(".grn-tile canvas:visible").count() == 3
 
 
-def test_voxels_keep_their_shape_without_webgl(page_without_webgl):
+def test_slices_keep_their_proportions_without_webgl(page_without_webgl):
     show(page_without_webgl, "plain")
     choose(page_without_webgl, "coronal")
     picture = pixels(page_without_webgl)
@@ -185,7 +185,7 @@ def test_the_keyboard_is_enough(either):
     choose(either, "axial")
     either.focus(".grn-stage")
     for key, place in [
-        ("ArrowLeft", ["L", "8.5", "P", "11.5", "I", "8.3"]),  # to the left of the picture: the patient's right
+        ("ArrowLeft", ["L", "8.5", "P", "11.5", "I", "8.3"]),  # left in the image is the patient's right
         ("ArrowUp", ["L", "8.5", "P", "10.5", "I", "8.3"]),
         ("PageUp", ["L", "8.5", "P", "10.5", "I", "6.8"]),
     ]:
@@ -202,7 +202,7 @@ def test_the_keyboard_is_enough(either):
     assert nameless == 0
 
 
-def test_bad_files_get_one_sentence_and_leave_nothing_behind(either):
+def test_a_bad_file_gives_one_sentence_and_an_empty_viewer(either):
     show(either, "heated")
     for name, sentence in [("damaged", "could not be read as a NIfTI volume"), ("gone", "no longer on the server")]:
         either.click(f"#{name}")
@@ -223,13 +223,13 @@ def test_the_latest_scene_wins(either):
     show(either, "heated")
     either.unroute("**/slow.nii.gz")
     assert held
-    with contextlib.suppress(Exception):  # the viewer has given it up
+    with contextlib.suppress(Exception):  # the viewer has cancelled this request
         held[0].continue_()
     either.wait_for_timeout(300)
     assert either.inner_text(".grn-name") == "heated" and either.is_visible(".grn-overlay")
 
 
-def test_hidden_and_shown_again_it_fills_its_place(either):
+def test_the_viewer_fills_its_place_after_it_was_hidden_and_shown_again(either):
     show(either, "heated")
     choose(either, "multi")
     either.click("#hide")
@@ -240,7 +240,7 @@ def test_hidden_and_shown_again_it_fills_its_place(either):
     assert picture.shape[1] > 600 and (picture.max(-1) > 60).mean() > 0.03
 
 
-def test_a_graphics_card_that_gives_up_leaves_pictures(browser, address, opened):
+def test_slices_are_shown_if_the_graphics_card_stops(browser, address, opened):
     with opened(browser, address) as page:
         show(page, "heated")
         page.evaluate(
@@ -252,7 +252,7 @@ def test_a_graphics_card_that_gives_up_leaves_pictures(browser, address, opened)
         assert (pixels(page).max(-1) > 60).mean() > 0.03
 
 
-def test_a_large_scan_without_a_graphics_card_is_shown_as_pictures(page):
+def test_a_large_scan_without_a_graphics_card_is_shown_as_slices(page):
     show(page, "large")
     assert "no graphics card" in page.inner_text(".grn-why") and page.is_disabled(".grn-views [data-view=render]")
     assert (pixels(page).max(-1) > 60).mean() > 0.03
@@ -275,7 +275,7 @@ def test_text_is_legible(browser, address, opened, scheme):
 
 
 def contrast(one, other):
-    """WCAG 2.2's contrast ratio."""
+    """The contrast ratio of WCAG 2.2."""
     light = []
     for colour in (one, other):
         part = np.array([float(value) for value in re.findall(r"[\d.]+", colour)[:3]]) / 255
@@ -294,7 +294,7 @@ def test_a_phone_needs_no_sideways_scrolling(request, address, opened, chromium)
             assert box["x"] >= 0 and box["x"] + box["width"] <= 375
 
 
-def test_it_asks_no_other_host_and_stores_nothing(browser, address, opened):
+def test_the_viewer_contacts_no_other_host_and_stores_nothing(browser, address, opened):
     with opened(browser, address) as page:
         show(page, "heated")
         for view in (*PLANES, "render"):
@@ -305,7 +305,7 @@ def test_it_asks_no_other_host_and_stores_nothing(browser, address, opened):
         assert page.evaluate("Object.keys(localStorage)") == []
 
 
-def test_it_works_below_a_sub_path(browser, make_page, opened):
+def test_the_viewer_works_below_a_sub_path(browser, make_page, opened):
     import fastapi
     import gradio as gr
     import uvicorn

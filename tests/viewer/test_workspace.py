@@ -1,4 +1,4 @@
-"""Files of visitors: their own, unguessable, and gone."""
+"""The files of visitors: separate, in folders nobody can guess, and deleted in the end."""
 
 import os
 import tempfile
@@ -25,7 +25,7 @@ def upload(workspace, name="scan.nii.gz"):
     return str(folder / name)
 
 
-def test_two_visitors_share_an_upload_and_lose_only_their_own(workspace):
+def test_clearing_one_visitor_keeps_the_same_upload_of_another(workspace):
     path = upload(workspace)
     one, two = workspace.take(path, "one"), workspace.take(path, "two")
     workspace.clear("one")
@@ -35,12 +35,12 @@ def test_two_visitors_share_an_upload_and_lose_only_their_own(workspace):
     assert not two.exists()
 
 
-def test_a_visitors_scans_of_one_name_do_not_meet(workspace):
+def test_two_scans_with_the_same_name_get_separate_folders(workspace):
     path = upload(workspace)
     assert workspace.take(path, "one") != workspace.take(path, "one")
 
 
-def test_a_copy_is_made_where_links_are_not_to_be_had(workspace, monkeypatch):
+def test_an_upload_is_copied_if_hard_links_are_unavailable(workspace, monkeypatch):
     def refuse(*_):
         raise OSError("no links here")
 
@@ -48,13 +48,13 @@ def test_a_copy_is_made_where_links_are_not_to_be_had(workspace, monkeypatch):
     assert workspace.take(upload(workspace), "one").read_bytes() == b"voxels"
 
 
-def test_empty_files_of_gradios_are_swept_with_a_visitor(workspace):
+def test_clearing_a_visitor_removes_empty_files_left_by_gradio(workspace):
     (workspace.root / "tmpabc").touch()
     workspace.clear("nobody")
     assert not (workspace.root / "tmpabc").exists()
 
 
-def test_a_visitor_who_never_said_good_bye_is_forgotten(workspace):
+def test_a_visitor_without_activity_is_forgotten(workspace):
     path = workspace.take(upload(workspace), "silent")
     long_ago = time.time() - FORGET_AFTER - 1
     os.utime(path.parent.parent, (long_ago, long_ago))
@@ -62,7 +62,7 @@ def test_a_visitor_who_never_said_good_bye_is_forgotten(workspace):
     assert not path.exists()
 
 
-def test_closing_leaves_nothing_and_a_killed_pages_folder_is_found_by_the_next(tmp_path, monkeypatch):
+def test_closing_deletes_everything_and_a_new_page_deletes_what_a_killed_page_left(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     killed = tmp_path / f"{PREFIX}killed"
     killed.mkdir()

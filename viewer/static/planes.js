@@ -1,4 +1,4 @@
-// The view with WebGL2: NiiVue. Same methods as slices.js.
+// The view with WebGL2, drawn by NiiVue. It has the same methods as slices.js.
 
 import { shape } from "./volumes.js";
 
@@ -11,10 +11,11 @@ const SLICE_TYPES = {
   sagittal: SLICE_TYPE.SAGITTAL,
   render: SLICE_TYPE.RENDER,
 };
-// colours over all of 0..1, nothing below cal_min. NiiVue 0.69.0 names 2 "translucent", but its shader fades 1, not 2.
+// the colour map spans 0 to 1, and values below cal_min are invisible. NiiVue 0.69.0 calls 2 "translucent", but its
+// shader fades values for 1, not for 2.
 const HIDE_BELOW_MINIMUM = 2;
 
-// without a graphics card a scan of this size takes some three seconds to come up on two cores
+// without a graphics card, a scan of this size takes about three seconds to appear on two cores
 const SOFTWARE_VOXELS = 4e6;
 
 const inSoftware = (gl) => {
@@ -26,7 +27,7 @@ const inSoftware = (gl) => {
 /** Why this browser cannot run NiiVue, or null. */
 export function whyNot() {
   const gl = document.createElement("canvas").getContext("webgl2");
-  if (!gl) return "This browser offers no WebGL2, so slices are shown as pictures, without the 3D view.";
+  if (!gl) return "This browser does not support WebGL2, so only flat slices are shown, without the 3D view.";
   gl.getExtension("WEBGL_lose_context")?.loseContext();
   return null;
 }
@@ -34,8 +35,8 @@ export function whyNot() {
 /**
  * Start NiiVue in `place`.
  *
- * Calls: `moved(voxel)` when the crosshair was moved in the picture, `windowed(low, high)`, `lost()` when the graphics
- * card gave up.
+ * Calls `moved(voxel)` when the user moves the crosshair in the image, `windowed(low, high)` when the intensity window
+ * changes, and `lost()` when the graphics card stops.
  */
 export async function planesView(place, { moved, windowed, lost }) {
   const canvas = place.querySelector("canvas");
@@ -74,25 +75,25 @@ export async function planesView(place, { moved, windowed, lost }) {
   };
   nv.onIntensityChange = (volume) => windowed(volume.cal_min, volume.cal_max);
   await nv.attachToCanvas(canvas, true);
-  canvas.tabIndex = -1; // the stage around it takes the keys
+  canvas.tabIndex = -1; // the stage around it handles the keyboard
   canvas.addEventListener("webglcontextlost", lost);
 
   let pending = 0;
-  let anew = false; // the scan too, or only the heat map, which is a fraction of the work
+  let redrawScan = false; // false: only the heat map, which is much less work
   function refresh(scanToo) {
-    anew ||= scanToo;
+    redrawScan ||= scanToo;
     pending ||= requestAnimationFrame(() => {
       pending = 0;
-      if (anew && nv.volumes.length) nv.updateGLVolume();
+      if (redrawScan && nv.volumes.length) nv.updateGLVolume();
       else if (nv.volumes.length > 1) nv.refreshLayers(nv.volumes[1], 1);
-      anew = false;
+      redrawScan = false;
       nv.drawScene();
     });
   }
 
   let heat = null;
-  function dress(overlay) {
-    overlay.colormap = heat.colormap; // first: it sets the range anew
+  function style(overlay) {
+    overlay.colormap = heat.colormap; // must come first, because it resets the range
     Object.assign(overlay, {
       colormapType: HIDE_BELOW_MINIMUM,
       cal_min: heat.threshold,
@@ -101,27 +102,27 @@ export async function planesView(place, { moved, windowed, lost }) {
     });
   }
 
-  // all at once: addVolume would draw the scan again for each, and on the way an overlay in the wrong colours
+  // set all volumes at once: addVolume would redraw the scan for each, and show the overlay in wrong colours meanwhile
   function hold(volumes) {
     Object.assign(nv, { volumes, back: volumes[0] ?? null, overlays: volumes.slice(1) });
     nv.updateGLVolume();
   }
 
-  // in 3D the head is cut open at the crosshair's height, or the heat inside it would not be seen
+  // in 3D, cut the head open at the height of the crosshair, so that the heat map inside is visible
   const cut = () => nv.setClipPlane([nv.scene.crosshairPos[2] - 0.5, 0, 90]); // draws
 
   return {
     canRender: true,
-    /** Why this scan is not for WebGL2 here, or null. */
+    /** Why WebGL2 cannot show this scan here, or null. */
     tooMuch(scan) {
       const size = shape(scan);
       if (Math.max(...size) > nv.uiData.max3D) {
-        return "This scan is too large for the graphics card, so slices are shown as pictures, without the 3D view.";
+        return "This scan is too large for the graphics card, so only flat slices are shown, without the 3D view.";
       }
       if (inSoftware(nv.gl) && size[0] * size[1] * size[2] > SOFTWARE_VOXELS) {
         return (
-          "This browser has no graphics card to draw with, which takes long for so large a scan,"
-          + " so slices are shown as pictures, without the 3D view."
+          "This browser has no graphics card and would draw a scan of this size slowly,"
+          + " so only flat slices are shown, without the 3D view."
         );
       }
       return null;
@@ -129,7 +130,7 @@ export async function planesView(place, { moved, windowed, lost }) {
     show(scan, overlay) {
       nv.setScale(1.3);
       nv.setRenderAzimuthElevation(160, 35); // from the front and above
-      if (overlay) dress(overlay);
+      if (overlay) style(overlay);
       hold([scan, overlay].filter(Boolean));
     },
     clear() {
@@ -150,7 +151,7 @@ export async function planesView(place, { moved, windowed, lost }) {
     setOverlay(settings) {
       heat = settings;
       if (nv.volumes.length < 2) return;
-      dress(nv.volumes[1]);
+      style(nv.volumes[1]);
       refresh(false);
     },
     turn(right, up) {

@@ -1,16 +1,16 @@
-// The view without WebGL2: three pictures on plain canvases. Same methods as planes.js.
+// The view without WebGL2: three slices on plain canvases. It has the same methods as planes.js.
 
 import { colours, layout, sample, shape, toVoxel, toWorld } from "./volumes.js";
 
-// which voxel axis runs across and which up the picture; across runs backwards in all three: the patient's right
-// (axial, coronal) and the nose (sagittal) are on the left
+// the voxel axes that run across and up each slice. The axis across runs backwards in all three: the patient's right
+// (axial, coronal) or the nose (sagittal) is on the left
 const PLANES = {
   axial: { across: 0, up: 1, through: 2, labels: { left: "R", right: "L", top: "A", bottom: "P" } },
   coronal: { across: 0, up: 2, through: 1, labels: { left: "R", right: "L", top: "S", bottom: "I" } },
   sagittal: { across: 1, up: 2, through: 0, labels: { left: "A", right: "P", top: "S", bottom: "I" } },
 };
 
-/** Draw into the tiles of `place`; `moved(voxel)` is called when a picture was clicked. */
+/** Draw into the tiles of `place`. Calls `moved(voxel)` when the user clicks or drags in a slice. */
 export function slicesView(place, { moved }) {
   const tiles = Array.from(place.querySelectorAll(".grn-tile"), (element) => {
     const plane = PLANES[element.dataset.plane];
@@ -34,7 +34,7 @@ export function slicesView(place, { moved }) {
   const resized = new ResizeObserver(refresh);
   tiles.forEach(({ element }) => resized.observe(element));
 
-  /** Where the picture lies in the tile, in device pixels, millimetres true in both directions. */
+  /** The rectangle of the slice in its tile, in device pixels, with the same scale in mm in both directions. */
   function frame({ element, plane }) {
     const ratio = window.devicePixelRatio || 1;
     const width = Math.round(element.clientWidth * ratio), height = Math.round(element.clientHeight * ratio);
@@ -78,7 +78,7 @@ export function slicesView(place, { moved }) {
     context.stroke();
   }
 
-  /** One pixel a voxel. */
+  /** Paint the slice with its heat map, one pixel per voxel. */
   function paint(picture, plane) {
     const { width, height } = picture;
     const pixels = new ImageData(width, height);
@@ -87,17 +87,17 @@ export function slicesView(place, { moved }) {
     const { opacity, threshold } = state.heat;
     const gain = 255 / (state.high - state.low);
     const at = state.voxel.map(Math.round);
-    // the overlay's voxel moves by the same steps from pixel to pixel
+    // from pixel to pixel, the position in the overlay changes by constant steps
     const origin = [0, 0, 0], right = [0, 0, 0], down = [0, 0, 0];
     if (heat) {
       const place = (voxel) => toVoxel(state.overlay, toWorld(state.scan, voxel));
       const corner = at.slice();
       corner[plane.across] = width - 1;
       corner[plane.up] = height - 1;
-      const beside = corner.slice(), below = corner.slice();
-      beside[plane.across] -= 1;
+      const toTheRight = corner.slice(), below = corner.slice();
+      toTheRight[plane.across] -= 1;
       below[plane.up] -= 1;
-      const [c, b, d] = [corner, beside, below].map(place);
+      const [c, b, d] = [corner, toTheRight, below].map(place);
       for (const axis of [0, 1, 2]) {
         origin[axis] = c[axis];
         right[axis] = b[axis] - c[axis];

@@ -1,29 +1,29 @@
-// The component: its controls, the scene it was given, and the view that draws it: planes.js, or slices.js without
-// WebGL2.
+// The viewer component: its controls, the scene it received, and the view that draws it. The view is planes.js, or
+// slices.js without WebGL2.
 
 import { planesView, whyNot } from "./planes.js";
 import { slicesView } from "./slices.js";
 import { colours, layout, readVolume, sample, shape, toVoxel, toWorld } from "./volumes.js";
 
-// evenly lighter from low to high, and told apart with every kind of colour vision; names as in NiiVue
+// lightness rises evenly with the value, so colour-blind readers can use them; names as in NiiVue
 const COLORMAPS = { inferno: "Inferno", plasma: "Plasma", viridis: "Viridis", cividis: "Cividis" };
 const EMPTY = "Choose a scan to see it here.";
 
-/** Called by gradio once for each component, through viewer/niivue.py. */
+/** Gradio calls this once per component, through viewer/niivue.py. */
 async function mount(element, props, watch) {
   const root = element.querySelector(".grn-viewer");
   const find = (selector) => root.querySelector(selector);
   const all = (selector) => Array.from(root.querySelectorAll(selector));
   const stage = find(".grn-stage");
   const settings = { view: "multi", shown: true, opacity: 0.5, threshold: 0.3, colormap: "inferno" };
-  let planes = null; // the view with WebGL2, where there is one
-  let pictures = null; // the view without, once it was needed
-  let why = null; // the reason that there is no `planes`
-  let view = null; // the one in use
-  let loading = null; // the AbortController of the scene on its way
+  let planes = null; // the view with WebGL2, if available
+  let pictures = null; // the view without WebGL2, created when first needed
+  let why = null; // why there is no `planes`
+  let view = null; // the view in use
+  let loading = null; // the AbortController of the scene that is loading
   let current = null; // { scene, scan, overlay, voxel }
 
-  // ---- what is shown ----
+  // ---- display ----
 
   function say(state, text = "") {
     root.dataset.state = state;
@@ -42,7 +42,7 @@ async function mount(element, props, watch) {
     view.clear();
     find(".grn-name").textContent = "";
     find(".grn-location").textContent = "";
-    // gradio hands over a proxy, and an empty text for None
+    // gradio passes a proxy, and an empty string for None
     const scene = props.value ? JSON.parse(JSON.stringify(props.value)) : null;
     if (!scene) return say("empty", EMPTY);
     say("loading", "Loading the scan…");
@@ -51,11 +51,11 @@ async function mount(element, props, watch) {
       const [scan, overlay] = await Promise.all(
         [scene.scan, scene.overlay].map((volume) => volume && readVolume(volume, mine.signal)),
       );
-      if (mine.signal.aborted) return; // a later scene has taken over
+      if (mine.signal.aborted) return; // a newer scene is loading
       show(scene, scan, overlay);
     } catch (error) {
       if (mine.signal.aborted) return;
-      mine.abort(); // the other of the two need not arrive
+      mine.abort(); // cancel the other download
       current = null;
       console.warn("viewer:", error);
       say("error", error.message);
@@ -77,7 +77,7 @@ async function mount(element, props, watch) {
     say("ready");
   }
 
-  /** Use the view with WebGL2, or, for a reason, the one without. */
+  /** Use the view with WebGL2. If there is a reason not to, show it and use the other view. */
   function pick(reason) {
     const next = reason ? (pictures ??= slicesView(find(".grn-slices"), { moved })) : planes;
     if (view !== next) view?.clear();
@@ -181,7 +181,7 @@ async function mount(element, props, watch) {
   find(".grn-views").addEventListener("click", ({ target }) => target.dataset.view && setView(target.dataset.view));
   find(".grn-peak").addEventListener("click", () => {
     goTo(toVoxel(current.scan, current.scene.peak));
-    if (settings.view === "render") setView("multi"); // nothing moves in 3D when the peak is behind bone
+    if (settings.view === "render") setView("multi"); // in 3D the peak may be hidden inside the head
   });
   find(".grn-reset").addEventListener("click", resetWindow);
   find(".grn-positions").addEventListener("input", ({ target }) => {
@@ -191,7 +191,7 @@ async function mount(element, props, watch) {
   });
   find(".grn-window").addEventListener("input", ({ target }) => {
     let low = Number(find("[data-window=low]").value), high = Number(find("[data-window=high]").value);
-    const least = Number(target.step); // black stays below white: the other one gives way
+    const least = Number(target.step); // black must stay below white, so move the other slider too
     if (high - low < least) [low, high] = target.dataset.window === "low" ? [low, low + least] : [high - least, high];
     setWindow(low, high);
   });
@@ -202,7 +202,7 @@ async function mount(element, props, watch) {
     applyOverlay();
   });
 
-  // capturing: NiiVue's own keys (H, J, K, L, and some that open dialogues) are not heard
+  // listen in the capture phase, so that NiiVue's own keys (H, J, K, L, and some that open dialogues) do nothing
   stage.addEventListener("keydown", (event) => {
     if (event.key === "Tab" || !current) return;
     event.stopPropagation();
@@ -221,7 +221,7 @@ async function mount(element, props, watch) {
   function lost() {
     planes.destroy();
     planes = view = null;
-    why = "The graphics card stopped, so slices are shown as pictures; reload the page for the 3D view.";
+    why = "The graphics card stopped responding, so only flat slices are shown. Reload the page for the 3D view.";
     pick(why);
     load();
   }
@@ -235,15 +235,15 @@ async function mount(element, props, watch) {
       planes = await planesView(find(".grn-render"), { moved, windowed: showWindow, lost });
     } catch (error) {
       console.warn("viewer:", error);
-      why = "WebGL2 could not be started in this browser, so slices are shown as pictures.";
+      why = "WebGL2 could not be started in this browser, so only flat slices are shown, without the 3D view.";
     }
   }
   pick(why);
   watch("value", load);
-  root.dataset.started = ""; // from here on a scene is shown when it comes
+  root.dataset.started = ""; // from now on the viewer reacts to new scenes
   await load();
 
-  // gradio takes the component out of the page when it is made invisible: give the graphics memory back
+  // gradio removes the component from the page when it is hidden: free the graphics memory
   const gone = new MutationObserver(() => {
     if (root.isConnected) return;
     gone.disconnect();

@@ -1,27 +1,28 @@
-// Reading a volume and finding one's way in it. Voxels are counted along the axes turned to right, anterior, superior.
+// Reading a volume, and converting between voxels and millimetres. Voxel indices follow the axes right, anterior,
+// superior, for any stored orientation.
 
-import "./niivue.umd.js"; // leaves its names in globalThis.niivue
+import "./niivue.umd.js"; // defines globalThis.niivue
 
 const { NVImage } = globalThis.niivue;
 
-/** Fetch a file that gradio serves and parse it; an Error says in one sentence what went wrong. */
+/** Fetch a file that gradio serves and parse it. Throws an Error with one sentence for the user. */
 export async function readVolume({ file, affine }, signal) {
   let response;
   try {
     response = await fetch(file.url, { signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The scan could not be fetched: the connection to the server failed.");
+    throw new Error("The scan could not be loaded because the connection to the server failed. Choose it again.");
   }
   if (!response.ok) {
-    throw new Error("The scan is no longer on the server: choose it again.");
+    throw new Error("The scan is no longer on the server. Upload it again.");
   }
   const bytes = new Uint8Array(await response.arrayBuffer());
   const gzipped = bytes[0] === 0x1f && bytes[1] === 0x8b;
   let image = null;
   try {
     image = await NVImage.loadFromUrl({ url: bytes, name: gzipped ? "volume.nii.gz" : "volume.nii" });
-    // voxel edges too are as the affine has them, whatever the header says
+    // take the voxel sizes from the affine too, because the header may disagree with it
     const [x, y, z] = affine;
     for (const axis of [0, 1, 2]) image.hdr.pixDims[axis + 1] = Math.hypot(x[axis], y[axis], z[axis]);
     image.setAffine(affine);
@@ -29,12 +30,12 @@ export async function readVolume({ file, affine }, signal) {
     console.warn("volume not read:", error);
   }
   if (!image?.img || image.img.length < image.dimsRAS[1] * image.dimsRAS[2] * image.dimsRAS[3]) {
-    throw new Error("This file could not be read as a NIfTI volume: export it again and choose it again.");
+    throw new Error("This file could not be read as a NIfTI volume. Export it again, then upload the new file.");
   }
   return image;
 }
 
-/** Number of voxels to the right, to the front, upwards. */
+/** Number of voxels along the right, anterior and superior axes. */
 export const shape = (image) => [image.dimsRAS[1], image.dimsRAS[2], image.dimsRAS[3]];
 
 /** Millimetres (R, A, S) of a voxel. */
@@ -46,7 +47,7 @@ export function toWorld(image, [x, y, z]) {
 /** Voxel (with fractions) at millimetres (R, A, S). */
 export const toVoxel = (image, mm) => Array.from(image.mm2vox(mm, true));
 
-/** Where a stored value is: offset and strides of the R, A, S axes, and the scaling of its values. */
+/** How values are stored: the offset and strides of the R, A, S axes, and the scaling of the values. */
 export function layout(image) {
   const { scl_slope: slope, scl_inter: inter } = image.hdr;
   return {
@@ -74,7 +75,7 @@ export function sample({ values, start, step, shape: [nx, ny, nz], slope, inter 
   return (plane(corner) * (1 - fz) + plane(corner + up) * fz) * slope + inter;
 }
 
-/** A colour map as 256 RGB triples, the same in both modes. */
+/** A colour map as 256 RGB triples. Both views use the same. */
 export const colours = (name) => {
   const rgba = globalThis.niivue.cmapper.colormap(name);
   return Array.from({ length: 256 }, (_, level) => [rgba[4 * level], rgba[4 * level + 1], rgba[4 * level + 2]]);

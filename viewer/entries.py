@@ -1,0 +1,25 @@
+"""A visitor's entries, one per scan.
+
+An entry is a dictionary with the name of the scan (`scan`), its `path`, the path of its `mask` or None, and either its
+`answer`, as returned by `screen_scan`, or its `problem`, a sentence.
+"""
+
+from pathlib import Path
+
+COLUMNS = ["scan", "p_injury", "predicted_label", "view_spread", "warnings", "message"]
+
+
+def next_to(entry: dict, ending: str) -> Path:
+    """The path of a file in the folder of an entry's scan: the scan's name without `.nii.gz`, plus `ending`."""
+    path = Path(entry["path"])
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ending)
+
+
+def table_row(entry: dict) -> list:
+    """An entry as one row of the CSV file, in the order of `COLUMNS`."""
+    answer = entry["answer"]
+    if answer is None:
+        return [entry["scan"], None, None, None, None, entry["problem"]]
+    spread = None if answer["view_spread"] is None else round(answer["view_spread"], 4)
+    warnings = len(answer["warnings"])
+    return [entry["scan"], round(answer["p_injury"], 4), answer["predicted_label"], spread, warnings, ""]
