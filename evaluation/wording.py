@@ -255,6 +255,10 @@ def settings(findings: Findings) -> list[tuple[str, Any]]:
     study = findings.study
     environment = study.environment
     rows: list[tuple[str, Any]] = [(name, _setting(value)) for name, value in study.recipe.items()]
+    if version := environment.get("gloresnet"):
+        rows.append(
+            ("gloresnet", f"{version['version'] or 'unknown version'}, commit {version['commit'] or 'unknown'}")
+        )
     packages = environment.get("packages", {})
     if packages:
         rows.append(("packages", ", ".join(f"{name} {version}" for name, version in packages.items())))

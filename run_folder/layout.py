@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,9 +161,3 @@ class RunFolder:
     def trained(self, what: int | str) -> ModelFolder:
         """The folder of a fold by its number, or of `refit` or `ensemble`."""
         return self.fold(what) if isinstance(what, int) else ModelFolder(self.path / what)
-
-
-def runs_below(folder: str | os.PathLike[str]) -> Iterator[RunFolder]:
-    """The runs directly below a folder, such as `runs/`, in no particular order."""
-    for environment in Path(folder).glob("*/environment.json"):
-        yield RunFolder(environment.parent)

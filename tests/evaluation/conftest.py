@@ -119,6 +119,7 @@ def write_synthetic_run(
     (folder / "recipe.yaml").write_text(f"num_folds: {folds}\nselection: {selection}\nseed: 42\nsplit: family\n")
     source = {"data_dir": str(bids), "labels": None}
     environment = {"source": source, "num_processes": 1, "python": "3.11", "packages": {"torch": "2.13.0"}}
+    environment["gloresnet"] = {"version": "0.2.0", "commit": "0a1b2c3"}
     (folder / "environment.json").write_text(json.dumps(environment))
     excluded = cohort.iloc[:3].assign(
         participant_id=["CC90001XX10", "CC90002XX10", "CC90003XX10"],

@@ -58,6 +58,7 @@ def test_the_page_needs_no_other_file_and_shows_the_results(make_run):
     page, text = read_page(write_report(run, **FAST))
     assert page.fetched and all(address.startswith("data:") for address in page.fetched)
     assert "@import" not in text and "url(" not in text
+    assert "0.2.0, commit 0a1b2c3" in text
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
     assert all(link.startswith(("#", "https://doi.org/")) for link in page.links)
     pooled = json.loads((run / "cv_metrics.json").read_text())["pooled"]
