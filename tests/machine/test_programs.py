@@ -25,9 +25,9 @@ def test_the_jobs_answer_is_the_status(answer, status, capsys):
 @pytest.mark.parametrize(
     ("error", "status", "sentence"),
     [
-        (WrongSettingError("no such fold"), WRONG_CALL, "no such fold"),
-        (OSError("disk full"), FAILED, "disk full"),
-        (KeyboardInterrupt(), INTERRUPTED, "stopped"),
+        (WrongSettingError("no such fold"), WRONG_CALL, "no such fold."),
+        (OSError("disk full"), FAILED, "disk full."),
+        (KeyboardInterrupt(), INTERRUPTED, "stopped."),
     ],
 )
 def test_an_expected_error_is_one_sentence(error, status, sentence, capsys):
@@ -54,6 +54,6 @@ def test_an_argument_error_passes_through():
 
 def test_complain_and_one_line(capsys):
     assert complain("app.py", "the port is in use", FAILED) == 1
-    assert capsys.readouterr().err == "app.py: the port is in use\n"
+    assert capsys.readouterr().err == "app.py: the port is in use.\n"
     assert one_line(ValueError("first line\n  second line")) == "first line second line"
     assert one_line(MemoryError()) == "MemoryError"

@@ -95,7 +95,7 @@ def test_a_clone_of_the_space_serves_its_model(hub, publish, finished_run, share
     finally:
         process.terminate()
         out = process.communicate(timeout=60)[0]
-    assert re.search("model: lab/net", out)
+    assert re.search("Model: lab/net", out)
     fold = answer["model"]["fold"]
     model = GloResNetForImageClassification.from_pretrained(finished_run / f"fold-{fold}" / "model")
     processor = GloResNetImageProcessor.from_pretrained(finished_run / f"fold-{fold}" / "model")
