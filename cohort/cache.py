@@ -1,14 +1,14 @@
 """A disk cache of preprocessed volumes, shared by all folds and runs. Only new or changed scans are processed.
 
 Each shard is a set of Arrow files written by `datasets` and memory-mapped for reading: 8.5 MB per scan at 128^3. A scan
-is identified by path, size and modification time, inside a folder named after the processor's settings and code. To
-free the space, delete `gloresnet/` in the datasets cache (`HF_DATASETS_CACHE`); it is rebuilt when needed.
+is identified by the path, inode, size and change time of its files, inside a folder named after the processor's
+settings and code; a copied or moved cohort is processed again. To free the space, delete `gloresnet/` in the datasets
+cache (`HF_DATASETS_CACHE`); it is rebuilt when needed.
 """
 
 import hashlib
 import inspect
 import json
-import os
 import shutil
 import uuid
 from dataclasses import replace
@@ -23,6 +23,7 @@ from machine.cores import available_cores
 from preprocessing import GloResNetImageProcessor, VolumeError
 from run_folder.files import replacing_folder
 
+from .file_state import file_state
 from .scans import Scan
 
 
@@ -47,22 +48,23 @@ def standardised_volumes(
         for unfinished in folder.glob(".*.partial"):
             shutil.rmtree(unfinished)
         rows, _ = _index(folder)
-        missing = [scan for scan in scans if scan.status == "used" and _key(scan) not in rows]
+        keys = {scan: _key(scan.image, scan.mask) for scan in scans if scan.status == "used"}
+        missing = {scan: key for scan, key in keys.items() if key not in rows}
         errors = _build(missing, processor, folder, num_workers or available_cores()) if missing else {}
         rows, volumes = _index(folder)
     scans = [
-        replace(scan, status="unreadable", reason=errors[_key(scan)])
-        if scan.status == "used" and _key(scan) in errors
+        replace(scan, status="unreadable", reason=errors[keys[scan]])
+        if scan.status == "used" and keys[scan] in errors
         else scan
         for scan in scans
     ]
-    wanted = [rows[_key(scan)] for scan in scans if scan.status == "used"]
+    wanted = [rows[keys[scan]] for scan in scans if scan.status == "used"]
     return volumes.select(wanted).select_columns(["pixel_values", "sha256"]), scans
 
 
-def _build(scans: list[Scan], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:
-    """Add a shard with the volumes of `scans`. Returns key -> reason for scans that could not be read."""
-    rows = [{"key": _key(scan), "image": scan.image, "mask": scan.mask} for scan in scans]
+def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:
+    """Add a shard with the volumes of the scans. Returns key -> reason for scans that could not be read."""
+    rows = [{"key": key, "image": scan.image, "mask": scan.mask} for scan, key in keys.items()]
     num_workers = min(num_workers, len(rows))
     with replacing_folder(folder / uuid.uuid4().hex) as shard:
         built = Dataset.from_list(rows).map(
@@ -88,18 +90,14 @@ def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except (VolumeError, OSError) as error:
         return {"key": row["key"], "error": " ".join(str(error).split()), **blank}
+    if _key(row["image"], row["mask"]) != row["key"]:  # volume and hash may be of different files
+        return {"key": row["key"], "error": f"{row['image']} or its mask changed while it was read.", **blank}
     return {"key": row["key"], "error": "", "sha256": sha256, "pixel_values": volume}
 
 
-def _key(scan: Scan) -> str:
-    """A hash of path, size and modification time of a scan's files, without reading them."""
-    states = []
-    for path in (scan.image, scan.mask):
-        if path is not None:
-            path = os.path.realpath(path)
-            state = os.stat(path) if os.path.exists(path) else None
-            states.append([path, state and state.st_size, state and state.st_mtime_ns])
-    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+def _key(image: str | None, mask: str | None) -> str:
+    """A hash of the state of a scan's files, without reading them."""
+    return hashlib.sha256(json.dumps([file_state(image), file_state(mask)]).encode()).hexdigest()
 
 
 def _folder(processor: GloResNetImageProcessor) -> Path:

@@ -23,6 +23,7 @@ from huggingface_hub import snapshot_download
 
 from run_folder.files import replacing_folder
 
+from .file_state import file_state
 from .hub_access import HUB_FAILURES, explain
 from .images import IMAGE_NAMES, MASK_NAMES, SEGMENTATION_NAMES, CohortError, parse_name
 from .labels import LABEL_COLUMNS, MISSING, name
@@ -101,9 +102,8 @@ def _download(repo_id: str, revision: str | None) -> Path:
 
 
 def _state(tables: list[Path]) -> str:
-    """A hash of the paths, sizes and modification times of local files, to notice changes without reading them."""
-    states = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in tables]
-    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+    """A hash of the state of local files, to notice changes without reading them."""
+    return hashlib.sha256(json.dumps([file_state(path) for path in tables]).encode()).hexdigest()
 
 
 def _unpacked(root: Path, tables: list[Path], cohort: str, key: str) -> Path:

@@ -1,8 +1,11 @@
 """The cache: it holds the processor's volumes, and only new or changed scans are processed."""
 
+import gzip
 import hashlib
+import os
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from datasets import config as datasets_config
@@ -24,7 +27,7 @@ def own_cache(tmp_path, monkeypatch):
 def built(monkeypatch):
     """The scans that each call had to process."""
     calls, build = [], cache._build
-    monkeypatch.setattr(cache, "_build", lambda scans, *rest: calls.append(scans) or build(scans, *rest))
+    monkeypatch.setattr(cache, "_build", lambda scans, *rest: calls.append([*scans]) or build(scans, *rest))
     return calls
 
 
@@ -59,6 +62,66 @@ def test_only_new_or_changed_scans_are_processed(tiny_cohort, built):
     assert np.array_equal(rows[4]["pixel_values"], rows[5]["pixel_values"])
     standardised_volumes(scans[:3], PROCESSOR)
     assert len(built) == 2
+
+
+def decompress(path) -> Path:
+    """Without compression all scans have one size."""
+    plain = Path(path.removesuffix(".gz"))
+    plain.write_bytes(gzip.decompress(Path(path).read_bytes()))
+    Path(path).unlink()
+    return plain
+
+
+def keep_time(path, content, *, in_place):
+    """Replace a file as `cp -p`, `rsync -t` and archives do: the new content gets the old modification time."""
+    before = path.stat()
+    assert len(content) == before.st_size
+    if not in_place:
+        path.unlink()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_scan_replaced_by_one_of_equal_size_and_time_is_read_again(tiny_cohort, in_place):
+    scans = find_scans(tiny_cohort)
+    for scan in scans[:2]:
+        decompress(scan.image)
+    scans = find_scans(tiny_cohort)
+    old, _ = standardised_volumes(scans, PROCESSOR)
+    first, second = (Path(scan.image) for scan in scans[:2])
+    keep_time(first, second.read_bytes(), in_place=in_place)
+    new, _ = standardised_volumes(scans, PROCESSOR)
+    assert new[0]["sha256"] == hashlib.sha256(second.read_bytes()).hexdigest() != old[0]["sha256"]
+    rows = new.with_format("numpy")
+    assert np.array_equal(rows[0]["pixel_values"], rows[1]["pixel_values"])
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_mask_replaced_by_one_of_equal_size_and_time_is_read_again(tiny_cohort, in_place):
+    scan = find_scans(tiny_cohort)[0]
+    masked = GloResNetImageProcessor(image_size=16, brain_mask="required")
+    mask = decompress(scan.mask)
+    scan = find_scans(tiny_cohort)[0]
+    old, _ = standardised_volumes([scan], masked)
+    content = bytearray(mask.read_bytes())
+    voxels = np.frombuffer(content, np.uint8, offset=352).reshape(nib.load(mask).shape, order="F")
+    voxels[:4] = 0  # half of a brain
+    keep_time(mask, bytes(content), in_place=in_place)
+    new, _ = standardised_volumes([scan], masked)
+    expected = masked(scan.image, mask=str(mask), return_tensors="np")["pixel_values"][0]
+    volume = new.with_format("numpy")[0]["pixel_values"]
+    assert np.array_equal(volume, expected) and not np.array_equal(volume, old.with_format("numpy")[0]["pixel_values"])
+
+
+def test_a_scan_that_changes_while_it_is_read_is_not_cached(tiny_cohort):
+    """Its volume and its hash may be of different files."""
+    scan = find_scans(tiny_cohort)[0]
+    key = cache._key(scan.image, scan.mask)
+    Path(scan.image).write_bytes(Path(scan.image).read_bytes())
+    row = cache._standardise({"key": key, "image": scan.image, "mask": scan.mask}, PROCESSOR)
+    assert "changed while it was read" in row["error"] and not row["sha256"]
 
 
 def test_other_settings_do_not_share_volumes(shared_tiny_cohort, built):
