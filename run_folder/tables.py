@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -15,24 +17,17 @@ TEXT_COLUMNS = (  # always read as text; any other column becomes numbers if all
 
 
 def read_table(path: Path, required: tuple[str, ...] = (), as_text: bool = False) -> pd.DataFrame:
-    """Read a CSV or TSV; identifiers stay text ("001" keeps its zeros), empty numeric cells become NaN.
+    """Read a table; identifiers stay text ("001" keeps its zeros), empty numeric cells become NaN.
 
     Args:
-        path: the file; a name ending in `.tsv` is tab-separated, any other comma-separated.
+        path: the file, see `read_cells`.
         required: columns that must be present.
         as_text: keep every cell as written.
 
     Raises:
         InputError: the file is missing, unreadable or empty, or it lacks a required column.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is missing.")
-    separator = "\t" if path.suffix == ".tsv" else ","
-    try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a readable table ({error}).") from error
+    table = read_cells(path)
     absent = [column for column in required if column not in table.columns]
     if absent:
         raise InputError(f"{path} lacks the column(s) {', '.join(absent)}; it has {', '.join(table.columns)}.")
@@ -44,3 +39,52 @@ def read_table(path: Path, required: tuple[str, ...] = (), as_text: bool = False
         if (numbers.notna() | cells.str.lower().isin(["", "na", "n/a", "nan"])).all():
             table[column] = numbers
     return table
+
+
+def read_cells(path: Path) -> pd.DataFrame:
+    """Read a table separated by tabs, semicolons or commas, every cell as text. The file's extension does not matter.
+
+    The header shows the separator. With semicolons, as spreadsheets in many languages write them, a decimal comma
+    becomes a point.
+
+    Raises:
+        InputError: the file is missing, empty or not a table, a row has more cells than the header, or two columns have
+            the same name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is missing.")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            separator = _separator(next((line for line in file if line.strip()), ""))
+        # header=None: if rows are longer than the header, pandas would silently use the first column as index.
+        # BIDS tables have no quoting, so an unpaired quote in a remark must not merge the following lines.
+        table = pd.read_csv(
+            path,
+            sep=separator,
+            quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        ).fillna("")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is not a table ({reason}): save it as UTF-8 text, separated by tabs, semicolons or commas."
+        ) from error
+    if separator == "\t":
+        table = table.map(lambda text: text.strip(" ").removeprefix('"').removesuffix('"'))
+    if separator == ";":
+        table = table.map(lambda text: re.sub(r"^(\s*[+-]?\d+),(\d+\s*)$", r"\1.\2", text))
+    columns = [name.strip() or f"unnamed {number}" for number, name in enumerate(table.iloc[0])]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise InputError(f"{path} has more than one column {twice[0]}: keep one of them.")
+    return table.iloc[1:].set_axis(columns, axis=1).reset_index(drop=True)
+
+
+def _separator(header: str) -> str:
+    """The separator of a header line: a tab if there is one, else the first semicolon or comma outside quotes."""
+    if "\t" in header:
+        return "\t"
+    return next((letter for letter in re.sub(r'"[^"]*"', "", header) if letter in ";,"), ",")

@@ -25,13 +25,42 @@ def test_every_cell_can_stay_as_written(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".txt"])
+def test_the_header_shows_the_separator(tmp_path, separator, ending):
+    path = tmp_path / f"table{ending}"
+    path.write_text("participant_id,age\n001,30.5\n\n002,\n".replace(",", separator))
+    table = read_table(path)
+    assert table["participant_id"].tolist() == ["001", "002"] and table.index.tolist() == [0, 1]
+    assert table["age"].tolist()[0] == 30.5 and np.isnan(table["age"].tolist()[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ("id;age;note\n1;30,5;a, b\n", [["1", "30.5", "a, b"]]),  # a decimal comma, as spreadsheets in Europe write it
+        ("id,note; more,age\n1,a;b,3\n", [["1", "a;b", "3"]]),
+        ('"id, or name";age\n"1;2";3\n', [["1;2", "3"]]),
+        ('id\tnote\n1\t5" wide\n2\t"plain"\n', [["1", '5" wide'], ["2", "plain"]]),
+        ("id,age,note\n1,3\n", [["1", "3", ""]]),  # a short row
+        ("id\n1\n", [["1"]]),
+    ],
+)
+def test_separators_in_cells_and_headers(tmp_path, content, rows):
+    path = tmp_path / "table.csv"
+    path.write_text(content)
+    assert read_table(path, as_text=True).to_numpy().tolist() == rows
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "table.csv is missing"),
-        (b"", "table.csv is not a readable table"),
-        (b"a,b\n1,2\n1,2,3\n", "table.csv is not a readable table"),
-        (b"a\n\xff\n", "table.csv is not a readable table"),
+        (b"", "table.csv is not a table"),
+        (b"a,b\n1,2\n1,2,3\n", "table.csv is not a table"),
+        (b"a,b\n1,2,\n3,4,\n", "table.csv is not a table"),  # pandas alone would read 1 and 3 as the index
+        (b"a,b,a\n1,2,3\n", "more than one column a"),
+        (b"a\n\xff\n", "table.csv is not a table"),
         (b"a,b\n1,2\n", "lacks the column\\(s\\) fold, label; it has a, b"),
     ],
 )
