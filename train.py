@@ -53,9 +53,10 @@ def train(options: argparse.Namespace, settings: dict) -> None:
     run = RunFolder(options.output_dir or f"runs/{data_dir.resolve().name}-{Path(recipe_name).stem}")
     accelerator = start_accelerator(recipe, run.path, options.report_to)
 
+    images = {"acquisition": options.acquisition, "run": options.run}
     # the main process does what is done once; the others wait and then find it done
     with accelerator.main_process_first():
-        source = {"data_dir": origin, "labels": options.labels and str(Path(options.labels).resolve())}
+        source = {"data_dir": origin, "labels": options.labels and str(Path(options.labels).resolve()), **images}
         overwrite = options.overwrite and accelerator.is_main_process
         recipe = open_run(run, recipe, source, accelerator.num_processes, overwrite=overwrite)
         torch.set_num_threads(recipe.num_threads)  # `accelerate launch` sets one thread, which nearly halves the speed
@@ -64,7 +65,7 @@ def train(options: argparse.Namespace, settings: dict) -> None:
         new_model(recipe)  # stop now, not after reading the cohort, if the initial weights are unavailable
         if not options.data_dir:
             generate_phantom_cohort(data_dir, preset=options.phantom or "clear")
-    data = prepare_data(data_dir, options.labels, recipe, run, accelerator)
+    data = prepare_data(data_dir, options.labels, recipe, run, accelerator, images)
 
     folds = run.folds(recipe.num_folds)
     for number in range(recipe.num_folds) if options.fold == "all" else [int(options.fold)]:
@@ -139,6 +140,8 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     add("--fold", default="all", help="the fold to train, counted from 0, or all (default)")
     add("--data_dir", help="BIDS folder, or ORG/NAME of a Hub dataset (default: a phantom cohort)")
     add("--labels", help="TSV or CSV file of labels, if the BIDS folder has none")
+    add("--acquisition", metavar="A", help="which image to use in sessions with several: the one with acq-A")
+    add("--run", metavar="N", help="the same for run-N")
     add("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default: clear)")
     add("--recipe", help="demo, paper or a YAML file (default: demo for phantoms, else paper)")
     add("--output_dir", help="folder of the run (default: runs/<cohort>-<recipe>)")
@@ -151,7 +154,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args(argv))
     run_options = (
-        *("fold", "data_dir", "labels", "phantom", "recipe", "output_dir", "report_to"),
+        *("fold", "data_dir", "labels", "acquisition", "run", "phantom", "recipe", "output_dir", "report_to"),
         *("refit", "push_to_hub", "hub_model_id", "overwrite"),
     )
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})

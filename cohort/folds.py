@@ -193,6 +193,15 @@ def fold_scans(splits: dict[str, Any], scans: Sequence[Scan], fold: int) -> tupl
     return parts
 
 
+def family_counts(scans: Sequence[Scan]) -> str:
+    """How many families the scans in use have, and how many pairs of siblings are among their infants, in words.
+
+    A column of families that was not understood shows here: the pairs are then missing.
+    """
+    members = Counter(_families([scan for scan in scans if scan.status == "used"]).values())
+    return f"{len(members)} families, {sum(n * (n - 1) // 2 for n in members.values())} sibling pairs"
+
+
 def inner_split(train_scans: Sequence[Scan], *, seed: int) -> tuple[list[Scan], list[Scan]]:
     """Hold out about a fifth of a fold's training scans, keeping families together and stratified by label.
 

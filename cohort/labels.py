@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from .images import CohortError
+from run_folder.files import InputError
+from run_folder.tables import read_cells
+
+from .ids import whole
+from .images import CohortError, not_fetched, subject_folders
+from .images import scan_name as name
 
 LABEL_COLUMNS = ("label", "score_group", "radiology_score")
+# other names of the column family_id; train.py's own cohort.csv and predictions.csv have `family`
+FAMILY_COLUMNS = dict.fromkeys(("family", "familyid", "family id", "family-id"), "family_id")
 MISSING = ("", "n/a", "na", "nan")
 GROUPS = {"le2": 0, "ge3": 1}
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
@@ -47,7 +53,7 @@ class LabelRow:
         """0 normal, 1 injury, None if the row gives no label. Raises CohortError if its columns disagree."""
         found = {}
         if text := self.cells.get("label", ""):
-            found["label"] = {"0": 0, "1": 1}.get(_whole(text))
+            found["label"] = {"0": 0, "1": 1}.get(whole(text))
         if text := self.cells.get("score_group", ""):
             found["score_group"] = GROUPS.get(text.lower())
         for column, value in found.items():
@@ -89,7 +95,7 @@ class LabelRow:
 
 def known_score(text: str) -> str:
     """Normalise a radiology score (`3`, `3.0`, ` 3 `, `q`) to one character; "" for anything else."""
-    text = _whole(text.strip()).upper()
+    text = whole(text.strip()).upper()
     return text if text in ("1", "2", "3", "4", "5", "Q") else ""
 
 
@@ -99,7 +105,9 @@ def label_of_score(score: str) -> int:
 
 
 def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -> list[LabelRow]:
-    """Read a table separated by tabs or commas; the file's extension does not matter.
+    """Read a table separated by tabs, semicolons or commas; the file's extension does not matter.
+
+    Without a column `family_id`, a column `family` is read as such.
 
     Args:
         path: a UTF-8 text file; its first line names the columns.
@@ -121,8 +129,8 @@ def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -
         if not any(cells.values()):
             continue  # spreadsheets often leave empty lines at the end
         where = f"{path}, row {number}"
-        participant = (participant_id or cells["participant_id"]).removeprefix("sub-")
-        session = "" if cells.get("session_id", "").lower() in MISSING else cells["session_id"].removeprefix("ses-")
+        participant = _without(participant_id or cells["participant_id"], "sub-")
+        session = "" if cells.get("session_id", "").lower() in MISSING else _without(cells["session_id"], "ses-")
         cells = {column: "" if text.lower() in MISSING else text for column, text in cells.items()}
         if not participant or not cells[id_column]:
             raise CohortError(f"{where} has no {id_column}: fill it in, or remove the row.")
@@ -135,9 +143,55 @@ def read_rows(path: str | os.PathLike[str], participant_id: str | None = None) -
     return list(rows.values())
 
 
+def column_names(columns: Iterable[str], path: str | os.PathLike[str]) -> list[str]:
+    """The columns of a table in lower case, with the other names of `family_id` replaced if it is missing.
+
+    Raises:
+        CohortError: two columns of `path` have the same name then.
+    """
+    given = list(columns)
+    names = [column.lower() for column in given]
+    if "family_id" not in names:
+        names = [FAMILY_COLUMNS.get(column, column) for column in names]
+    if twice := sorted({column for column in names if names.count(column) > 1}):
+        found = [column for column, meaning in zip(given, names, strict=True) if meaning == twice[0]]
+        raise CohortError(f"{path} has more than one column {twice[0]} ({', '.join(found)}): keep one of them.")
+    return names
+
+
 def has_labels(rows: list[LabelRow]) -> bool:
     """Whether the table has a label column."""
     return any(column in row.cells for row in rows for column in LABEL_COLUMNS)
+
+
+def read_tables(root: Path, labels: str | os.PathLike[str] | None) -> tuple[list[list[LabelRow]], list[list[LabelRow]]]:
+    """The label tables of a cohort, and all its tables. In both, earlier tables take precedence.
+
+    Args:
+        root: the BIDS folder, with its own `sub-X_sessions.tsv`, `combined.tsv` and `participants.tsv`.
+        labels: a table of labels that replaces those of the folder.
+
+    Raises:
+        CohortError: a table cannot be used, or none has a label column.
+    """
+    sessions = [folder / f"{folder.name}_sessions.tsv" for folder in subject_folders(root)]
+    tree = [[row for path in sessions if _is_there(path) for row in read_rows(path, path.parent.name)]]
+    tree += [read_rows(root / file) for file in ("combined.tsv", "participants.tsv") if _is_there(root / file)]
+    if labels is not None:
+        table = read_rows(Path(labels).expanduser())
+        if not has_labels(table):
+            raise CohortError(
+                f"{labels} has no column label, score_group or radiology_score; its columns are {_columns(table)}."
+            )
+        return [table], [table, *tree]
+    label_tables = [table for table in tree if has_labels(table)]
+    if not label_tables:
+        columns = f" (columns found: {_columns([row for table in tree for row in table])})" if any(tree) else ""
+        raise CohortError(
+            f"No labels in {root}: neither sub-*_sessions.tsv nor combined.tsv nor participants.tsv has a column "
+            f"label, score_group or radiology_score{columns}; give a table with --labels."
+        )
+    return label_tables, tree
 
 
 def assign(
@@ -203,9 +257,8 @@ def nearest_session(row: LabelRow, sessions: dict[str, float | None]) -> str:
     return gaps[0][1]
 
 
-def name(participant_id: str, session_id: str) -> str:
-    """A scan's name in messages, such as `sub-01 ses-2`."""
-    return f"sub-{participant_id}" + (f" ses-{session_id}" if session_id else "")
+def _columns(rows: list[LabelRow]) -> str:
+    return ", ".join(dict.fromkeys(column for row in rows for column in row.cells))
 
 
 def _agree(first: LabelRow, second: LabelRow) -> None:
@@ -216,37 +269,24 @@ def _agree(first: LabelRow, second: LabelRow) -> None:
         )
 
 
-def _whole(text: str) -> str:
-    return re.sub(r"\.0*$", "", text)
+def _is_there(table: Path) -> bool:
+    """Whether a table exists. A broken link counts: to ignore it would lose labels or families without a word."""
+    return table.is_file() or table.is_symlink()
+
+
+def _without(text: str, prefix: str) -> str:
+    """A cell without its BIDS prefix, which may be in upper case."""
+    return text[len(prefix) :] if text.lower().startswith(prefix) else text
 
 
 def _read_text(path: Path) -> pd.DataFrame:
-    """The cells as stripped text; ids keep their leading zeros."""
+    """The cells as stripped text, with column names in lower case; ids keep their leading zeros."""
+    if problem := not_fetched(path):
+        raise CohortError(problem)
     if not path.is_file():
         raise CohortError(f"There is no table {path}: check the path.")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            head = next((line for line in file if line.strip()), "")
-        tabs = "\t" in head
-        # header=None: if rows are longer than the header, pandas would silently use the first column as index.
-        # BIDS tables have no quoting, so an unpaired quote in a remark must not merge the following lines.
-        table = pd.read_csv(
-            path,
-            sep="\t" if tabs else ",",
-            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-        ).fillna("")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise CohortError(
-            f"{path} is not a table ({reason}): save it as UTF-8 text, separated by tabs or commas."
-        ) from error
-    table = table.map(lambda text: text.strip().removeprefix('"').removesuffix('"').strip() if tabs else text.strip())
-    columns = [column.lower() for column in table.iloc[0]]
-    twice = sorted({column for column in columns if column and columns.count(column) > 1})
-    if twice:
-        raise CohortError(f"{path} has more than one column {twice[0]}: keep one of them.")
-    return table.iloc[1:].set_axis([column or f"unnamed {i}" for i, column in enumerate(columns)], axis=1)
+        table = read_cells(path).map(str.strip)
+    except InputError as error:
+        raise CohortError(str(error)) from error
+    return table.set_axis(column_names(table.columns, path), axis=1)

@@ -15,16 +15,18 @@ import pandas as pd
 from run_folder.files import write_text
 from run_folder.tables import read_table
 
+from .ids import require_distinct_families, require_distinct_ids, whole
 from .images import (
     CohortError,
     SessionImages,
     find_images,
     list_sessions,
     mask_names,
+    no_image_at_all,
+    not_fetched,
     session_images,
-    subject_folders,
 )
-from .labels import SEXES, SINGLETONS, LabelRow, assign, has_labels, known_score, label_of_score, name, read_rows
+from .labels import SEXES, SINGLETONS, LabelRow, assign, known_score, label_of_score, name, read_tables
 
 __all__ = [
     "CohortError",
@@ -59,7 +61,9 @@ class Scan:
     birth_weight: float | None  # kg
     singleton: str  # S, M (multiple birth), or ""
     scan_age: float | None  # post-menstrual age, weeks
-    status: str  # used, or why it is excluded: no image, poor quality, unlabelled, birth age, unreadable
+    # used, or why it is excluded: no image, several images, poor quality, unlabelled, birth age, not fetched (by
+    # git-annex or git LFS), unreadable
+    status: str
     reason: str  # a sentence; "" if used
 
 
@@ -69,8 +73,10 @@ def find_scans(
     *,
     brain_mask: str = "none",
     max_birth_age: float | None = None,
+    acquisition: str | None = None,
+    run: str | None = None,
 ) -> list[Scan]:
-    """List every scan of a BIDS cohort with its label, sorted by id. Excluded scans are included, with the reason.
+    """List every session of a BIDS cohort with its label, sorted by id. Excluded ones are included, with the reason.
 
     The labels come from the table given, or else from the tree's own `sub-X_sessions.tsv`, `combined.tsv` and
     `participants.tsv`, where the score of a session takes precedence over one of the infant. Covariates come from all
@@ -82,42 +88,54 @@ def find_scans(
             `radiology_score`.
         brain_mask: `required` raises an error if a scan in use has no mask; `none` does not check.
         max_birth_age: in weeks; only infants born before it are used.
+        acquisition, run: which image to use in a session that has several, see `session_images`. If several are left,
+            columns `acquisition` and `run` of the label's row choose. A session that still has several is excluded.
 
     Raises:
-        CohortError: no scan can be used, or the files leave a scan or its label ambiguous.
+        CohortError: no scan can be used, the files leave a label ambiguous, or an id is written in two ways.
     """
     if brain_mask not in ("none", "required"):
         raise CohortError(f"brain_mask is {brain_mask!r}: choose none or required.")
-    on_disk = {(found.participant_id, found.session_id): found for found in list_sessions(data_dir)}
-    if not any(found.image for found in on_disk.values()):
-        find_images(data_dir)  # raises, naming the files it looked for
-    _refuse_copies(on_disk.values())
-    label_tables, tables = _read_tables(Path(os.path.abspath(Path(data_dir).expanduser())), labels)
+    on_disk = {
+        (found.participant_id, found.session_id): found
+        for found in list_sessions(data_dir, acquisition=acquisition, run=run)
+    }
+    if not any(found.image or found.status == "several images" for found in on_disk.values()):
+        raise CohortError(no_image_at_all([*on_disk.values()], data_dir))
+    label_tables, tables = read_tables(Path(os.path.abspath(Path(data_dir).expanduser())), labels)
+    require_distinct_ids(
+        [
+            *((*key, "the folder") for key in on_disk),
+            *((row.participant_id, row.session_id, row.where) for table in tables for row in table),
+        ]
+    )
 
     rows: dict[str, list[LabelRow]] = {}
     sessions: dict[str, dict[str, float | None]] = {}
-    for participant, session in on_disk:
+    for participant, session in (key for key, found in on_disk.items() if found.anat):
         sessions.setdefault(participant, {})[session] = None
-    for row in (row for table in tables for row in table):
-        rows.setdefault(row.participant_id, []).append(row)
-        if row.session_id:
-            known = sessions.setdefault(row.participant_id, {})
-            if known.get(row.session_id) is None:
-                known[row.session_id] = row.number("scan_age")
+    for entry in (entry for table in tables for entry in table):
+        rows.setdefault(entry.participant_id, []).append(entry)
+        if entry.session_id:
+            known = sessions.setdefault(entry.participant_id, {})
+            if known.get(entry.session_id) is None:
+                known[entry.session_id] = entry.number("scan_age")
     assigned = assign(label_tables, sessions)
 
     scans = []
-    with_image = {key for key, found in on_disk.items() if found.image}
-    for key in sorted(with_image | set(assigned)):
-        found = on_disk.get(key) or SessionImages(*key, None, None, None)
+    for key in sorted(on_disk.keys() | assigned.keys()):
         row = assigned.get(key)
+        found = _chosen_by(row, on_disk.get(key) or SessionImages(*key, None, None, None), acquisition, run)
+        on_disk[key] = found
         scan = _describe(found, row, rows.get(key[0], []), sessions.get(key[0], {}))
-        status, reason = _exclusion(scan, assigned, max_birth_age, labels)
+        status, reason = _exclusion(scan, found, assigned, max_birth_age, labels)
         scans.append(exclude(scan, status, reason) if status else scan)
+    _refuse_copies(on_disk.values())
+    require_distinct_families((scan.family, scan.participant_id) for scan in scans)
     if not any(scan.status == "used" for scan in scans):
         raise CohortError(_nothing_to_use(scans, data_dir))
     if brain_mask == "required":
-        _require_masks(scans)
+        _require_masks(scans, on_disk)
     return scans
 
 
@@ -176,34 +194,6 @@ def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
     return scans
 
 
-def _read_tables(
-    root: Path, labels: str | os.PathLike[str] | None
-) -> tuple[list[list[LabelRow]], list[list[LabelRow]]]:
-    """The tables with labels, and all tables. In both, earlier tables take precedence."""
-    sessions = [folder / f"{folder.name}_sessions.tsv" for folder in subject_folders(root)]
-    tree = [[row for path in sessions if path.is_file() for row in read_rows(path, path.parent.name)]]
-    tree += [read_rows(root / file) for file in ("combined.tsv", "participants.tsv") if (root / file).is_file()]
-    if labels is not None:
-        table = read_rows(Path(labels).expanduser())
-        if not has_labels(table):
-            raise CohortError(
-                f"{labels} has no column label, score_group or radiology_score; its columns are {_columns(table)}."
-            )
-        return [table], [table, *tree]
-    label_tables = [table for table in tree if has_labels(table)]
-    if not label_tables:
-        columns = f" (columns found: {_columns([row for table in tree for row in table])})" if any(tree) else ""
-        raise CohortError(
-            f"No labels in {root}: neither sub-*_sessions.tsv nor combined.tsv nor participants.tsv has a column "
-            f"label, score_group or radiology_score{columns}; give a table with --labels."
-        )
-    return label_tables, tree
-
-
-def _columns(rows: list[LabelRow]) -> str:
-    return ", ".join(dict.fromkeys(column for row in rows for column in row.cells))
-
-
 def _describe(
     found: SessionImages, row: LabelRow | None, rows: list[LabelRow], sessions: dict[str, float | None]
 ) -> Scan:
@@ -257,15 +247,28 @@ def _first_number(rows: list[LabelRow], column: str) -> float | None:
     return next((number for row in rows if (number := row.number(column)) is not None), None)
 
 
+def _chosen_by(row: LabelRow | None, found: SessionImages, acquisition: str | None, run: str | None) -> SessionImages:
+    """In a session that has several images left, use the one that columns `acquisition` and `run` of its row name."""
+    own_acquisition, own_run = (row.cells.get(column) if row else None for column in ("acquisition", "run"))
+    if found.anat is None or found.status != "several images" or not (own_acquisition or own_run):
+        return found
+    try:
+        return session_images(found.anat, acquisition=acquisition or own_acquisition, run=run or whole(own_run or ""))
+    except CohortError as error:
+        return replace(found, problem=str(error))
+
+
 def _exclusion(
     scan: Scan,
+    found: SessionImages,
     assigned: dict[tuple[str, str], LabelRow],
     max_birth_age: float | None,
     labels: str | os.PathLike[str] | None,
 ) -> tuple[str, str]:
     """Why a scan is excluded: a status and a sentence, both "" if it is used."""
     if scan.image is None:
-        return "no image", "The labels list it, but no T2-weighted image was found for it."
+        listed = "The labels list it, but no T2-weighted image was found for it."
+        return found.status or "no image", found.problem or listed
     if scan.radiology_score == "Q":
         return "poor quality", "Its radiology score is Q: the quality of the scan was too poor to be scored."
     if scan.label is None:
@@ -277,6 +280,8 @@ def _exclusion(
     if max_birth_age is not None and (scan.birth_age is None or scan.birth_age >= max_birth_age):
         born = "Its birth age is unknown" if scan.birth_age is None else f"Born at {scan.birth_age:g} weeks"
         return "birth age", f"{born}, and only infants born before {max_birth_age:g} weeks are used."
+    if problem := not_fetched(scan.image):
+        return "not fetched", problem
     return "", ""
 
 
@@ -290,8 +295,11 @@ def _refuse_copies(found: Iterable[SessionImages]) -> None:
             raise CohortError(f"{other.image} and {scan.image} are links to the same file: remove one of them.")
 
 
-def _require_masks(scans: list[Scan]) -> None:
+def _require_masks(scans: list[Scan], on_disk: dict[tuple[str, str], SessionImages]) -> None:
     missing = [scan for scan in scans if scan.status == "used" and scan.mask is None]
+    several = [on_disk[scan.participant_id, scan.session_id].mask_problem for scan in missing]
+    if any(several):
+        raise CohortError(f"A brain mask is required: {next(filter(None, several))}")
     if missing:
         listed = ", ".join(str(scan.image) for scan in missing[:3])
         raise CohortError(
@@ -304,6 +312,9 @@ def _require_masks(scans: list[Scan]) -> None:
 def _nothing_to_use(scans: list[Scan], data_dir: str | os.PathLike[str]) -> str:
     counts = ", ".join(f"{number} {status}" for status, number in sorted(Counter(s.status for s in scans).items()))
     message = f"None of the {len(scans)} scans of {data_dir} can be used ({counts})."
+    labelled = Counter(scan.status for scan in scans if scan.label is not None).most_common(1)
+    if labelled and labelled[0][0] in ("several images", "not fetched"):  # the reason says what to do
+        return f"{message} {next(scan.reason for scan in scans if scan.status == labelled[0][0])}"
     unseen = [scan.participant_id for scan in scans if scan.status == "no image"]
     unlabelled = [scan.participant_id for scan in scans if scan.status == "unlabelled"]
     if unseen and unlabelled:

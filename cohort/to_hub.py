@@ -32,6 +32,7 @@ from run_folder.files import replacing_folder
 from .dataset_card import render_dataset_card
 from .from_hub import FILE_COLUMNS, HUB_NAME, ROOT_FILES
 from .hub_access import HUB_FAILURES, HubError, explain, require_token
+from .images import not_fetched
 from .phantom import phantom_description
 from .scans import CohortError, Scan, find_scans, flow
 
@@ -156,6 +157,8 @@ def _row(scan: Scan, files: dict[str, str | None]) -> dict[str, Any]:
 
 
 def _read(path: str) -> bytes:
+    if problem := not_fetched(path):
+        raise CohortError(problem)
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cohort.labels import MISSING, SEXES, SINGLETONS, LabelRow, assign, has_labels, read_rows
+from cohort.ids import require_distinct_families, require_distinct_ids
+from cohort.labels import MISSING, SEXES, SINGLETONS, LabelRow, assign, column_names, has_labels, read_rows
 from cohort.scans import DHCP_ID, CohortError
 from run_folder.files import InputError, read_json
 from run_folder.layout import ModelFolder
@@ -53,15 +54,16 @@ def read_external(
     try:
         matched, unseen = _match(table, Path(labels))
         states = [_state(record, row) for record, (_, _, row) in zip(records, matched, strict=True)]
+        triples = list(zip(records, matched, states, strict=True))
+        rows = [
+            _scan(record, participant, session, row)
+            for record, (participant, session, row), (status, _) in triples
+            if status == "used" and row is not None
+        ]
+        require_distinct_families((str(row["family"]), str(row["participant_id"])) for row in rows)
     except CohortError as error:
         raise InputError(str(error)) from error
-    triples = list(zip(records, matched, states, strict=True))
     counts = Counter(status for status, _ in states)
-    rows = [
-        _scan(record, participant, session, row)
-        for record, (participant, session, row), (status, _) in triples
-        if status == "used" and row is not None
-    ]
     if not rows:
         counted = ", ".join(f"{number} {status}" for status, number in counts.items())
         raise InputError(
@@ -116,6 +118,8 @@ def _match(table: pd.DataFrame, labels: Path) -> tuple[list[tuple[str, str, Labe
             f"No scan has a path with sub-<participant_id> (the first is {table['scan'].iloc[0]}); give the labels "
             "in a table with a column scan that names the files."
         )
+    screened = [(*pair, "screened") for pair in ids if pair]
+    require_distinct_ids([*screened, *((row.participant_id, row.session_id, row.where) for row in rows)])
     sessions: dict[str, dict[str, float | None]] = {}
     for participant, session in filter(None, ids):
         sessions.setdefault(participant, {})[session] = None
@@ -130,8 +134,9 @@ def _match_by_name(
     table: pd.DataFrame, header: pd.DataFrame, labels: Path
 ) -> tuple[list[tuple[str, str, LabelRow | None]], int]:
     rows: dict[str, LabelRow] = {}
+    header = header.set_axis(column_names(header.columns, labels), axis=1)
     for number, cells in enumerate(header.to_dict("records"), start=2):
-        cells = {key.lower(): "" if value.strip().lower() in MISSING else value.strip() for key, value in cells.items()}
+        cells = {key: "" if value.strip().lower() in MISSING else value.strip() for key, value in cells.items()}
         if cells["scan"] in rows:
             raise InputError(f"{labels}, row {number}: {cells['scan']} is labelled twice; keep one of the two rows.")
         rows[cells["scan"]] = LabelRow(_stem(cells["scan"]), "", cells, f"{labels}, row {number}")
@@ -148,7 +153,7 @@ def _match_by_name(
 
 
 def _stem(scan: str) -> str:
-    return re.sub(r"\.(nii(\.gz)?|mg[hz])$", "", Path(scan).name)
+    return re.sub(r"\.(nii(\.gz)?|mg[hz])$", "", Path(scan).name, flags=re.IGNORECASE)
 
 
 def _state(record: dict, found: LabelRow | None) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cohort.images import CohortError, mask_names, session_images
+from cohort.images import CohortError, mask_names, mask_of, session_images
 from machine.programs import one_line
 
 from .errors import NoScansError
@@ -81,8 +81,7 @@ def find_mask(scan: str) -> str:
     Raises:
         CohortError: there is none, or there are several.
     """
-    anat = os.path.dirname(os.path.abspath(scan))
-    mask = session_images(anat).mask if os.path.basename(anat) == "anat" else None
+    mask = mask_of(scan)
     if mask is None:
         raise CohortError(
             f"{scan} has no brain mask next to it, and this model needs one: add {mask_names()} to its anat folder."

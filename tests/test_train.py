@@ -17,6 +17,7 @@ import yaml
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 import train as train_script
+from machine.cores import available_cores
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from screening.out_of_distribution import DESCRIPTORS
@@ -53,8 +54,9 @@ def test_the_run_folder_holds_every_documented_file(finished):
         for name in ("predictions.csv", "metrics.json", "history.csv", "model/model.safetensors", "model/README.md"):
             assert (run / f"fold-{fold}" / name).is_file(), name
         assert [p.name for p in (run / f"fold-{fold}" / "checkpoints").iterdir()] == ["epoch-002"]
+    assert "\n11 families, 1 sibling pairs\n" in result.stdout
     assert "fold 0: n " in result.stdout and "all 2 folds, pooled out-of-fold: n 12, AUC" in result.stdout
-    assert yaml.safe_load((run / "recipe.yaml").read_text())["num_threads"] == len(os.sched_getaffinity(0))
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["num_threads"] == available_cores()
     history = pd.read_csv(run / "fold-0" / "history.csv")
     assert history["epoch"].tolist() == [1, 2] and history["selected"].tolist() == [0, 1]
     # cosine schedule from 2e-3 (the paper's value) to 1e-6 in two epochs: halfway after the first
@@ -243,6 +245,25 @@ def test_unreadable_scans_are_counted_and_listed(tiny_cohort, tmp_path):
     cohort = pd.read_csv(run / "cohort.csv")
     assert cohort["status"].value_counts().to_dict() == {"used": 11, "unreadable": 1}
     assert broken.name in cohort.loc[cohort["status"] == "unreadable", "reason"].item()
+
+
+def test_one_session_with_several_images_is_counted_or_chosen_by_run(tiny_cohort, tmp_path):
+    image = sorted(tiny_cohort.glob("sub-*/ses-1/anat/*_T2w.nii.gz"))[3]
+    stem = image.name.split("_desc-")[0]
+    for number in (1, 2):
+        shutil.copyfile(image, image.with_name(f"{stem}_run-{number}_desc-restore_T2w.nii.gz"))
+    image.unlink()
+    counted, chosen = tmp_path / "counted", tmp_path / "chosen"
+    result = train(tiny_cohort, counted, "--fold", "0")
+    assert result.returncode == 0 and "1 several images, 11 used" in result.stdout
+    result = train(tiny_cohort, chosen, "--fold", "0", "--run", "2")
+    assert result.returncode == 0 and "12 found, 12 labelled, 12 used" in result.stdout
+    images = pd.read_csv(chosen / "cohort.csv")["image"].map(lambda path: Path(path).name)
+    assert f"{stem}_run-2_desc-restore_T2w.nii.gz" in set(images)
+    assert json.loads((chosen / "environment.json").read_text())["source"]["run"] == "2"
+    for flags, difference in (((), "run: None, not '2'"), (("--run", "1"), "run: '1', not '2'")):
+        result = train(tiny_cohort, chosen, "--fold", "0", *flags)
+        assert result.returncode == 2 and difference in result.stderr
 
 
 def test_a_changed_scan_is_noticed(finished, shared_tiny_cohort, tmp_path):

@@ -1,5 +1,6 @@
 """The scans that a run trains on: found, standardised, and split into folds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from filelock import FileLock
 
 from cohort.cache import standardised_volumes
-from cohort.folds import check_splits, fold_scans, inner_split, make_splits, read_splits, write_splits
+from cohort.folds import check_splits, family_counts, fold_scans, inner_split, make_splits, read_splits, write_splits
 from cohort.phantom import is_phantom
 from cohort.scans import Scan, find_scans, flow, write_cohort
 from run_folder.layout import REFIT, RunFolder
@@ -55,23 +56,35 @@ class FoldScans(NamedTuple):
 
 
 def prepare_data(
-    data_dir: Path, labels: str | None, recipe: Recipe, run: RunFolder, accelerator: Accelerator
+    data_dir: Path,
+    labels: str | None,
+    recipe: Recipe,
+    run: RunFolder,
+    accelerator: Accelerator,
+    images: Mapping[str, str | None] | None = None,
 ) -> TrainingData:
     """Find and standardise the scans, and split them into folds.
 
     A new run writes `cohort.csv` and `splits.json`. A run that continues uses the splits on disk, after a check that
-    they still fit the scans.
+    they still fit the scans. `images` is the `acquisition` and `run` to use in sessions with several images.
 
     Raises:
         CohortError: there are no usable scans or labels, or the scans have changed since the run was started.
     """
     processor = new_processor(recipe)
     with accelerator.main_process_first():
-        scans = find_scans(data_dir, labels, brain_mask=recipe.brain_mask, max_birth_age=recipe.max_birth_age)
+        scans = find_scans(
+            data_dir,
+            labels,
+            brain_mask=recipe.brain_mask,
+            max_birth_age=recipe.max_birth_age,
+            **(images or {}),
+        )
         volumes, scans = standardised_volumes(scans, processor)
     used = [scan for scan in scans if scan.status == "used"]
     hashes = dict(zip([scan.image for scan in used], volumes["sha256"], strict=True))
     accelerator.print(f"{data_dir}: " + ", ".join(f"{count} {status}" for status, count in flow(scans).items()))
+    accelerator.print(family_counts(used))
 
     with accelerator.main_process_first(), FileLock(run.lock):
         if not run.splits.is_file():

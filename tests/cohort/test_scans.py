@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cohort.folds import family_counts, make_splits
 from cohort.scans import CohortError, Scan, exclude, find_scans, flow, read_cohort, write_cohort
 
 REL3 = (
@@ -190,10 +191,12 @@ def test_given_labels_take_precedence_and_keep_the_trees_score_only_if_it_agrees
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("separator, ending", [("\t", ".csv"), (",", ".tsv"), ("\t", ".tsv"), (",", ".txt")])
+@pytest.mark.parametrize(
+    "separator, ending", [("\t", ".csv"), (",", ".tsv"), ("\t", ".tsv"), (",", ".txt"), (";", ".csv"), (";", ".tsv")]
+)
 def test_generic_tree_without_sessions(tmp_path, separator, ending, encoding):
     """Ids keep leading zeros, with or without prefix. The separator comes from the text, not from the file name."""
-    for participant in ("01", "002", "1"):
+    for participant in ("01", "002", "3"):
         add(tmp_path, participant, names=("T2w",), extension=".nii")
     text = "participant_id,Label,family_id\n sub-01 ,1,7\n002, 0.0 ,7\n,,\n".replace(",", separator)
     labels = tmp_path / f"labels{ending}"
@@ -202,7 +205,7 @@ def test_generic_tree_without_sessions(tmp_path, separator, ending, encoding):
     assert {key: (scan.label, scan.status, scan.family) for key, scan in scans.items()} == {
         "002": (0, "used", "7"),
         "01": (1, "used", "7"),
-        "1": (None, "unlabelled", "1"),
+        "3": (None, "unlabelled", "3"),
     }
     assert scans["01"].image == str(tmp_path / "sub-01/anat/sub-01_T2w.nii")
 
@@ -255,7 +258,11 @@ def test_radiology_score_is_read_as_text(tmp_path, text, label, score, status):
         (("participant_id label", "01 1 2"), "is not a table"),
         (("participant_id label family_id session_id", "01 1 7 a", "01 _ 8 b"), "several values of family_id"),
         (("participant_id label",), "header and no rows"),
-        (("participant_id label", "1 1"), "label table lists sub-1, the folder has sub-01"),
+        (
+            ("participant_id label", "1 1"),
+            r"sub-01 \(the folder\) and sub-1 \(.*labels.tsv, row 2\) differ only in leading zeros",
+        ),
+        (("participant_id label", "A1 1"), "label table lists sub-A1, the folder has sub-01"),
         (("participant_id label", "01 _"), "None of the 1 scans .*1 unlabelled"),
     ],
 )
@@ -373,6 +380,207 @@ def test_sex_is_normalised_or_unknown(tmp_path, cell, sex):
     add(tmp_path, "01")
     labels = table(tmp_path / "l.tsv", "participant_id sex label", f"01 {cell} 1")
     assert find_scans(tmp_path, labels)[0].sex == sex
+
+
+@pytest.mark.parametrize(
+    "folder, row, complaint",
+    [
+        (("7", "01"), "7 1 1", r"sub-7 ses-01 \(the folder\) and sub-7 ses-1 \(.*row 2\) differ only in leading zeros"),
+        (("7", "15102"), "7 15102.0 1", "sub-7 ses-15102 .* and sub-7 ses-15102.0 .* differ only in a trailing .0"),
+        (("7", "M1"), "7 m1 1", "sub-7 ses-M1 .* and sub-7 ses-m1 .* differ only in upper and lower case"),
+        (("07", "1"), "7.0 1 1", "sub-07 .* and sub-7.0 .* differ only in a trailing .0 and leading zeros"),
+        (("F01", "1"), "f1 1 1", "sub-F01 .* and sub-f1 .* differ only in leading zeros and upper and lower case"),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 1])
+def test_ids_written_in_two_ways_are_named(tmp_path, folder, row, complaint, others):
+    """A spreadsheet drops leading zeros, pandas adds `.0`: without a word, the scan would count as unlabelled."""
+    add(tmp_path, *folder)
+    rows = ["participant_id session_id label", row]
+    if others:
+        add(tmp_path, "B", "1")
+        rows.append("B 1 0")
+    with pytest.raises(CohortError, match=complaint):
+        find_scans(tmp_path, table(tmp_path / "l.tsv", *rows))
+
+
+def test_an_id_written_in_two_ways_in_a_table_of_covariates_is_named_too(tmp_path):
+    """Its family_id would be lost, and twins could be split across folds."""
+    add(tmp_path, "01")
+    add(tmp_path, "02")
+    labels = table(tmp_path / "l.tsv", "participant_id label", "01 1", "02 0")
+    table(tmp_path / "participants.tsv", "participant_id family_id", "1 F1", "2 F1")
+    with pytest.raises(CohortError, match="sub-01 .*sub-1 .*participants.tsv, row 2.*sub-02 .*sub-2 .*leading zeros"):
+        find_scans(tmp_path, labels)
+
+
+def test_a_folder_with_two_ids_that_differ_in_zeros_only_is_refused(tmp_path):
+    add(tmp_path, "01")
+    add(tmp_path, "1")
+    with pytest.raises(CohortError, match="sub-01 .* and sub-1 .* if these are different infants, rename one"):
+        find_scans(tmp_path, table(tmp_path / "l.tsv", "participant_id label", "01 1", "1 0"))
+
+
+def test_prefixes_in_upper_case_are_understood(tmp_path):
+    add(tmp_path, "01", "a")
+    labels = table(tmp_path / "l.tsv", "participant_id session_id label", "Sub-01 SES-a 1")
+    assert find_scans(tmp_path, labels)[0].label == 1
+
+
+@pytest.mark.parametrize(
+    "families, complaint",
+    [
+        (("12", "12.0"), "12 .of sub-A. and 12.0 .of sub-B. differ only in a trailing .0"),
+        (("F1", "f1"), "F1 .of sub-A. and f1 .of sub-B. differ only in upper and lower case"),
+        (("007", "7"), "007 .of sub-A. and 7 .of sub-B. differ only in leading zeros"),
+        (("_", "a"), "A .of sub-A. and a .of sub-B."),  # the first child's id names the family
+    ],
+)
+def test_a_family_written_in_two_ways_is_refused(tmp_path, families, complaint):
+    """Two families of one name would put siblings on both sides of a split."""
+    add(tmp_path, "A")
+    add(tmp_path, "B")
+    rows = [f"{infant} {family} {label}" for infant, family, label in zip("AB", families, (0, 1), strict=True)]
+    with pytest.raises(CohortError, match=complaint):
+        find_scans(tmp_path, table(tmp_path / "l.tsv", "participant_id family_id label", *rows))
+
+
+@pytest.mark.parametrize("column", ["family", "Family", "family_id", "FamilyID"])
+def test_the_column_of_families_has_several_names(tmp_path, column):
+    for infant in "ABC":
+        add(tmp_path, infant)
+    rows = f"participant_id {column} label", "A F1 1", "B F1 0", "C _ 0"
+    scans = find_scans(tmp_path, table(tmp_path / "l.tsv", *rows))
+    assert [scan.family for scan in scans] == ["F1", "F1", "C"]
+    assert family_counts(scans) == "2 families, 1 sibling pairs"
+
+
+def test_two_columns_of_families_are_refused_unless_one_is_family_id(tmp_path):
+    add(tmp_path, "A")
+    labels = table(tmp_path / "l.tsv", "participant_id family familyid label", "A 1 2 1")
+    with pytest.raises(CohortError, match="more than one column family_id .family, familyid."):
+        find_scans(tmp_path, labels)
+    table(labels, "participant_id family family_id label", "A yes 2 1")
+    assert find_scans(tmp_path, labels)[0].family == "2"
+
+
+def test_the_cohort_table_of_a_run_serves_as_labels(tmp_path):
+    """Ten pairs of twins stay ten pairs."""
+    rows = ["participant_id session_id family_id label"]
+    for number in range(20):
+        add(tmp_path, f"{number:03}", "01")
+        rows.append(f"{number:03} 01 {number // 2 + 1} {number // 2 % 2}")
+    scans = find_scans(tmp_path, table(tmp_path / "l.tsv", *rows))
+    write_cohort(scans, tmp_path / "cohort.csv")
+    again = find_scans(tmp_path, tmp_path / "cohort.csv")
+    assert again == scans and family_counts(again) == "10 families, 10 sibling pairs"
+    splits = make_splits(again, num_folds=2)
+    assert (splits["sibling_pairs"], splits["torn_sibling_pairs"]) == (10, 0)
+
+
+def test_decimal_commas_of_a_table_with_semicolons(tmp_path):
+    add(tmp_path, "01")
+    labels = tmp_path / "l.csv"
+    labels.write_text('participant_id;birth_age;radiology_score;remark\n01;31,29;"3,0";one, two\n')
+    scan = find_scans(tmp_path, labels)[0]
+    assert (scan.birth_age, scan.radiology_score, scan.label) == (31.29, "3", 1)
+
+
+def test_a_session_with_several_images_does_not_stop_a_cohort(tmp_path):
+    add(tmp_path, "01")
+    add(tmp_path, "02", names=("run-1_T2w", "run-2_T2w"))
+    labels = table(tmp_path / "l.tsv", "participant_id label", "01 1", "02 0")
+    scans = find_scans(tmp_path, labels)
+    assert [scan.status for scan in scans] == ["used", "several images"]
+    assert "run-1_T2w.nii.gz, sub-02_run-2_T2w.nii.gz" in scans[1].reason and "--run" in scans[1].reason
+    assert flow(scans) == {
+        **{"found": 2, "labelled": 2, "several images": 1},
+        **{"used": 1, "used normal": 0, "used injury": 1},
+    }
+    scans = find_scans(tmp_path, labels, run="2")
+    assert [scan.status for scan in scans] == ["used", "used"]
+    assert scans[1].image == str(tmp_path / "sub-02/anat/sub-02_run-2_T2w.nii.gz")
+
+
+def test_a_cohort_of_nothing_but_several_images_says_how_to_choose(tmp_path):
+    add(tmp_path, "01", names=("acq-a_T2w", "acq-b_T2w"))
+    labels = table(tmp_path / "l.tsv", "participant_id label", "01 1", "02 0")
+    with pytest.raises(CohortError, match="1 no image, 1 several images.*choose one with --acquisition or --run"):
+        find_scans(tmp_path, labels)
+
+
+def test_columns_of_the_label_table_choose_among_several_images(tmp_path):
+    for infant in ("01", "02", "03", "04"):
+        add(tmp_path, infant, names=("run-01_T2w", "run-02_T2w"))
+    add(tmp_path, "05", names=("run-01_T2w",))
+    rows = "participant_id run label", "01 1 1", "02 2.0 0", "03 _ 0", "04 3 0", "05 2 0"
+    scans = find_scans(tmp_path, table(tmp_path / "l.tsv", *rows))
+    assert [Path(scan.image or "").name for scan in scans] == [
+        *("sub-01_run-01_T2w.nii.gz", "sub-02_run-02_T2w.nii.gz", "", "", "sub-05_run-01_T2w.nii.gz")
+    ]
+    assert [scan.status for scan in scans[2:4]] == ["several images", "no image"]
+    assert "--run 3" in scans[3].reason
+
+
+def test_a_column_chooses_among_the_images_that_an_option_left(tmp_path):
+    add(tmp_path, "01", names=("acq-a_run-1_T2w", "acq-a_run-2_T2w", "acq-b_run-1_T2w", "acq-b_run-2_T2w"))
+    labels = table(tmp_path / "l.tsv", "participant_id run label", "01 2 1")
+    assert find_scans(tmp_path, labels, acquisition="b")[0].image.endswith("sub-01_acq-b_run-2_T2w.nii.gz")
+
+
+def test_sessions_without_an_image_are_listed_even_if_no_table_knows_them(tmp_path):
+    add(tmp_path, "01", "1")
+    add(tmp_path, "01", "2", names=("T1w",))
+    (tmp_path / "sub-01" / "ses-3" / "func").mkdir(parents=True)
+    labels = table(tmp_path / "l.tsv", "participant_id session_id label", "01 1 1")
+    scans = find_scans(tmp_path, labels)
+    assert [(scan.session_id, scan.status) for scan in scans] == [("1", "used"), ("2", "no image"), ("3", "no image")]
+    assert "found sub-01_ses-2_T1w.nii.gz" in scans[1].reason and flow(scans)["found"] == 3
+
+
+def test_a_session_without_anat_folder_does_not_make_a_label_ambiguous(tmp_path):
+    add(tmp_path, "01", "1")
+    (tmp_path / "sub-01" / "ses-2" / "func").mkdir(parents=True)
+    scans = find_scans(tmp_path, table(tmp_path / "l.tsv", "participant_id label", "01 1"))
+    assert [scan.status for scan in scans] == ["used", "no image"]
+
+
+def test_images_that_were_not_fetched_are_counted_apart(tmp_path):
+    add(tmp_path, "01")
+    links = [add(tmp_path, infant, names=()) / f"sub-{infant}_T2w.nii.gz" for infant in ("02", "03")]
+    links[0].symlink_to("../../.git/annex/objects/x/y/z.nii.gz")
+    links[1].write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    labels = table(tmp_path / "l.tsv", "participant_id label", "01 1", "02 0", "03 0")
+    scans = find_scans(tmp_path, labels)
+    assert [scan.status for scan in scans] == ["used", "not fetched", "not fetched"]
+    assert "datalad get" in scans[1].reason and "git lfs pull" in scans[2].reason
+    (tmp_path / "sub-01/anat/sub-01_desc-restore_T2w.nii.gz").unlink()
+    with pytest.raises(CohortError, match="1 no image, 2 not fetched.*run `datalad get"):
+        find_scans(tmp_path, labels)
+
+
+@pytest.mark.parametrize("name", ["participants.tsv", "sub-01/sub-01_sessions.tsv", "labels.tsv"])
+def test_a_table_that_was_not_fetched_is_named(tmp_path, name):
+    """It may have the families."""
+    add(tmp_path, "01", "1")
+    labels = table(tmp_path / "labels.tsv", "participant_id label", "01 1")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(".git/annex/objects/x/y.tsv")
+    with pytest.raises(CohortError, match=f"{name} has not been fetched: run `datalad get"):
+        find_scans(tmp_path, labels)
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(CohortError, match=f"{name} is a git LFS pointer"):
+        find_scans(tmp_path, labels)
+
+
+def test_several_masks_matter_only_where_a_mask_is_required(tmp_path):
+    add(tmp_path, "01", names=("T2w", "desc-brain_mask"))
+    add(tmp_path, "01", names=("desc-brain_mask",), extension=".nii")
+    labels = table(tmp_path / "l.tsv", "participant_id label", "01 1")
+    assert find_scans(tmp_path, labels)[0].mask is None
+    with pytest.raises(CohortError, match="A brain mask is required: sub-01 has several brain masks"):
+        find_scans(tmp_path, labels, brain_mask="required")
 
 
 def test_cohort_table_round_trip(tmp_path):

@@ -153,6 +153,29 @@ def test_labels_from_a_separate_table_are_included(odd_cohort, tmp_path):
     assert [(s.label, s.status, s.mask is None) for s in theirs] == [(s.label, s.status, s.mask is None) for s in ours]
 
 
+def test_a_file_that_was_not_fetched_is_not_shared_in_place_of_the_image(odd_cohort, tmp_path):
+    """The image of an excluded scan travels too: its pointer must not."""
+    pointer = odd_cohort / "sub-03/anat/sub-03_T2w.nii.gz"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    result = call(odd_cohort, "--output", tmp_path / "shared", "--license", "other")
+    assert result.code == 1 and "git lfs pull" in result.err and not (tmp_path / "shared").exists()
+
+
+def test_a_local_dataset_replaced_by_one_of_equal_size_and_time_is_unpacked_again(tmp_path):
+    table, before = tmp_path / "made" / "t.parquet", None
+    features = Features(participant_id=Value("string"), image=Nifti(), label=Value("int64"))
+    for content in (b"first", b"other"):
+        row = {"participant_id": "01", "image": {"bytes": content, "path": "a.nii"}, "label": 1}
+        table.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist([row], schema=features.arrow_schema), table)
+        if before is not None:  # as `cp -p` and archives do
+            os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+            assert (table.stat().st_size, table.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        before = table.stat()
+        (image,) = open_cohort(str(tmp_path / "made")).folder.rglob("*_T2w.nii*")
+        assert image.read_bytes() == content
+
+
 def test_the_datasets_library_reads_the_files_as_nifti(shared_tiny_cohort, tmp_path):
     output = packed(shared_tiny_cohort, tmp_path / "shared", "--license", "cc-by-4.0")
     loaded = load_dataset(str(output), split="train", cache_dir=str(tmp_path / "loaded"))

@@ -141,3 +141,41 @@ def test_bad_predictions_are_one_sentence(tmp_path):
     predictions = write_predictions(tmp_path, ["/d/a.nii", "/d/b.nii"])
     with pytest.raises(InputError, match="a table with a column scan"):
         read_external(predictions, tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_labels_of_any_separator_and_the_column_family(tmp_path, separator):
+    """Families keep siblings together in the intervals, whichever of its names their column has."""
+    predictions = write_predictions(tmp_path, [f"/x/{letter}.NII.GZ" for letter in "abc"])
+    labels = tmp_path / "labels.csv"
+    labels.write_text("scan,label,Family\na.NII.GZ,0,F1\nb.NII.GZ,1,F1\nc.NII.GZ,1,F2\n".replace(",", separator))
+    assert read_external(predictions, labels).table["family"].tolist() == ["F1", "F1", "F2"]
+    assert read_external(predictions, labels).table["participant_id"].tolist() == ["a", "b", "c"]
+    predictions = write_predictions(tmp_path, [f"/x/sub-{letter}_T2W.NII.GZ" for letter in "abc"])
+    labels.write_text("participant_id,label,family\na,0,F1\nb,1,F1\nc,1,F2\n".replace(",", separator))
+    assert read_external(predictions, labels).table["family"].tolist() == ["F1", "F1", "F2"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("01,1,1,F1\n2,1,0,F2\n", "sub-02 .screened. and sub-2 .*row 3. differ only in leading zeros"),
+        ("01,1.0,1,F1\n02,1,0,F2\n", "sub-01 ses-1 .screened. and sub-01 ses-1.0 .*row 2.* a trailing .0"),
+        ("01,1,1,F1\n02,1,0,f1\n", "F1 .of sub-01. and f1 .of sub-02. differ only in upper and lower case"),
+        ("01,1,1,12\n02,1,0,12.0\n", "12 .of sub-01. and 12.0 .of sub-02. differ only in a trailing .0"),
+    ],
+)
+def test_ids_and_families_written_in_two_ways_are_named(tmp_path, rows, message):
+    predictions = write_predictions(tmp_path, [f"/x/sub-{p}/ses-1/anat/sub-{p}_ses-1_T2w.nii.gz" for p in ("01", "02")])
+    labels = tmp_path / "labels.csv"
+    labels.write_text("participant_id,session_id,label,family_id\n" + rows)
+    with pytest.raises(InputError, match=message):
+        read_external(predictions, labels)
+
+
+def test_a_covariate_that_is_no_number_is_one_sentence(tmp_path):
+    predictions = write_predictions(tmp_path, ["/x/sub-a_T2w.nii.gz"])
+    labels = tmp_path / "labels.csv"
+    labels.write_text("participant_id,label,birth_age\na,1,<37\n")
+    with pytest.raises(InputError, match="birth_age of sub-a is '<37', not a number"):
+        read_external(predictions, labels)
