@@ -6,7 +6,7 @@ when it is first asked for.
 
 from typing import TYPE_CHECKING, Any
 
-from .reading_gloresnet import VolumeError
+from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import Volume, apply_mask, map_volume, read_volume, resample, standardise
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ __all__ = [
     "GloResNetImageProcessor",
     "Volume",
     "VolumeError",
+    "VolumeWarning",
     "apply_mask",
     "map_volume",
     "read_volume",

@@ -2,13 +2,14 @@
 
 import math
 import numbers
+import warnings
 
 import numpy as np
 import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
-from .reading_gloresnet import VolumeError
+from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import apply_mask, map_volume, read_volume
 
 
@@ -66,6 +67,9 @@ class GloResNetImageProcessor(BaseImageProcessor):
             `pixel_values`: `(B, 1, image_size, image_size, image_size)` float32, axes R, A, S. Each scan has mean 0 and
             standard deviation 1.
 
+        Warns:
+            VolumeWarning: a scan or mask is doubtful: its `Volume.warnings`.
+
         Raises:
             VolumeError: (a ValueError) a scan or mask cannot be used, or there are no masks, too many or too few.
         """
@@ -86,6 +90,8 @@ class GloResNetImageProcessor(BaseImageProcessor):
             volume = read_volume(scan, name)
             if mask is not None:
                 volume = apply_mask(volume, brain, mask_name)
+            for sentence in volume.warnings:
+                warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=2)
             row[0] = map_volume(volume, self.image_size, self.eps)
         data = {"pixel_values": list(pixel_values) if return_tensors is None else pixel_values}
         return BatchFeature(data=data, tensor_type=return_tensors)

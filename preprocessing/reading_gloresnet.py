@@ -22,6 +22,10 @@ class VolumeError(ValueError):
     """A scan or mask cannot be used. The message is one sentence: what was found, where, and what to do."""
 
 
+class VolumeWarning(UserWarning):
+    """A scan or mask can be used, but something about it is doubtful."""
+
+
 def open_image(path: str) -> SpatialImage:
     """Open a file and read its header, but not its voxels.
 

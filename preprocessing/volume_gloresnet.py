@@ -40,6 +40,7 @@ class Volume(NamedTuple):
         stored_shape: the shape in the file, before squeezing and reorientation.
         stored_spacing: voxel edge lengths in mm along the stored spatial axes; None for an array.
         stored_orientation: directions of the stored axes, such as `"LPS"`; `"RAS"` for an array.
+        warnings: sentences about doubts that do not prevent reading. They do not name the scan.
     """
 
     data: np.ndarray
@@ -48,6 +49,7 @@ class Volume(NamedTuple):
     stored_shape: tuple[int, ...]
     stored_spacing: tuple[float, float, float] | None
     stored_orientation: str
+    warnings: tuple[str, ...] = ()
 
 
 def read_volume(source, name: str = "the scan") -> Volume:
