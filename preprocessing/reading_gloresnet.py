@@ -6,16 +6,20 @@ import os
 import nibabel
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.openers import ImageOpener
 from nibabel.spatialimages import SpatialImage
 
-try:  # optional: decompresses gzip in half the time
-    from isal import igzip
-except ImportError:
-    igzip = None
+from .headers_gloresnet import (
+    compression,
+    first_voxel,
+    missing_content,
+    open_by_content,
+    open_stream,
+    states_orientation,
+)
 
 MAX_VOXELS = 1_000_000_000  # a header with more is damaged; a head at 0.2 mm has a tenth of this
 GZIP_RATIO = 1100  # deflate compresses by a factor of 1032 at most
+UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # NIfTI codes; 2 is millimetres, 0 unknown
 
 
 class VolumeError(ValueError):
@@ -27,19 +31,23 @@ class VolumeWarning(UserWarning):
 
 
 def open_image(path: str) -> SpatialImage:
-    """Open a file and read its header, but not its voxels.
+    """Open a file and read its header, but not its voxels. Content decides, not the extension.
 
     Raises:
-        VolumeError: there is no such file, or it is not a volume in a format that nibabel reads.
+        VolumeError: there is no such file, its content is not fetched yet, or it is not a volume in a format that
+            nibabel reads.
     """
     if "://" in path:
         raise VolumeError(f"{path} is a URL: download the scan and give its path.")
+    check_fetched(path)
     if not os.path.exists(path):
+        if os.path.islink(path):
+            raise VolumeError(f"{path} is a link to a missing file, {os.readlink(path)}: restore it or fix the link.")
         raise VolumeError(f"{path or 'an empty path'} does not exist: check the path.")
     if not os.path.isfile(path):
         raise VolumeError(f"{path} is a folder or device, not a file: give the path of one scan.")
     try:
-        image = nibabel.load(path, mmap=False)
+        image = open_by_content(path) or nibabel.load(path, mmap=False)
     except nibabel.filebasedimages.ImageFileError as error:
         reason = _one_line(error, path)
         raise VolumeError(f"{path} is not a volume ({reason}): give NIfTI or MGH (dcm2niix converts DICOM).") from error
@@ -48,7 +56,20 @@ def open_image(path: str) -> SpatialImage:
         raise VolumeError(f"{path} cannot be opened ({reason}): copy it again, or convert it to NIfTI.") from error
     if not isinstance(image, SpatialImage):
         raise VolumeError(f"{path} contains a {type(image).__name__}, not a 3D volume: give a NIfTI or MGH scan.")
+    for holder in image.file_map.values():  # of a pair, the other file too
+        check_fetched(holder.filename or path)
     return image
+
+
+def check_fetched(path: str) -> None:
+    """Check that a file of a DataLad or git-LFS dataset has its content.
+
+    Raises:
+        VolumeError: it is a pointer to content that was not fetched.
+    """
+    command = missing_content(path)
+    if command:
+        raise VolumeError(f"{path} is a pointer, its content is not on this computer: run `{command}` in its folder.")
 
 
 def spatial_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
@@ -89,17 +110,32 @@ def stated_affine(image: SpatialImage, name: str) -> np.ndarray:
     Raises:
         VolumeError: the file does not say which side is left, or the matrix is singular or not finite.
     """
-    header = image.header
+    header, why = image.header, "with neither sform nor qform"
     if isinstance(header, nibabel.Nifti1Header):  # NIfTI-2 too
         stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    elif isinstance(image, nibabel.MGHImage):
+        stated, why = states_orientation(image), "with goodRASFlag 0"
     else:
         stated = not isinstance(header, nibabel.AnalyzeHeader)
     if not stated:
         raise VolumeError(
-            f"{name} does not say which side is left ({type(image).__name__} with neither sform nor qform):"
+            f"{name} does not say which side is left ({type(image).__name__} {why}):"
             " convert the original again, or set its orientation."
         )
-    affine = np.asarray(image.affine, dtype=np.float64) if image.affine is not None else np.full((4, 4), np.nan)
+    affine = np.array(image.affine, dtype=np.float64) if image.affine is not None else np.full((4, 4), np.nan)
+    affine[:3] *= _unit(header)[1]
+    check_affine(affine, name)
+    return affine
+
+
+def check_affine(affine: np.ndarray, name: str) -> None:
+    """Check that an affine maps voxels to positions.
+
+    Raises:
+        VolumeError: it is not a `(4, 4)` matrix, singular, or not finite.
+    """
+    if affine.shape != (4, 4):
+        raise VolumeError(f"{name} has an affine of shape {affine.shape}: give one scan with one 4 x 4 matrix.")
     with np.errstate(all="ignore"):
         directions = affine[:3, :3] / np.sqrt(np.square(affine[:3, :3]).sum(axis=0))
         volume = abs(np.linalg.det(directions))  # of a unit voxel: 1 without shear
@@ -107,44 +143,96 @@ def stated_affine(image: SpatialImage, name: str) -> np.ndarray:
         raise VolumeError(
             f"{name} has an affine that is singular or not finite: its header is damaged; export it again."
         )
-    return affine
 
 
-def read_voxels(image: SpatialImage, name: str) -> np.ndarray:
+def doubts(image: SpatialImage, affine: np.ndarray) -> tuple[str, ...]:
+    """Sentences about a header that can be read but may be wrong.
+
+    Args:
+        image: as stored.
+        affine: from `stated_affine`.
+    """
+    header, sentences = image.header, []
+    if not isinstance(header, nibabel.Nifti1Header):
+        return ()
+    unit, factor = _unit(header)
+    edges = nibabel.affines.voxel_sizes(affine)
+    if unit != "millimetres" and not (edges.min() > 0.05 and edges.max() < 20):
+        sentences.append(
+            f"The header gives lengths in {unit}, so a voxel is {' x '.join(f'{edge:.3g}' for edge in edges)} mm:"
+            " its unit may be wrong."
+        )
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if min(codes) > 0:
+        which = f"The sform (code {codes[0]}) and the qform (code {codes[1]})"
+        try:
+            other = header.get_qform()
+            other[:3] *= factor
+            check_affine(other, "")
+        except ValueError:  # nibabel's errors too
+            return (*sentences, "The qform is invalid; the sform is used.")
+        here, there = ("".join(nibabel.aff2axcodes(matrix)) for matrix in (affine, other))
+        if here != there:
+            sentences.append(f"{which} disagree, {here} and {there}: left and right may be wrong; the sform is used.")
+        else:
+            shift = largest_shift(affine, other, image.shape[:3])
+            if shift > 1:
+                sentences.append(f"{which} disagree by up to {shift:.3g} voxels; the sform is used.")
+    return tuple(sentences)
+
+
+def largest_shift(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far apart two affines place the corners of a volume, in voxels of the first."""
+    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]).T * [[n - 1] for n in (*shape, 2)]
+    return float(np.abs(np.linalg.inv(affine) @ other @ corners - corners).max())
+
+
+def _unit(header) -> tuple[str, float]:
+    """The unit of length in a header, and its length in millimetres."""
+    code = int(header["xyzt_units"]) % 8 if isinstance(header, nibabel.Nifti1Header) else 0
+    return UNITS.get(code, ("millimetres", 1.0))
+
+
+def read_voxels(image: SpatialImage, name: str, path: str = "") -> np.ndarray:
     """The voxels in stored order, scaled as the header says.
+
+    Args:
+        image: as stored.
+        name: of the scan in messages.
+        path: the file that `open_image` opened; empty for an image that nibabel opened.
 
     Raises:
         VolumeError: the data are truncated or missing, or their checksum is wrong.
     """
     try:
         with np.errstate(all="ignore"):
-            return _decode(image)
+            return _decode(image, path)
     except Exception as error:  # damaged bytes, as in open_image
         reason = _one_line(error, name)
         raise VolumeError(f"{name} has voxels that cannot be read ({reason}): copy or export it again.") from error
 
 
-def _decode(image: SpatialImage) -> np.ndarray:
+def _decode(image: SpatialImage, path: str) -> np.ndarray:
     proxy = image.dataobj
-    if type(proxy) is not ArrayProxy or not isinstance(proxy.file_like, str):
+    if type(proxy) is not ArrayProxy:
         return np.asanyarray(proxy)
-    path, claimed = proxy.file_like, proxy.offset + math.prod(proxy.shape) * proxy.dtype.itemsize
-    ratio = {".gz": GZIP_RATIO, ".mgz": GZIP_RATIO, ".bz2": math.inf, ".zst": math.inf}
-    if claimed > os.path.getsize(path) * ratio.get(os.path.splitext(path)[1].lower(), 1):  # before allocating
-        raise OSError(f"its header promises {claimed} bytes, the file has {os.path.getsize(path)}")
-    layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
-    with _open_stream(path) as stream:
+    source = proxy.file_like
+    if path and not isinstance(source, str):  # open_by_content read the header only
+        source, offset = path, proxy.offset
+    else:
+        offset = first_voxel(proxy)
+    layout = (proxy.shape, proxy.dtype, offset, proxy.slope, proxy.inter)
+    if not isinstance(source, str):
+        return np.asanyarray(ArrayProxy(source, layout, mmap=False))
+    claimed = offset + math.prod(proxy.shape) * proxy.dtype.itemsize
+    ratio = {"gzip": GZIP_RATIO, "bzip2": math.inf, "zstd": math.inf}
+    if claimed > os.path.getsize(source) * ratio.get(compression(source), 1):  # before allocating
+        raise OSError(f"its header promises {claimed} bytes, the file has {os.path.getsize(source)}")
+    with open_stream(source) as stream:
         voxels = np.asanyarray(ArrayProxy(stream, layout, mmap=False))
         while stream.read(1 << 20):  # gzip checks its checksum at the end of the file
             pass
     return voxels
-
-
-def _open_stream(path: str):
-    """The decompressed bytes of a file, opened as nibabel does. Gzip is read by isal if it is installed."""
-    if igzip is not None and path.lower().endswith((".gz", ".mgz")):
-        return igzip.open(path, "rb")
-    return ImageOpener(path)
 
 
 def _one_line(error: Exception, path: str) -> str:

@@ -19,6 +19,8 @@ from nibabel.spatialimages import SpatialImage
 from .reading_gloresnet import (
     VolumeError,
     check_voxel_type,
+    doubts,
+    largest_shift,
     open_image,
     read_voxels,
     spatial_shape,
@@ -92,8 +94,7 @@ def apply_mask(volume: Volume, mask, name: str = "the mask") -> Volume:
             " give a mask on the scan's own grid."
         )
     if inside.affine is not None and volume.affine is not None:
-        corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]).T * [[n - 1] for n in (*brain.shape, 2)]
-        shift = np.abs(np.linalg.inv(volume.affine) @ inside.affine @ corners - corners).max()
+        shift = largest_shift(volume.affine, inside.affine, brain.shape)
         if shift > GRID_TOLERANCE:
             raise VolumeError(
                 f"{inside.source} is shifted by up to {shift:.3g} voxels from {volume.source} of the same shape:"
@@ -182,7 +183,7 @@ def _read_grid(source, name: str) -> Volume:
     """`read_volume` without the check for constant volumes, because a mask may be constant."""
     if isinstance(source, (str, os.PathLike)):
         source = os.fsdecode(source)
-        return _from_image(open_image(source), source)
+        return _from_image(open_image(source), source, source)
     if isinstance(source, SpatialImage):
         return _from_image(source, source.get_filename() or name)
     torch = sys.modules.get("torch")  # not imported here: a tensor exists only where torch has been imported
@@ -194,21 +195,28 @@ def _read_grid(source, name: str) -> Volume:
     raise VolumeError(f"{name} is a {type(source).__name__}: give a path, a nibabel volume, or a 3D array or tensor.")
 
 
-def _from_image(image: SpatialImage, name: str) -> Volume:
+def _from_image(image: SpatialImage, name: str, path: str = "") -> Volume:
     stored_shape = tuple(int(n) for n in image.shape)
     shape = spatial_shape(stored_shape, name)
     check_voxel_type(getattr(image.dataobj, "dtype", None) or image.get_data_dtype(), name)
     affine = stated_affine(image, name)
-    voxels = _checked(read_voxels(image, name).reshape(shape), name)
+    voxels = _checked(read_voxels(image, name, path).reshape(shape), name)
+    return _oriented(voxels, affine, name, stored_shape, doubts(image, affine))
+
+
+def _oriented(
+    voxels: np.ndarray, affine: np.ndarray, name: str, stored_shape: tuple[int, ...], warnings: tuple[str, ...] = ()
+) -> Volume:
     orientation = nibabel.io_orientation(affine)
     x, y, z = (float(edge) for edge in nibabel.affines.voxel_sizes(affine))
     return Volume(
         data=nibabel.apply_orientation(voxels, orientation),
-        affine=affine @ nibabel.orientations.inv_ornt_aff(orientation, shape),
+        affine=affine @ nibabel.orientations.inv_ornt_aff(orientation, voxels.shape),
         source=name,
         stored_shape=stored_shape,
         stored_spacing=(x, y, z),
         stored_orientation="".join(nibabel.orientations.ornt2axcodes(orientation)),
+        warnings=warnings,
     )
 
 

@@ -7,15 +7,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from preprocessing import VolumeError, read_volume, reading_gloresnet
+from preprocessing import VolumeError, headers_gloresnet, read_volume
 
 
 @pytest.fixture(params=["isal", "gzip"])
 def decoder(request, monkeypatch):
     """Both decompressors; gzip is used where isal is not installed."""
     if request.param == "gzip":
-        monkeypatch.setattr(reading_gloresnet, "igzip", None)
-    elif reading_gloresnet.igzip is None:
+        monkeypatch.setattr(headers_gloresnet, "igzip", None)
+    elif headers_gloresnet.igzip is None:
         pytest.skip("isal is not installed")
     return request.param
 
