@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from .masks_gloresnet import brain_voxels
 from .reading_gloresnet import (
     VolumeError,
     check_voxel_type,
@@ -79,30 +80,34 @@ def apply_mask(volume: Volume, mask, name: str = "the mask") -> Volume:
 
     Args:
         volume: the scan.
-        mask: in any form that `read_volume` accepts. After reorientation to RAS it has the scan's grid. Values above 0
-            are brain.
+        mask: in any form that `read_volume` accepts. After reorientation to RAS it has the scan's grid. It has two
+            values, 0 and a positive one, or brain probabilities in [0, 1]; see `brain_voxels`.
         name: the name in messages of a mask without a path.
 
+    Returns:
+        The masked scan, with the warnings of the scan and of the mask.
+
     Raises:
-        VolumeError: the mask cannot be read, is empty, or has another grid.
+        VolumeError: the mask cannot be read, has another grid, or is not a brain mask: other values, (nearly) empty or
+            full, or inverted.
     """
     inside = _read_grid(mask, name)
-    brain = inside.data > 0
-    if brain.shape != volume.data.shape:
+    shape = inside.data.shape
+    if shape != volume.data.shape:
         raise VolumeError(
-            f"{inside.source} has shape {brain.shape} but {volume.source} has {volume.data.shape}:"
+            f"{inside.source} has shape {shape} but {volume.source} has {volume.data.shape}:"
             " give a mask on the scan's own grid."
         )
     if inside.affine is not None and volume.affine is not None:
-        shift = largest_shift(volume.affine, inside.affine, brain.shape)
+        shift = largest_shift(volume.affine, inside.affine, shape)
         if shift > GRID_TOLERANCE:
             raise VolumeError(
                 f"{inside.source} is shifted by up to {shift:.3g} voxels from {volume.source} of the same shape:"
                 " give a mask on the scan's own grid."
             )
-    if not brain.any():
-        raise VolumeError(f"{inside.source} is an empty mask, no voxel is above 0: give the brain mask of this scan.")
-    return volume._replace(data=volume.data * brain)
+    brain, sentences = brain_voxels(inside.data, inside.source)
+    of_mask = (f"Brain mask: {sentence}" for sentence in (*inside.warnings, *sentences))
+    return volume._replace(data=volume.data * brain, warnings=(*volume.warnings, *of_mask))
 
 
 def resample(data: np.ndarray, image_size: int) -> np.ndarray:
