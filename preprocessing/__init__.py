@@ -7,7 +7,7 @@ when it is first asked for.
 from typing import TYPE_CHECKING, Any
 
 from .reading_gloresnet import VolumeError, VolumeWarning
-from .volume_gloresnet import Volume, apply_mask, map_volume, read_volume, resample, standardise
+from .volume_gloresnet import Volume, apply_mask, map_volume, read_labels, read_volume, resample, standardise
 
 if TYPE_CHECKING:
     from .image_processing_gloresnet import GloResNetImageProcessor
@@ -19,6 +19,7 @@ __all__ = [
     "VolumeWarning",
     "apply_mask",
     "map_volume",
+    "read_labels",
     "read_volume",
     "resample",
     "standardise",

@@ -10,7 +10,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
 from .reading_gloresnet import VolumeError, VolumeWarning
-from .volume_gloresnet import apply_mask, map_volume, read_volume
+from .volume_gloresnet import apply_mask, is_volume, map_volume, read_volume
 
 
 class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
@@ -59,7 +59,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
 
         Args:
             images: a path, a nibabel image, an array or tensor `(R, A, S)` or `(1, R, A, S)`; a list of these; or a
-                batch `(B, 1, R, A, S)`. Arrays are assumed to be RAS. See `read_volume`.
+                batch `(B, 1, R, A, S)`. Arrays without an affine are assumed to be RAS. See `read_volume`.
             mask: one brain mask per scan, in the same forms; only with `brain_mask="required"`.
             return_tensors: `"pt"`, `"np"`, or None for a list of numpy arrays.
 
@@ -106,8 +106,10 @@ def _as_list(sources, kind: str) -> list[tuple]:
                 " give a list of 3D arrays, or (B, 1, R, A, S)."
             )
         batch = sources.ndim == 5 and sources.shape[1] == 1
-        sources = list(sources) if batch else [sources]
-    elif not isinstance(sources, (list, tuple)):
+        if batch and len(sources) > 1 and hasattr(sources, "affine") and not getattr(sources, "is_batch", False):
+            raise VolumeError(f"The {kind} batch was stacked and has only the affine of its first scan: give a list.")
+        sources = [sources[n] for n in range(len(sources))] if batch else [sources]
+    elif is_volume(sources) or not isinstance(sources, (list, tuple)):
         sources = [sources]
     if len(sources) == 0:
         raise VolumeError(f"The list of {kind}s is empty: give at least one scan.")

@@ -61,9 +61,7 @@ def _check_place(brain: np.ndarray, name: str) -> None:
         )
     border = _border_share(brain)
     if border > BORDER:
-        raise VolumeError(
-            f"{name} covers {_percent(border)} of the border of the volume, so it is inverted: {ADVICE}"
-        )
+        raise VolumeError(f"{name} covers {_percent(border)} of the border of the volume, so it is inverted: {ADVICE}")
     if share > LARGEST:
         raise VolumeError(f"{name} covers {_percent(share)} of the volume, more than a brain does: {ADVICE}")
     if np.count_nonzero(_enclosed(brain)) > np.count_nonzero(brain[::2, ::2, ::2]):

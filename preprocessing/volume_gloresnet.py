@@ -8,7 +8,6 @@ Every user error raises `VolumeError` with one sentence that names the scan and 
 """
 
 import os
-import sys
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import nibabel
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from .arrays_gloresnet import array_and_affine
 from .masks_gloresnet import brain_voxels
 from .reading_gloresnet import (
     VolumeError,
@@ -55,24 +55,42 @@ class Volume(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+def is_volume(source) -> bool:
+    """Whether this is a `Volume`, perhaps of another copy of this code: a model folder contains one."""
+    return isinstance(source, tuple) and hasattr(source, "stored_orientation")
+
+
 def read_volume(source, name: str = "the scan") -> Volume:
     """Read one 3D scan and reorder its axes to RAS: each to the closest axis, without interpolation.
 
     Args:
         source: a path to NIfTI-1/2 (`.nii`, `.nii.gz`, pairs), MGH (`.mgh`, `.mgz`) or another volume that nibabel
-            reads and that states its orientation; a nibabel image; or a numpy array or torch tensor `(R, A, S)`, which
-            is assumed to be RAS. Trailing axes of length 1 are dropped, for arrays leading ones (channels) too.
+            reads and that states its orientation; a nibabel image; a `Volume`; or a numpy array or torch tensor
+            `(R, A, S)`. An array without an affine is assumed to be RAS; the affine of a MONAI `MetaTensor` or TorchIO
+            image counts. Trailing axes of length 1 are dropped, for arrays leading ones (channels) too.
         name: the name in messages of a scan without a path.
 
     Raises:
         VolumeError: this is not one 3D volume of real, finite, non-constant intensities and known orientation.
     """
-    volume = _read_grid(source, name)
+    volume = read_labels(source, name)
     if _is_constant(volume.data):
         raise VolumeError(
             f"{volume.source} is constant, every voxel is {volume.data.flat[0]:g}: check that the export is complete."
         )
     return volume
+
+
+def read_labels(source, name: str = "the labels") -> Volume:
+    """Read a mask or segmentation like `read_volume`, except that it may be constant. Raises: VolumeError."""
+    if isinstance(source, (str, os.PathLike)):
+        source = os.fsdecode(source)
+        return _from_image(open_image(source), source, source)
+    if is_volume(source):
+        return Volume(*source[:7])
+    if isinstance(source, SpatialImage):
+        return _from_image(source, source.get_filename() or name)
+    return _from_array(*array_and_affine(source, name), name)
 
 
 def apply_mask(volume: Volume, mask, name: str = "the mask") -> Volume:
@@ -91,7 +109,7 @@ def apply_mask(volume: Volume, mask, name: str = "the mask") -> Volume:
         VolumeError: the mask cannot be read, has another grid, or is not a brain mask: other values, (nearly) empty or
             full, or inverted.
     """
-    inside = _read_grid(mask, name)
+    inside = read_labels(mask, name)
     shape = inside.data.shape
     if shape != volume.data.shape:
         raise VolumeError(
@@ -184,22 +202,6 @@ def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.n
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def _read_grid(source, name: str) -> Volume:
-    """`read_volume` without the check for constant volumes, because a mask may be constant."""
-    if isinstance(source, (str, os.PathLike)):
-        source = os.fsdecode(source)
-        return _from_image(open_image(source), source, source)
-    if isinstance(source, SpatialImage):
-        return _from_image(source, source.get_filename() or name)
-    torch = sys.modules.get("torch")  # not imported here: a tensor exists only where torch has been imported
-    if torch is not None and isinstance(source, torch.Tensor):
-        source = source.detach().cpu()
-        source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
-    if isinstance(source, np.ndarray):
-        return _from_array(source, name)
-    raise VolumeError(f"{name} is a {type(source).__name__}: give a path, a nibabel volume, or a 3D array or tensor.")
-
-
 def _from_image(image: SpatialImage, name: str, path: str = "") -> Volume:
     stored_shape = tuple(int(n) for n in image.shape)
     shape = spatial_shape(stored_shape, name)
@@ -225,13 +227,16 @@ def _oriented(
     )
 
 
-def _from_array(array: np.ndarray, name: str) -> Volume:
+def _from_array(array: np.ndarray, affine: np.ndarray | None, name: str) -> Volume:
     check_voxel_type(array.dtype, name)
     shape = array.shape
     while len(shape) > 3 and shape[0] == 1:
         shape = shape[1:]
     shape = spatial_shape(shape, name)
-    return Volume(_checked(array.reshape(shape), name), None, name, array.shape, None, "RAS")
+    voxels = _checked(array.reshape(shape), name)
+    if affine is not None:
+        return _oriented(voxels, affine, name, array.shape)
+    return Volume(voxels, None, name, array.shape, None, "RAS")
 
 
 def _is_constant(data: np.ndarray) -> bool:

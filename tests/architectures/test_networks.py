@@ -177,7 +177,7 @@ def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(mo
             *("modeling_baseline.py", "configuration_baseline.py", "configuration_gloresnet.py"),
             *("inference_gloresnet.py", "pipeline_gloresnet.py"),
             *("image_processing_gloresnet.py", "reading_gloresnet.py", "headers_gloresnet.py"),
-            *("masks_gloresnet.py", "volume_gloresnet.py"),
+            *("arrays_gloresnet.py", "masks_gloresnet.py", "volume_gloresnet.py"),
         }
     (tmp_path / "elsewhere").mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "hf")}
