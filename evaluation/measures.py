@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import ndimage
 
 from machine.programs import one_line
+from preprocessing import VolumeError, read_labels
 from run_folder.files import InputError
 
 QUALITY = ("entropy_focus", "edge_strength", "noise", "background", "slice_jumps")
@@ -35,17 +36,14 @@ def read_ras(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """A 3D image as float32 in RAS axis order, and its voxel size in mm (3,).
 
     Raises:
-        InputError: the file is unreadable, not one 3D volume, or has voxels that are not finite.
+        InputError: the file is unreadable, not one 3D volume of known orientation, or has voxels that are not finite.
     """
     try:
-        image = nib.as_closest_canonical(nib.load(path))
-        volume = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path} cannot be read as an image ({one_line(error)}).") from error
-    volume = volume.reshape(volume.shape[:3]) if volume.shape[3:] == (1,) * (volume.ndim - 3) else volume
-    if volume.ndim != 3 or not np.isfinite(volume).all():
-        raise InputError(f"{path} must be a single 3D image with finite voxels only.")
-    return volume, np.asarray(nib.affines.voxel_sizes(image.affine))
+        image = read_labels(path)
+    except VolumeError as error:
+        raise InputError(f"{path} cannot be read as an image ({one_line(error)})") from error
+    assert image.affine is not None  # it was read from a file
+    return np.asarray(image.data, dtype=np.float32), np.asarray(nib.affines.voxel_sizes(image.affine))
 
 
 def image_quality(volume: np.ndarray) -> dict[str, float]:

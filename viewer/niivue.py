@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-import nibabel
 from gradio.data_classes import FileData
+
+from preprocessing.reading_gloresnet import open_image, stated_affine
 
 FOLDER = Path(__file__).resolve().parent
 STATIC = FOLDER / "static"
@@ -116,9 +117,9 @@ def scene(
 def _file(path: str | Path) -> dict:
     """A file for gradio to serve, with its affine.
 
-    NiiVue uses the qform if its code is larger. nibabel, and so this project, prefers the sform. The affine is sent
-    along so that the viewer and the preprocessing place the scan in the same way.
+    NiiVue uses the qform if its code is larger. nibabel, and so this project, prefers the sform. The affine in
+    millimetres is sent along so that the viewer and the preprocessing place the scan in the same way.
     """
     path = Path(path).resolve()
     file = FileData(path=str(path), orig_name=path.name, size=path.stat().st_size).model_dump()
-    return {"file": file, "affine": nibabel.load(path).affine.tolist()}
+    return {"file": file, "affine": stated_affine(open_image(str(path)), path.name).tolist()}

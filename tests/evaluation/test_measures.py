@@ -71,6 +71,15 @@ def test_volumes_by_hand_in_any_axis_order(tmp_path):
         tissue_volumes(tmp_path / "empty.nii.gz")
 
 
+def test_volumes_are_millilitres_in_every_unit_of_the_header(tmp_path):
+    labels = np.zeros((10, 10, 10), dtype=np.uint8)
+    labels[2:5, 2:5, 2:5] = 5
+    image = nib.Nifti1Image(labels, np.diag([2e-3, 2e-3, 2e-3, 1]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "metres.nii.gz")
+    assert tissue_volumes(tmp_path / "metres.nii.gz")["ventricles_ml"] == pytest.approx(27 * 8 / 1000)
+
+
 def test_scans_without_a_file_are_left_out(tmp_path):
     nib.save(nib.Nifti1Image(head(), np.eye(4)), tmp_path / "a.nii.gz")
     scans = pd.DataFrame(
