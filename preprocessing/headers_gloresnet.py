@@ -10,6 +10,7 @@ import bz2
 import gzip
 import io
 import os
+import shlex
 from typing import Any, Literal
 
 import nibabel
@@ -96,27 +97,28 @@ def states_orientation(image: nibabel.MGHImage) -> bool:
     try:
         with image.file_map["image"].get_prepare_fileobj("rb") as stream:
             head = stream.read(30)
-    except (nibabel.fileholders.FileHolderError, OSError):
+    except Exception:  # it has no file, or a damaged one: reading the voxels says why
         return True
     return len(head) < 30 or int.from_bytes(head[28:30], "big", signed=True) > 0
 
 
 def missing_content(path: str) -> str | None:
     """The command that fetches a file which git-annex or git-LFS has not fetched yet; None for any other file."""
-    name = os.path.basename(path)
+    get = f"datalad get {shlex.quote(os.path.basename(path))}"
     if not os.path.exists(path):
         link = os.readlink(path) if os.path.islink(path) else ""
-        return f"datalad get {name}" if "annex/objects/" in link.replace("\\", "/") else None
+        return get if "annex/objects/" in link.replace("\\", "/") else None
     if not os.path.isfile(path):
         return None
-    with open(path, "rb") as file:
-        first = file.read(1024)
+    try:
+        with open(path, "rb") as file:
+            first = file.read(1024)
+    except OSError:  # opening it says why
+        return None
     if first.startswith(b"version https://git-lfs.github.com/spec/"):
-        return f"git lfs pull --include {name}"
+        return "git lfs pull"
     pointer = first.split(b"\n")[0]
-    if b"annex/objects/" in pointer and pointer.startswith((b"/annex/", b"../", b".git/")):
-        return f"datalad get {name}"
-    return None
+    return get if b"annex/objects/" in pointer and pointer.startswith((b"/annex/", b"../", b".git/")) else None
 
 
 def _header_length(head: bytes) -> tuple[int, Literal["<", ">"]]:

@@ -91,7 +91,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
             if mask is not None:
                 volume = apply_mask(volume, brain, mask_name)
             for sentence in volume.warnings:
-                warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=2)
+                warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=3)
             row[0] = map_volume(volume, self.image_size, self.eps)
         data = {"pixel_values": list(pixel_values) if return_tensors is None else pixel_values}
         return BatchFeature(data=data, tensor_type=return_tensors)

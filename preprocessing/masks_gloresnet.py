@@ -31,7 +31,7 @@ def brain_voxels(mask: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ..
         raise VolumeError(f"{name} has negative values, down to {low:.3g}, as a map of signed distances has: {ADVICE}")
     if high == 0:
         raise VolumeError(f"{name} is an empty mask, no voxel is above 0: give the brain mask of this scan.")
-    two_values = low == 0 and bool(((mask == 0) | (mask == high)).all())
+    two_values = low == 0 and np.count_nonzero(mask) == np.count_nonzero(mask == high)
     if two_values and high > 1 - ROUNDING:  # a scaling factor in the header may round 1 down
         brain = mask > 0
     elif high <= 1 + ROUNDING and low < high:
@@ -70,7 +70,7 @@ def _check_place(brain: np.ndarray, name: str) -> None:
 
 def _border_share(brain: np.ndarray) -> float:
     """The share of the six faces of the volume that is brain."""
-    faces = [np.take(brain, place, axis) for axis in range(3) for place in (0, -1)]
+    faces = [np.moveaxis(brain, axis, 0)[place] for axis in range(3) for place in (0, -1)]
     return sum(np.count_nonzero(face) for face in faces) / sum(face.size for face in faces)
 
 

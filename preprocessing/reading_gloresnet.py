@@ -169,7 +169,7 @@ def doubts(image: SpatialImage, affine: np.ndarray) -> tuple[str, ...]:
             other = header.get_qform()
             other[:3] *= factor
             check_affine(other, "")
-        except ValueError:  # nibabel's errors too
+        except (ValueError, nibabel.spatialimages.HeaderDataError):
             return (*sentences, "The qform is invalid; the sform is used.")
         here, there = ("".join(nibabel.aff2axcodes(matrix)) for matrix in (affine, other))
         if here != there:

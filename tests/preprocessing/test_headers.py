@@ -213,6 +213,15 @@ def test_a_pair_whose_voxels_are_not_fetched(tmp_path):
     refusal(tmp_path / "a.hdr", "a.img", "`datalad get")
 
 
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    def forbidden(path, *_):
+        raise PermissionError(13, "Permission denied", path)
+
+    path = written(tmp_path / "a.nii.gz", nifti())
+    monkeypatch.setattr("preprocessing.headers_gloresnet.open", forbidden, raising=False)
+    refusal(path, "a.nii.gz cannot be opened", "Permission denied")
+
+
 def test_a_link_to_fetched_content_is_read(tmp_path):
     stored = tmp_path / ".git" / "annex" / "objects" / "MD5E-s1--2"  # the key has no extension
     stored.parent.mkdir(parents=True)
