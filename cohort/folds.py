@@ -63,14 +63,14 @@ def make_splits(
         by_participant[scan.participant_id].append(scan)
     family = _families(scans)
     if split == "family":
-        _require_enough([(scan.family, scan.label) for scan in scans], num_folds, "families")
+        _require_enough([(scan.family, _label(scan)) for scan in scans], num_folds, "families")
         labels = np.array([scan.label for scan in scans])
         groups = np.array([scan.family for scan in scans])
         parts = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
         fold_of = {scans[i].participant_id: fold for fold, (_, held_out) in enumerate(parts) for i in held_out}
     else:
         participants = sorted(by_participant)
-        labels = np.array([max(scan.label for scan in by_participant[participant]) for participant in participants])
+        labels = np.array([max(_label(scan) for scan in by_participant[participant]) for participant in participants])
         _require_enough(list(zip(participants, labels, strict=True)), num_folds, "infants")
         parts = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
         fold_of = {participants[i]: fold for fold, (_, held_out) in enumerate(parts) for i in held_out}
@@ -253,6 +253,12 @@ def _used(scans: Sequence[Scan]) -> list[Scan]:
     return scans
 
 
+def _label(scan: Scan) -> int:
+    """The label of a scan in use; `_used` checks that it has one."""
+    assert scan.label is not None
+    return scan.label
+
+
 def _families(scans: Sequence[Scan]) -> dict[str, str]:
     """participant -> family. Each participant must have exactly one."""
     family: dict[str, str] = {}
@@ -265,7 +271,7 @@ def _families(scans: Sequence[Scan]) -> dict[str, str]:
     return family
 
 
-def _require_enough(units: list[tuple[str, int]], num_folds: int, what: str) -> None:
+def _require_enough(units: Sequence[tuple[str, int]], num_folds: int, what: str) -> None:
     """Raise CohortError if there are fewer units (families or infants) than folds, in total or in one class."""
     counts = {"": len({unit for unit, _ in units})}
     counts |= {f" with the label {word}": len({unit for unit, own in units if own == k}) for k, word in CLASSES.items()}

@@ -28,7 +28,8 @@ def _version(project: Path) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         pass
     try:
-        return tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+        settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(settings["project"]["version"])
     except (OSError, ValueError, KeyError):
         return None
 

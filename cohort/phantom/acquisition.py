@@ -58,6 +58,11 @@ class Acquisition:
     blood: float = 0.25
 
 
+def _three_floats(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = map(float, values)
+    return x, y, z
+
+
 def draw_acquisition(rng: np.random.Generator, motion: float = 0.0) -> Acquisition:
     """Draw imaging conditions uniformly from their ranges; `motion` is used as given."""
     return Acquisition(
@@ -67,7 +72,7 @@ def draw_acquisition(rng: np.random.Generator, motion: float = 0.0) -> Acquisiti
         motion=motion,
         gain=float(rng.uniform(0.85, 1.15)),
         scalp_mm=float(rng.uniform(4.0, 6.0)),
-        shift=tuple(float(v) for v in rng.uniform((-1.5, -3.0, -1.0), (1.5, 3.0, 1.0))),
+        shift=_three_floats(rng.uniform((-1.5, -3.0, -1.0), (1.5, 3.0, 1.0))),
         deep_grey=float(rng.uniform(0.60, 0.70)),
         cerebellum=float(rng.uniform(0.65, 0.75)),
         brainstem=float(rng.uniform(0.50, 0.60)),

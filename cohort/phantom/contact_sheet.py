@@ -181,7 +181,8 @@ def _slices(scan: PhantomScan) -> tuple[np.ndarray, tuple[int, int, int]]:
         for axis in (1, 2):
             others = tuple(k for k in range(3) if k != axis)
             chosen[axis] = int(np.argmax((scan.lesion_mask > 0).sum(axis=others)))
-    return centre, tuple(int(v) for v in chosen)
+    right, anterior, superior = (int(v) for v in chosen)
+    return centre, (right, anterior, superior)
 
 
 def _crop(plane: np.ndarray, centre: np.ndarray, half: tuple[int, int]) -> np.ndarray:

@@ -79,8 +79,11 @@ def _spline_along(values: np.ndarray, positions: np.ndarray, axis: int) -> np.nd
     weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
     shape = [1, 1, 1]
     shape[axis] = -1
-    total = None
-    for step, weight in enumerate(weights):
-        term = np.take(values, first - 1 + step, axis=axis) * weight.reshape(shape).astype(np.float32)
-        total = term if total is None else np.add(total, term, out=total)
+    terms = (
+        np.take(values, first - 1 + step, axis=axis) * weight.reshape(shape).astype(np.float32)
+        for step, weight in enumerate(weights)
+    )
+    total = next(terms)
+    for term in terms:
+        np.add(total, term, out=total)
     return total

@@ -62,7 +62,8 @@ def small_grid(voxel_size: float = 1.25) -> Grid:
         raise ValueError(
             f"the voxel size is {voxel_size:g} mm; choose one between {MIN_VOXEL_SIZE} and {MAX_VOXEL_SIZE:g}"
         )
-    return Grid(tuple(math.ceil(round(side / voxel_size, 6)) for side in FIELD_OF_VIEW_MM), float(voxel_size))
+    right, anterior, superior = (math.ceil(round(side / voxel_size, 6)) for side in FIELD_OF_VIEW_MM)
+    return Grid((right, anterior, superior), float(voxel_size))
 
 
 # The two grids of the release, in axis orders that a loader must handle. The 217 voxels run along R or S.
@@ -79,5 +80,5 @@ _FULL_GRIDS = (
 def full_grid(rng: np.random.Generator) -> Grid:
     """Draw one of the 0.5 mm grids, stored as 290 x 290 x 203 or 217 x 290 x 290, and its world origin."""
     ras_shape, axcodes = _FULL_GRIDS[int(rng.integers(len(_FULL_GRIDS)))]
-    origin = tuple(round(float(v), 2) for v in rng.uniform(-12.0, 12.0, 3))
-    return Grid(ras_shape, FULL_VOXEL_SIZE, axcodes, origin)
+    x, y, z = (round(float(v), 2) for v in rng.uniform(-12.0, 12.0, 3))
+    return Grid(ras_shape, FULL_VOXEL_SIZE, axcodes, (x, y, z))

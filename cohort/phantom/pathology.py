@@ -202,7 +202,8 @@ def _place_sphere(
     best, best_score = None, -1.0
     for _ in range(tries):
         point = anatomy.points[:, int(candidates[rng.integers(candidates.size)])]
-        centre = tuple(float(v) for v in point + rng.uniform(-0.25, 0.25, 3))
+        x, y, z = (float(v) for v in point + rng.uniform(-0.25, 0.25, 3))
+        centre = (x, y, z)
         if any(np.hypot.reduce(np.subtract(centre, o.centre)) < (o.diameter + diameter) / 2 + 0.5 for o in avoid):
             continue
         score = _inside_fraction(anatomy, axes, centre, diameter, (WHITE_MATTER,))

@@ -135,7 +135,7 @@ def _assign_labels(rng: np.random.Generator, count: int, preset: str) -> tuple[n
     equal = round(EQUAL_PAIR_SHARE * pairs)
     # The same share of injured among twins and singletons, rounded at random: being a twin must not predict the label.
     both = min(max(int((pairs * injured / count) - (pairs - equal) / 2 + rng.random()), 0), equal)
-    groups = [(1, 1)] * both + [(0, 0)] * (equal - both)
+    groups: list[tuple[int, ...]] = [*[(1, 1)] * both, *[(0, 0)] * (equal - both)]
     groups += [(0, 1) if rng.random() < 0.5 else (1, 0) for _ in range(pairs - equal)]
     single_injured = injured - sum(map(sum, groups))
     single = count - 2 * pairs
@@ -214,7 +214,8 @@ def _assign_scores(
     rng: np.random.Generator, labels: np.ndarray, preset: str
 ) -> tuple[list[str], list[tuple[Injury, ...]]]:
     """Assign each infant a radiology score and injuries that match its label."""
-    scores, injuries = [""] * labels.size, [()] * labels.size
+    scores = [""] * labels.size
+    injuries: list[tuple[Injury, ...]] = [()] * labels.size
     normal = rng.permutation(np.flatnonzero(labels == 0))
     for rank, k in enumerate(normal):
         scores[k] = "2" if rank < round(SCORE_TWO_SHARE * normal.size) else "1"

@@ -284,7 +284,8 @@ def _tsv(rows: list[dict[str, Any]]) -> str:
 def _write_tables(output: Path, plan: list[PlannedScan], settings: dict[str, Any]) -> None:
     """participants.tsv, sessions.tsv, truth.tsv, the label tables and the README."""
     truths = [read_json(session_folder(output, s) / session_files(s)[-1]) for s in plan]
-    participants, sessions = {}, {}
+    participants: dict[str, dict[str, Any]] = {}
+    sessions: dict[str, list[dict[str, Any]]] = {}
     for scan, truth in zip(plan, truths, strict=True):
         participants[scan.participant_id] = {
             "participant_id": scan.participant_id,
