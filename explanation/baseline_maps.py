@@ -1,7 +1,7 @@
 """Grad-CAM of the baselines, and of any other architecture, from the last feature map that keeps spatial positions."""
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class LastMap(NamedTuple):
     start: float
 
 
-def last_map(model: nn.Module) -> LastMap:
+def last_map(model: Any) -> LastMap:
     """The feature map that Grad-CAM uses in a GloResNet or a baseline, also if loaded with `trust_remote_code`.
 
     - ResNets: the last stage. Its voxels are centred on every 32nd input voxel.
@@ -44,7 +44,7 @@ def last_map(model: nn.Module) -> LastMap:
     }[model.config.architecture]()
 
 
-def explain_baseline(model: nn.Module, pixel_values: Tensor, target: int = 1) -> Tensor:
+def explain_baseline(model: Any, pixel_values: Tensor, target: int = 1) -> Tensor:
     """Grad-CAM maps on the input grid, averaged over the same views as the model's prediction.
 
     It works for every architecture. For a GloResNet it equals `explanation.gradcam.explain(..., method="gradcam")`.

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -73,6 +74,7 @@ def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.Da
     if lost := [scan.reason for scan in scans if scan.status != "used"]:
         raise CohortError(f"{len(lost)} scans of {run} can no longer be read ({lost[0]}): restore the cohort.")
     config = GloResNetConfig(image_size=recipe["image_size"])
+    encoder: Any
     if init == "random":
         torch.manual_seed(seed)
         encoder = GloResNetModel(config)

@@ -13,6 +13,7 @@ import copy
 import threading
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -56,18 +57,18 @@ def explain(
     return maps[0] if len(maps) == 1 else _divided_by_maximum(torch.stack(maps).mean(dim=0))
 
 
-def _explain_network(model: nn.Module, pixel_values: Tensor, method: str, target: int) -> Tensor:
+def _explain_network(model: Any, pixel_values: Tensor, method: str, target: int) -> Tensor:
     """`explain` for one network."""
     views = [pixel_values]
     if model.config.test_time_augmentation:
         views.append(pixel_values.flip(MAP_LEFT_RIGHT_AXIS + 1))
-    views = torch.cat(views)
+    batch = torch.cat(views)
     steps = stage_steps(model)
     if method == "gradcam":
-        maps, step = gradcam(model, views, target), steps[-1]
+        maps, step = gradcam(model, batch, target), steps[-1]
     else:
         stages = default_stages(model, pixel_values.shape[2:])
-        maps, step = layercam(model, views, target, stages), min(steps[stage - 1] for stage in stages)
+        maps, step = layercam(model, batch, target, stages), min(steps[stage - 1] for stage in stages)
     heat, *mirrored = place(maps, step, pixel_values.shape[2:]).split(len(pixel_values))
     for other in mirrored:
         heat = (heat + other.flip(MAP_LEFT_RIGHT_AXIS)) / 2
@@ -244,7 +245,7 @@ def place(maps: Tensor, step: float, size: Sequence[int], out_step: float = 1, s
     return maps
 
 
-def stage_steps(model: nn.Module) -> list[int]:
+def stage_steps(model: Any) -> list[int]:
     """Distance between neighbouring voxels of each stage's map, in input voxels: 4, 8, 16, 32 with the defaults."""
     config = model.config
     stem = config.stem_stride * (2 if config.stem_pooling else 1)
@@ -300,7 +301,7 @@ def peak_position(heat: Tensor | np.ndarray, volume: Volume) -> tuple[float, flo
 # ------------------------------------------------------------------------------------------------------------- details
 
 
-def _modules(model: nn.Module, stages: Sequence[int]) -> list[nn.Module]:
+def _modules(model: Any, stages: Sequence[int]) -> list[nn.Module]:
     layers = model.base_model.layers
     if not stages or not all(1 <= stage <= len(layers) for stage in stages):
         raise ValueError(f"There are no stages {list(stages)}: choose from 1 to {len(layers)}.")

@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -77,12 +78,13 @@ def localise(run: Path, seed: int = 0) -> pd.DataFrame:
     """
     table, truth = injured_scans(run)
     cases = []
+    processor: Any  # its own class takes a mask, which the annotation of the base class does not name
     for fold, part in table.groupby("fold"):
         model, processor = load_pytorch_model(str(RunFolder(run).fold(int(fold)).model))
         untrained = random_twin(model, seed + int(fold))
         for row in tqdm(part.to_dict("records"), desc=f"fold {fold}", unit="scan", disable=None):
-            masks = {"mask": sibling(row["image"], "desc-brain_mask")} if processor.brain_mask == "required" else {}
-            pixel_values = processor(row["image"], return_tensors="pt", **masks)["pixel_values"]
+            mask = sibling(row["image"], "desc-brain_mask") if processor.brain_mask == "required" else None
+            pixel_values = processor(row["image"], mask=mask, return_tensors="pt")["pixel_values"]
             heat = {method: explain(model, pixel_values, method)[0] for method in METHODS}
             heat |= {f"{method}_random": explain(untrained, pixel_values, method)[0] for method in METHODS}
             cases.append((row, heat))
@@ -178,7 +180,7 @@ def sibling(image: str, name: str) -> str:
     return str(path)
 
 
-def random_twin(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+def random_twin(model: Any, seed: int) -> torch.nn.Module:
     """The same network with random weights, as a control (Adebayo et al. 2018, arXiv 1810.03292)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -229,10 +231,10 @@ def markdown(summary: pd.DataFrame) -> str:
     heads = ["injury", "map", "scans", "energy ratio, median (95 % CI)", "above 1", "peak within 5 mm (chance)"]
     lines = [[*heads, "heat in the brain (uniform map)"], ["---"] * (len(heads) + 1)]
     for row in summary.to_dict("records"):
-        numbers = [None if pd.isna(row[name]) else row[name] for name in ("energy_ratio", "low", "high")]
-        interval = Interval(*numbers, draws=0)
-        shares = [(row["hits"], row["hit_chance"]), (row["brain_energy"], row["brain_chance"])]
-        shares = ["-" if np.isnan(share) else f"{share:.0%} ({chance:.0%})" for share, chance in shares]
+        estimate, low, high = (None if pd.isna(row[name]) else row[name] for name in ("energy_ratio", "low", "high"))
+        interval = Interval(estimate, low, high, draws=0)
+        pairs = [(row["hits"], row["hit_chance"]), (row["brain_energy"], row["brain_chance"])]
+        shares = ["-" if np.isnan(share) else f"{share:.0%} ({chance:.0%})" for share, chance in pairs]
         scans = row["scans"]
         lines.append([row["kind"], MAPS[row["map"]][0], f"{scans}", f"{interval}", f"{row['above_chance']}", *shares])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -254,10 +256,9 @@ def localisation_figure(table: pd.DataFrame, summary: pd.DataFrame) -> Drawing:
             axes.plot(values.clip(lower=least), place + 0.22 + spread, ".", color=GREY, markersize=4, alpha=0.6)
             row = summary[(summary["kind"] == kind) & (summary["map"] == name)].iloc[0]
             centre, low, high = row[["energy_ratio", "low", "high"]].astype(float).clip(lower=least)
-            look = {"color": colour, "marker": marker, "markersize": 6, "capsize": 3}
             # a percentile interval may not contain the estimate
             reach = None if np.isnan(low) else np.clip([[centre - low], [high - centre]], 0, None)
-            axes.errorbar(centre, place - 0.18, xerr=reach, **look)
+            axes.errorbar(centre, place - 0.18, xerr=reach, color=colour, marker=marker, markersize=6, capsize=3)
         axes.set_xscale("log")
         axes.set_xlim(0.85 * least, most)
         ticks = [tick for tick in (0.25, 0.5, 1, 2, 4, 8, 16, 32) if tick <= most]
@@ -282,7 +283,8 @@ def localisation_figure(table: pd.DataFrame, summary: pd.DataFrame) -> Drawing:
 def _stored(path: str) -> np.ndarray:
     """Voxels of a label image, with the axes in the order of the file."""
     try:
-        return np.asarray(nibabel.load(path).dataobj).squeeze()
+        image: Any = nibabel.load(path)
+        return np.asarray(image.dataobj).squeeze()
     except (OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
         raise InputError(f"{path} cannot be read ({error}): generate the phantom cohort again.") from error
 
