@@ -9,6 +9,7 @@ import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
+from .appearance_gloresnet import unusual
 from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import apply_mask, is_volume, map_volume, read_volume
 
@@ -95,6 +96,18 @@ class GloResNetImageProcessor(BaseImageProcessor):
             row[0] = map_volume(volume, self.image_size, self.eps)
         data = {"pixel_values": list(pixel_values) if return_tensors is None else pixel_values}
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def unusual(self, pixel_values, trained_on: dict[str, list[float]] | None) -> list[list[str]]:
+        """Warnings about prepared scans that differ from a model's training scans.
+
+        Args:
+            pixel_values: `(B, 1, R, A, S)`, as this processor makes them: tensor or arrays.
+            trained_on: `model.config.training_appearance`.
+
+        Returns:
+            One list of sentences per scan, empty for a scan that looks like the training scans.
+        """
+        return [unusual(np.asarray(scan)[0], trained_on) for scan in pixel_values]
 
 
 def _as_list(sources, kind: str) -> list[tuple]:

@@ -176,7 +176,12 @@ def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(mo
         assert names == {
             *("modeling_baseline.py", "configuration_baseline.py", "configuration_gloresnet.py"),
             *("inference_gloresnet.py", "pipeline_gloresnet.py"),
-            *("image_processing_gloresnet.py", "reading_gloresnet.py", "headers_gloresnet.py"),
+            *(
+                "appearance_gloresnet.py",
+                "image_processing_gloresnet.py",
+                "reading_gloresnet.py",
+                "headers_gloresnet.py",
+            ),
             *("arrays_gloresnet.py", "masks_gloresnet.py", "volume_gloresnet.py"),
         }
     (tmp_path / "elsewhere").mkdir()

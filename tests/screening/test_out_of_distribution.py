@@ -3,6 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from cohort.phantom import make_phantom_scan
 from preprocessing import GloResNetImageProcessor
@@ -82,3 +83,12 @@ def test_different_scans_get_a_warning(phantoms, change, word):
 
 def test_a_model_without_a_record_gets_a_warning(phantoms):
     assert "not known" in unusual(phantoms[0], None)[0]
+
+
+def test_the_processor_gives_the_same_warnings(phantoms):
+    record = training_appearance(phantoms)
+    changed = standardised(nibabel.Nifti1Image(-head(3).image().get_fdata(dtype=np.float32), np.diag([-4, 4, 4, 1])))
+    batch = np.stack([phantoms[0], changed])[:, None]
+    expected = [[], unusual(changed, record)]
+    assert expected[1]
+    assert PROCESSOR.unusual(batch, record) == PROCESSOR.unusual(torch.from_numpy(batch), record) == expected
