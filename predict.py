@@ -6,8 +6,10 @@
     python predict.py scan.nii.gz --model model.onnx        (or .xml: a file written by python -m publishing.convert)
 
 Columns: scan, p_injury (mean of the scan and its mirror image), p_injury_no_tta (the scan alone), predicted_label,
-status, message. A scan that cannot be read gets status `error` and the reason; the other scans are still screened.
-The table appears when it is complete. Memory does not grow with the number of scans.
+status, message, warnings (sentences, separated by spaces, about a file that may be wrong and about differences from the
+training scans: do not rely on such a probability). A scan that cannot be read, and a BIDS session without a T2w image,
+gets status `error` and the reason; the other scans are still screened. The table appears when it is complete. Memory
+does not grow with the number of scans.
 
 Exit status: 0 all scans screened, 1 a scan failed or the run stopped, 2 wrong call, 130 interrupted.
 """
@@ -26,7 +28,7 @@ from screening.errors import ModelError, NoScansError
 from screening.fast import DTYPES, prepare
 from screening.loading import load_model
 from screening.many_scans import screen, write_table
-from screening.model import INJURY
+from screening.model import INJURY, SYNTHETIC, is_synthetic
 from screening.requests import find_requests
 
 NAME = "predict.py"
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    requests = find_requests(args.scans)
+    requests = find_requests(args.scans, acquisition=args.acquisition, run=args.run)
     keep_freed_memory()
     model, processor = load_model(args.model, args.dtype)
     model = prepare(model, args.dtype)
@@ -63,9 +65,12 @@ def predict(args: argparse.Namespace) -> int:
     )
     counts = write_table(rows, args.output, total=len(requests))
     injury = model.config.id2label[INJURY]
+    warned = counts["warnings"]
     print(
         f"{args.output}: {counts['ok']} of {len(requests)} scan(s) screened,"
-        f" {counts[injury]} called {injury}, {counts['error']} failed."
+        f" {counts[injury]} called {injury}, {counts['error']} failed,"
+        f" {warned} with warnings{': do not rely on these, see the column warnings' if warned else ''}."
+        f"{' ' + SYNTHETIC if is_synthetic(model) else ''}"
     )
     return FAILED if counts["error"] else 0
 
@@ -88,6 +93,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a model folder or Hub model, whose code is executed, or a converted file",
     )
     add("--output", type=Path, default=Path("predictions.csv"), help="default predictions.csv")
+    add("--acquisition", metavar="A", help="the T2w image with this `acq`, in BIDS sessions that have several")
+    add("--run", metavar="N", help="the T2w image with this `run`, in BIDS sessions that have several")
     add("--no_tta", action="store_true", help="skip the mirrored view: half the work for a model folder")
     add(
         "--dtype",

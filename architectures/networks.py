@@ -108,8 +108,8 @@ def build(
 
 
 def network_name(config: GloResNetConfig | BaselineConfig) -> str:
-    """Return the network's name for cards and tables."""
-    if isinstance(config, BaselineConfig):
+    """Return the network's name for cards, tables and the page. The configuration may be of a model folder's code."""
+    if is_baseline(config):
         return NAMES[config.architecture]
     narrow = "" if config.widths == GloResNetConfig().widths else f" of widths {'-'.join(map(str, config.widths))}"
     return f"3D ResNet-{config.network_depth}{narrow}"

@@ -122,6 +122,7 @@ class WinogradConv3d(nn.Module):
 
     def __init__(self, conv: nn.Conv3d):
         super().__init__()
+        assert conv.bias is not None  # see `replaces`
         weight = conv.weight.detach().double()
         kernels = torch.einsum("kr,oiras->koias", torch.tensor(self.KERNEL).to(weight) / 24, weight).to(conv.weight)
         self.kernels = nn.ParameterList(
@@ -138,6 +139,7 @@ class WinogradConv3d(nn.Module):
         """
         return (
             isinstance(conv, nn.Conv3d)
+            and conv.bias is not None
             and conv.kernel_size == (3, 3, 3)
             and conv.stride == conv.padding == conv.dilation == (1, 1, 1)
             and edge >= 8

@@ -7,6 +7,7 @@ predict: training and heat maps need the original model.
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -120,7 +121,8 @@ class PreparedNetwork(ScreeningInference, nn.Module):
         self.stem = network.gloresnet.stem
         if network.device.type == "cpu" and self.config.num_channels == 1 and self.config.stem_stride == 2:
             self.stem = MirroredStem(self.stem)
-        self.layers = nn.Sequential(*network.gloresnet.layers).to(memory_format=torch.channels_last_3d)
+        self.layers = nn.Sequential(*network.gloresnet.layers)
+        self.layers.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing from the stub
         self.classifier = network.classifier
         self.stem.to(dtype)
         self.layers.to(dtype)
@@ -147,7 +149,7 @@ class PreparedNetwork(ScreeningInference, nn.Module):
         return self.classifier(self.layers(hidden).mean(dim=(2, 3, 4)).float())
 
 
-def replace_convolutions(layers: nn.Sequential, config: Any) -> None:
+def replace_convolutions(layers: Iterable[Any], config: Any) -> None:
     """Replace convolutions in place by WinogradConv3d where that is faster at the model's image size."""
     edge = math.ceil(config.image_size / config.stem_stride)
     edge = math.ceil(edge / 2) if config.stem_pooling else edge

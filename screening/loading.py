@@ -1,10 +1,13 @@
 """Load a trained model from a folder (no network needed), the Hub, or a converted file."""
 
 import os
+import tempfile
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import HF_MODULES_CACHE
 from transformers.utils import logging as transformers_logging
 
 from architectures.networks import is_baseline, is_resnet
@@ -43,6 +46,21 @@ def load_model(name: str, dtype: str = "auto") -> tuple[ScreeningModel, GloResNe
     return PyTorchModel(module), processor
 
 
+def cache_problem() -> str:
+    """Why the folders where Hugging Face keeps a model's code and downloads cannot be written; empty if they can."""
+    for folder in (HF_MODULES_CACHE, HF_HUB_CACHE):
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            return (
+                f"the cache of Hugging Face, {folder}, cannot be written ({error.strerror}): set the environment "
+                "variable HF_HOME to a folder that can be written"
+            )
+    return ""
+
+
 def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
     """Load the PyTorch model itself, for features, maps of baselines and conversion.
 
@@ -63,6 +81,8 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
         processor = AutoImageProcessor.from_pretrained(name, **options)
         model = AutoModelForImageClassification.from_pretrained(name, **options)
     except Exception as error:  # a damaged folder or an unreachable Hub can raise anything
+        if problem := cache_problem():
+            raise ModelError(f"the model {name} cannot be loaded, because {problem}") from error
         raise ModelError(f"the model {name} cannot be loaded ({one_line(error)}): check the folder or name") from error
     if not (is_resnet(model.config) or is_baseline(model.config)):
         raise ModelError(

@@ -5,8 +5,9 @@ import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -15,30 +16,47 @@ from machine.programs import one_line
 from run_folder.files import replacing
 
 from .model import INJURY, ScreeningModel, predicted_label
+from .one_scan import all_warnings, read_scan
 from .requests import Request, find_mask
 
-COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message"]
+COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message", "warnings"]
+
+
+class PreparedScan(NamedTuple):
+    """A request after reading: the input `(1, R, A, S)` and warnings of a scan, or the message why there are none."""
+
+    scan: str
+    pixel_values: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+    message: str = ""
 
 
 class PreparedScans(Dataset):
-    """Requests as `(scan, pixel_values (1, R, A, S) or None, message)`, for reading in worker processes."""
+    """Requests as `PreparedScan`, for reading in worker processes.
 
-    def __init__(self, requests: list[Request], processor):
-        self.requests, self.processor = requests, processor
+    Args:
+        requests: from `find_requests`.
+        processor: of the model.
+        trained_on: `training_appearance` of the model's configuration.
+    """
+
+    def __init__(self, requests: list[Request], processor, trained_on: dict[str, list[float]] | None):
+        self.requests, self.processor, self.trained_on = requests, processor, trained_on
 
     def __len__(self) -> int:
         return len(self.requests)
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> PreparedScan:
         scan, problem = self.requests[index]
         if problem:
-            return scan, None, problem
+            return PreparedScan(scan, message=problem)
         try:
             mask = find_mask(scan) if self.processor.brain_mask == "required" else None
             # numpy arrays travel between processes through a pipe, so a container's small /dev/shm does not matter
-            return scan, self.processor(scan, mask=mask, return_tensors="np").pixel_values[0], ""
+            volume, pixel_values = read_scan(self.processor, scan, mask)
+            return PreparedScan(scan, pixel_values, tuple(all_warnings(volume, pixel_values[0], self.trained_on)))
         except Exception as error:  # any error costs the row of this scan, not the run
-            return scan, None, one_line(error)
+            return PreparedScan(scan, message=one_line(error))
 
 
 @torch.inference_mode()
@@ -53,7 +71,8 @@ def screen(
 ) -> Iterator[dict[str, Any]]:
     """Screen scans, and yield one row of `COLUMNS` per request, in their order.
 
-    A scan that cannot be read, or gets no probability, has status `error` and a message. Memory does not grow with the
+    A scan that cannot be read, or gets no probability, has status `error` and a message. `warnings` holds the sentences
+    of `all_warnings`, separated by spaces; they are collected where the scan is read. Memory does not grow with the
     number of scans.
 
     Args:
@@ -67,19 +86,20 @@ def screen(
         KeyboardInterrupt: Ctrl-C or SIGTERM arrived, see `until_a_signal`.
     """
     loader = DataLoader(
-        PreparedScans(requests, processor),
+        PreparedScans(requests, processor, model.config.training_appearance),
         batch_size=batch_size,
         num_workers=min(num_workers, len(requests) - 1),
         collate_fn=list,
         worker_init_fn=_leave_signals_to_the_parent,
     )
     for batch in until_a_signal(loader):
-        readable = [torch.from_numpy(pixel_values) for _, pixel_values, _ in batch if pixel_values is not None]
+        readable = [torch.from_numpy(item.pixel_values) for item in batch if item.pixel_values is not None]
         if readable:
             stack = torch.stack(readable).to(model.device)
             views = model.predict_views(stack, test_time_augmentation)
             augmented, plain = iter(views.mean(dim=0)[:, INJURY].tolist()), iter(views[0, :, INJURY].tolist())
-        for scan, pixel_values, message in batch:
+        for scan, pixel_values, warnings, message in batch:
+            doubts = " ".join(warnings)
             if pixel_values is None:
                 yield _row(scan, status="error", message=message)
                 continue
@@ -87,9 +107,10 @@ def screen(
             try:
                 label = predicted_label(p_injury, model.config, scan)
             except ValueError as error:
-                yield _row(scan, status="error", message=str(error))
+                yield _row(scan, status="error", message=str(error), warnings=doubts)
                 continue
-            yield _row(scan, f"{p_injury:.9g}", f"{p_plain:.9g}", label, "ok")  # 9 digits keep a float32 exactly
+            # 9 digits keep a float32 exactly
+            yield _row(scan, f"{p_injury:.9g}", f"{p_plain:.9g}", label, "ok", warnings=doubts)
 
 
 def until_a_signal(batches: Iterable) -> Iterator:
@@ -125,7 +146,7 @@ def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int) -> Cou
         total: the number of rows, for the progress bar.
 
     Returns:
-        How many rows have each status and each label.
+        How many rows have each status and each label, and under `warnings` how many have warnings.
     """
     counts: Counter[str] = Counter()
     with (
@@ -136,12 +157,12 @@ def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int) -> Cou
         table.writeheader()
         for row in tqdm(rows, total=total, desc="screening", unit="scan"):
             table.writerow(row)
-            counts.update([row["status"], row["predicted_label"]])
+            counts.update([row["status"], row["predicted_label"], *(["warnings"] if row["warnings"] else [])])
     return counts
 
 
-def _row(scan: str, p_injury="", p_plain="", label="", status="", message="") -> dict[str, Any]:
-    return dict(zip(COLUMNS, [scan, p_injury, p_plain, label, status, message], strict=True))
+def _row(scan: str, p_injury="", p_plain="", label="", status="", message="", warnings="") -> dict[str, Any]:
+    return dict(zip(COLUMNS, [scan, p_injury, p_plain, label, status, message, warnings], strict=True))
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 INJURY = 1  # the column of the probability of injury
+SYNTHETIC = (
+    "The model was trained on synthetic phantoms, not on infants: its probabilities say nothing about any patient."
+)
 
 
 class ScreeningModel(Protocol):
@@ -76,3 +79,8 @@ def predicted_label(p_injury: float, config: Any, scan: str) -> str:
 def is_trained(model: ScreeningModel) -> bool:
     """Whether the weights were trained. A trained model records the number of its training scans."""
     return bool((model.config.provenance or {}).get("train_scans"))
+
+
+def is_synthetic(model: ScreeningModel) -> bool:
+    """Whether the model was trained on phantoms."""
+    return bool((model.config.provenance or {}).get("synthetic"))

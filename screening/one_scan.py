@@ -1,6 +1,7 @@
 """Screen one scan, with everything that is needed to judge the probability."""
 
 import os
+import warnings
 
 import numpy as np
 import torch
@@ -14,25 +15,57 @@ from .out_of_distribution import MASKED_SHARE, describe, unusual
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."
 
 
-def prepare_scan(processor, scan: str, mask: str | None = None, name: str = "") -> tuple[Volume, torch.Tensor]:
-    """Read a scan on its own voxel grid, and prepare the network's input `(1, 1, S, S, S)`.
+def read_scan(processor, scan: str, mask: str | None = None) -> tuple[Volume, np.ndarray]:
+    """Read a scan on its own voxel grid, and prepare the network's input `(1, S, S, S)` float32.
 
     Args:
         processor: of the model; it may be of another version of this project.
         scan: path of the scan.
         mask: path of its brain mask, if the model requires one.
+
+    Returns:
+        The scan without the mask, with the `warnings` about both files; and the input.
+
+    Raises:
+        ValueError: the scan or mask cannot be used.
+    """
+    volume, brain = read_volume(scan), None
+    if mask is not None:
+        # the position of a mask can only be checked here, because arrays have none
+        volume = volume._replace(warnings=apply_mask(volume, mask).warnings)
+        brain = read_volume(mask).data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the doubts about these files are in volume.warnings
+        return volume, processor(volume.data, mask=brain, return_tensors="np").pixel_values[0]
+
+
+def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[float]] | None) -> list[str]:
+    """Everything doubtful about a scan: what its files say, then how it differs from the training scans.
+
+    Args:
+        volume: from `read_scan`.
+        cube: `(S, S, S)`, the channel of `read_scan`'s input.
+        trained_on: `training_appearance` of the model's configuration.
+
+    Returns:
+        Sentences that do not name the scan.
+    """
+    return [*volume.warnings, *unusual(cube, trained_on)]
+
+
+def prepare_scan(processor, scan: str, mask: str | None = None, name: str = "") -> tuple[Volume, torch.Tensor]:
+    """`read_scan` for a single scan: its input is a batch `(1, 1, S, S, S)`, and no message contains a folder name.
+
+    Args:
+        processor, scan, mask: see `read_scan`.
         name: the name of the scan in messages; by default its file name.
 
     Raises:
-        ValueError: the scan or mask cannot be used. The message is one sentence without any folder name.
+        ValueError: the scan or mask cannot be used. The message is one sentence.
     """
     try:
-        volume = read_volume(scan)
-        brain = None
-        if mask is not None:
-            apply_mask(volume, mask)  # checks that the positions agree, which arrays do not have
-            brain = read_volume(mask).data
-        return volume, processor(volume.data, mask=brain, return_tensors="pt").pixel_values
+        volume, pixel_values = read_scan(processor, scan, mask)
+        return volume, torch.from_numpy(pixel_values[None])
     except ValueError as error:
         sentence = str(error).replace(scan, name or os.path.basename(scan))
         raise ValueError(sentence.replace(mask, os.path.basename(mask)) if mask else sentence) from error
@@ -56,7 +89,7 @@ def screen_scan(model: ScreeningModel, processor, scan: str, mask: str | None = 
           None for a single network
         - `predicted_label`, `threshold`, `temperature`, `calibrated`
         - `preprocessing`: see `describe_preprocessing`
-        - `warnings`: sentences about differences from the training scans
+        - `warnings`: see `all_warnings`
         - `model`: what the model was trained on, and its `image_size`
         - `notice`
 
@@ -84,7 +117,7 @@ def screen_scan(model: ScreeningModel, processor, scan: str, mask: str | None = 
         "temperature": float(config.temperature),
         "calibrated": any(t != 1 for t in (config.temperature, *member_temperatures(config))),
         "preprocessing": describe_preprocessing(volume, cube, processor),
-        "warnings": unusual(cube, config.training_appearance),
+        "warnings": all_warnings(volume, cube, config.training_appearance),
         "model": {**(config.provenance or {}), "image_size": config.image_size},
         "notice": NOTICE,
     }

@@ -18,6 +18,9 @@ from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
 from screening import fast
+from screening.loading import load_model
+from screening.one_scan import screen_scan
+from screening.out_of_distribution import training_appearance
 
 ROOT = Path(predict.__file__).parent
 
@@ -42,6 +45,7 @@ def write_scan(path, seed=0, data=None):
     data = np.random.default_rng(seed).gamma(2, 50, (14, 16, 12)).astype(np.float32) if data is None else data
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, 1.0, 1.2, 1.0])), path)
+    return path
 
 
 def run(*arguments):
@@ -75,7 +79,8 @@ def test_it_runs_in_another_folder_without_internet(folders, tmp_path):
     assert "2 of 4 scan(s) screened" in out and "2 failed" in out
     assert "screening: 100%" in err and "Traceback" not in err
     table = rows(tmp_path / "predictions.csv")
-    assert list(table[0]) == ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message"]
+    columns = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message", "warnings"]
+    assert list(table[0]) == columns
     assert [row["scan"] for row in table] == [str(scan) for scan in scans]
     assert [row["status"] for row in table] == ["ok", "error", "error", "ok"]
     assert "constant" in table[1]["message"] and "gone.nii does not exist" in table[2]["message"]
@@ -213,11 +218,91 @@ def test_wrong_calls_exit_with_2_and_one_sentence(folders, tmp_path, monkeypatch
     assert not (tmp_path / "predictions.csv").exists()
 
 
+def test_a_cache_that_cannot_be_written_is_named_instead_of_the_model(folders, tmp_path):
+    (tmp_path / "hf").write_text("HF_HOME of the program is a file here")
+    process = shell(folders / "scans" / "s0.nii.gz", "--model", folders / "model", cwd=tmp_path)
+    _, err = process.communicate()
+    assert process.returncode == 2 and "Traceback" not in err
+    line = err.strip().splitlines()[-1]
+    assert (
+        f"{tmp_path / 'hf'}" in line
+        and "set the environment variable HF_HOME" in line
+        and "check the folder" not in line
+    )
+
+
 def test_an_empty_folder_among_others_is_counted(folders, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     assert run("empty", folders / "scans" / "s0.nii.gz", "--model", folders / "model") == 1
     assert [row["status"] for row in rows("predictions.csv")] == ["error", "ok"]
+
+
+def test_warnings_are_those_of_the_page_and_counted_at_the_end(folders, tmp_path, capsys):
+    images = [folders / "scans" / f"s{number}.nii.gz" for number in range(6)]
+    processor = GloResNetImageProcessor(image_size=32)
+    model = GloResNetForImageClassification.from_pretrained(folders / "model")
+    cubes = processor(images, return_tensors="np").pixel_values[:, 0]
+    model.config.training_appearance = training_appearance(cubes)
+    model.config.provenance = {"cohort": "c", "synthetic": True, "run": "r", "fold": 0, "train_scans": 6}
+    export_model(model, processor, tmp_path / "model", "card")
+    write_scan(tmp_path / "upside.nii.gz", data=-nibabel.load(images[0]).get_fdata(dtype=np.float32))
+    scans = [images[0], tmp_path / "upside.nii.gz", "gone.nii"]
+    assert run(*scans, "--model", tmp_path / "model", "--output", tmp_path / "p.csv", "--num_workers", 2) == 1
+    table = rows(tmp_path / "p.csv")
+    model, processor = load_model(str(tmp_path / "model"))
+    expected = [screen_scan(model, processor, str(scan))["warnings"] for scan in scans[:2]]
+    assert expected[0] == [] and "The darkest 5 % of the volume is" in expected[1][0]
+    assert [row["warnings"] for row in table] == ["", " ".join(expected[1]), ""]
+    closing = capsys.readouterr().out.splitlines()[-1]
+    assert "1 with warnings: do not rely on these, see the column warnings." in closing
+    assert "trained on synthetic phantoms, not on infants" in closing
+    assert run(images[0], "--model", folders / "model", "--output", tmp_path / "p.csv") == 0
+    assert "no record of its training scans" in rows(tmp_path / "p.csv")[0]["warnings"]
+    assert "phantom" not in capsys.readouterr().out
+
+
+def test_doubts_about_header_and_mask_are_in_the_table(folders, tmp_path):
+    anat = tmp_path / "sub-01" / "anat"
+    path = write_scan(anat / "sub-01_T2w.nii.gz")
+    image = nibabel.load(path)
+    image = nibabel.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
+    image.set_sform(image.affine, code=1)
+    image.set_qform(image.affine * [-1, 1, 1, 1], code=1)  # left and right exchanged
+    nibabel.save(image, path)
+    soft = np.zeros((14, 16, 12), dtype=np.float32)
+    soft[3:11, 3:12, 3:9] = 0.9
+    soft[4:10, 4:11, 4:8] = 1
+    write_scan(anat / "sub-01_desc-brain_mask.nii.gz", data=soft)
+    assert run(tmp_path, "--model", folders / "masked", "--output", tmp_path / "p.csv", "--num_workers", 0) == 0
+    (row,) = rows(tmp_path / "p.csv")
+    assert "left and right may be wrong" in row["warnings"] and "at least 0.5 count as brain" in row["warnings"]
+    model, processor = load_model(str(folders / "masked"))
+    answer = screen_scan(model, processor, str(path), str(anat / "sub-01_desc-brain_mask.nii.gz"))
+    assert row["warnings"] == " ".join(answer["warnings"])
+
+
+def test_no_session_is_left_out(folders, tmp_path, monkeypatch, capsys):
+    names = [
+        "01_T2w.NII.GZ",
+        "02_desc-preproc_T2w.nii.gz",
+        "03_T2W.nii",
+        "04_T1w.nii",
+        "05_run-1_T2w.nii",
+        "05_run-2_T2w.nii",
+    ]
+    for name in names:
+        written = write_scan(tmp_path / "scan.nii.gz" if name.lower().endswith(".gz") else tmp_path / "scan.nii")
+        path = tmp_path / "bids" / f"sub-{name[:2]}" / "anat" / f"sub-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written.rename(path)
+    monkeypatch.chdir(tmp_path)
+    assert run("bids", "--model", folders / "model", "--num_workers", 0) == 1
+    assert "3 of 5 scan(s) screened" in capsys.readouterr().out
+    assert [row["status"] for row in rows("predictions.csv")] == ["ok", "ok", "ok", "error", "error"]
+    assert run("bids", "--model", folders / "model", "--num_workers", 0, "--run", "2") == 1
+    chosen = rows("predictions.csv")[4]
+    assert chosen["scan"].endswith("sub-05_run-2_T2w.nii") and chosen["status"] == "ok"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -4,6 +4,7 @@ An entry is a dictionary with the name of the scan (`scan`), its `path`, the pat
 `answer`, as returned by `screen_scan`, or its `problem`, a sentence.
 """
 
+import re
 from pathlib import Path
 
 COLUMNS = ["scan", "p_injury", "predicted_label", "view_spread", "warnings", "message"]
@@ -12,14 +13,14 @@ COLUMNS = ["scan", "p_injury", "predicted_label", "view_spread", "warnings", "me
 def next_to(entry: dict, ending: str) -> Path:
     """The path of a file in the folder of an entry's scan: the scan's name without `.nii.gz`, plus `ending`."""
     path = Path(entry["path"])
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ending)
+    return path.with_name(re.sub(r"(\.nii)?(\.gz)?$", "", path.name, flags=re.IGNORECASE) + ending)
 
 
 def table_row(entry: dict) -> list:
-    """An entry as one row of the CSV file, in the order of `COLUMNS`."""
+    """An entry as one row of the CSV file, in the order of `COLUMNS`. Warnings are sentences, separated by spaces."""
     answer = entry["answer"]
     if answer is None:
         return [entry["scan"], None, None, None, None, entry["problem"]]
     spread = None if answer["view_spread"] is None else round(answer["view_spread"], 4)
-    warnings = len(answer["warnings"])
+    warnings = " ".join(answer["warnings"])
     return [entry["scan"], round(answer["p_injury"], 4), answer["predicted_label"], spread, warnings, ""]

@@ -5,6 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from architectures.networks import network_name
+
 HERE = Path(__file__).parent
 PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
@@ -32,7 +34,7 @@ def masthead(model: Any, name: str, problem: str = "") -> str:
             "run": provenance["run"],
             "fold": provenance["fold"],
             "train_scans": provenance["train_scans"],
-            "depth": model.config.network_depth,
+            "network": network_name(model.config),
             "image_size": model.config.image_size,
         }
     return PAGES.get_template("masthead.html.jinja").render(model=identity, problem=problem)

@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from screening import many_scans
 from screening.many_scans import COLUMNS, screen, write_table
 from screening.model import predicted_label
 from screening.requests import Request
 
-CONFIG = SimpleNamespace(id2label={0: "normal", 1: "injury"}, threshold=0.5)
+CONFIG = SimpleNamespace(id2label={0: "normal", 1: "injury"}, threshold=0.5, training_appearance=None)
+NO_RECORD = "The model has no record of its training scans: it is not known whether this scan is similar to them."
 
 
-class Processor:
+def read_scan(processor, scan, mask):
     """Reads a "scan" whose name is its probability of injury."""
-
-    brain_mask = "none"
-
-    def __call__(self, scan, mask, return_tensors):
-        return SimpleNamespace(pixel_values=np.full((1, 1, 2, 2, 2), float(scan), np.float32))
+    doubts = ("Its sform and qform disagree.",) if scan == "0.5" else ()
+    return SimpleNamespace(warnings=doubts), np.full((1, 2, 2, 2), float(scan), np.float32)
 
 
 class Model:
@@ -32,15 +31,18 @@ class Model:
         return torch.stack([1 - p_injury, p_injury], dim=1)[None].expand(2, -1, -1)
 
 
-def test_every_request_has_a_row_in_order():
+def test_every_request_has_a_row_in_order(monkeypatch):
+    monkeypatch.setattr(many_scans, "read_scan", read_scan)
     requests = [Request("0.25"), Request("anat", "no image"), Request("nan"), Request("word"), Request("0.5")]
-    rows = list(screen(requests, Model(), Processor(), batch_size=3))
+    rows = list(screen(requests, Model(), SimpleNamespace(brain_mask="none"), batch_size=3))
     assert [row["scan"] for row in rows] == ["0.25", "anat", "nan", "word", "0.5"]
     assert [row["status"] for row in rows] == ["ok", "error", "error", "error", "ok"]
     assert [row["p_injury"] for row in rows] == ["0.25", "", "", "", "0.5"]
     assert [row["predicted_label"] for row in rows] == ["normal", "", "", "", "injury"]
     assert rows[1]["message"] == "no image" and "could not convert" in rows[3]["message"]
     assert "nan, which is not a probability" in rows[2]["message"]
+    doubts = f"Its sform and qform disagree. {NO_RECORD}"
+    assert [row["warnings"] for row in rows] == [NO_RECORD, "", NO_RECORD, "", doubts]
 
 
 def test_the_threshold_belongs_to_injury():
@@ -53,9 +55,12 @@ def test_the_threshold_belongs_to_injury():
 def test_a_table_that_fails_leaves_the_old_one(tmp_path):
     output = tmp_path / "predictions.csv"
     row = dict.fromkeys(COLUMNS, "x")
-    assert write_table([row, row], output, total=2)["x"] == 4  # statuses and labels are counted together
+    counts = write_table([row, row, row | {"warnings": ""}], output, total=3)
+    assert counts == {"x": 6, "warnings": 2}  # statuses and labels are counted together
     before = output.read_bytes()
-    assert before == b"scan,p_injury,p_injury_no_tta,predicted_label,status,message\r\n" + b"x,x,x,x,x,x\r\n" * 2
+    assert before == b"scan,p_injury,p_injury_no_tta,predicted_label,status,message,warnings\r\n" + (
+        b"x,x,x,x,x,x,x\r\n" * 2 + b"x,x,x,x,x,x,\r\n"
+    )
 
     def failing():
         yield row

@@ -1,6 +1,7 @@
 """The answer for one scan, compared with the network called directly."""
 
 import json
+import warnings
 
 import nibabel
 import numpy as np
@@ -16,7 +17,8 @@ from modeling_gloresnet import (
     GloResNetForImageClassification,
 )
 from modeling_gloresnet.inference_gloresnet import ScreeningInference
-from preprocessing import GloResNetImageProcessor, VolumeError
+from preprocessing import GloResNetImageProcessor, VolumeError, read_volume
+from screening import one_scan
 from screening.model import is_trained
 from screening.one_scan import screen_scan
 from screening.pytorch import PyTorchModel
@@ -132,3 +134,26 @@ def test_a_model_counts_as_trained_if_it_records_its_training_scans(model):
         assert is_trained(model)
     finally:
         model.config.provenance = None
+
+
+def test_doubts_about_the_files_come_before_differences_from_the_training_scans(model, tmp_path, monkeypatch):
+    scan = write(tmp_path / "scan.nii.gz")
+    brain = np.zeros((20, 14, 12), np.uint8)
+    brain[5:15, 3:11, 3:9] = 1
+    mask = write(tmp_path / "mask.nii.gz", brain)
+    monkeypatch.setattr(one_scan, "read_volume", lambda path: read_volume(path)._replace(warnings=("Left is unsure.",)))
+    processor = GloResNetImageProcessor(image_size=16, brain_mask="required")
+    first, second = screen_scan(PyTorchModel(model), processor, scan, mask)["warnings"]
+    assert first == "Left is unsure." and second.startswith("The model has no record of its training scans")
+
+
+def test_the_processor_warns_of_nothing_that_is_in_the_answer(model, tmp_path, recwarn):
+    """Its warnings would be printed between the lines of a progress bar."""
+
+    class Doubtful(GloResNetImageProcessor):
+        def preprocess(self, *arguments, **options):
+            warnings.warn("The mask is a map of probabilities.", stacklevel=1)
+            return super().preprocess(*arguments, **options)
+
+    screen_scan(PyTorchModel(model), Doubtful(image_size=16), write(tmp_path / "scan.nii.gz"))
+    assert not [warning for warning in recwarn if "probabilities" in str(warning.message)]

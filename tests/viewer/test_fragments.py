@@ -2,13 +2,19 @@
 
 import html
 import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoConfig
 
-from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from modeling_gloresnet import BaselineConfig, GloResNetConfig, GloResNetForImageClassification
+from viewer.entries import COLUMNS, next_to, table_row
 from viewer.fragments import masthead, result_panel
 
+ROOT = Path(__file__).resolve().parents[2]
 ANSWER = {
     "scan": "scan.nii.gz", "p_injury": 0.7, "p_injury_no_tta": 0.6, "p_injury_mirrored": 0.8, "view_spread": 0.2,
     "p_injury_members": None, "member_spread": None,
@@ -90,6 +96,29 @@ def test_the_masthead_names_the_model_and_warns_in_capitals_if_it_is_synthetic()
     assert "SYNTHETIC" not in masthead(model(synthetic=False), "ORG/NAME")
 
 
+def test_the_masthead_names_a_baseline(tmp_path):
+    """Its configuration is read from a model folder, so its class is not this project's."""
+    provenance = {"cohort": "c", "synthetic": False, "run": "r", "fold": "refit", "train_scans": 9}
+    BaselineConfig(architecture="densenet121", image_size=96, provenance=provenance).save_pretrained(tmp_path)
+    shutil.copy(ROOT / "modeling_gloresnet" / "configuration_baseline.py", tmp_path)
+    shutil.copy(ROOT / "modeling_gloresnet" / "configuration_gloresnet.py", tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    assert "3D DenseNet-121, input of 96³ voxels" in text(masthead(SimpleNamespace(config=config), "ORG/NAME"))
+
+
 def test_without_a_model_the_masthead_says_how_to_train_one():
     shown = text(masthead(None, "", "No model was found."))
     assert "No model was found." in shown and "accelerate launch train.py --fold 4" in shown
+
+
+def test_the_csv_row_of_a_scan_has_its_warnings():
+    answer = ANSWER | {"warnings": ["It is upside down.", "It is blurred."]}
+    row = dict(zip(COLUMNS, table_row({"scan": "s.nii", "answer": answer, "problem": ""}), strict=True))
+    assert row["warnings"] == "It is upside down. It is blurred." and row["p_injury"] == 0.7
+    failed = dict(zip(COLUMNS, table_row({"scan": "s.nii", "answer": None, "problem": "It is cut."}), strict=True))
+    assert failed["warnings"] is None and failed["message"] == "It is cut."
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.NII", "scan.Nii.GZ", "scan.gz"])
+def test_files_next_to_a_scan_lose_its_extension(name):
+    assert next_to({"path": f"/tmp/{name}"}, ".json") == Path("/tmp/scan.json")
