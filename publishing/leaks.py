@@ -15,6 +15,7 @@ from run_folder.tables import read_table
 
 MODEL_FILES = (
     *("README.md", "config.json", "preprocessor_config.json", "*_gloresnet.py"),
+    *("configuration_baseline.py", "modeling_baseline.py"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
 )
 # a path on somebody's machine: /home/x, ~/x, C:\x, or any path from the root with two parts; no URL and no fraction

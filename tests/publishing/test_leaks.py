@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from modeling_gloresnet import BaselineConfig, BaselineForImageClassification
+from preprocessing import GloResNetImageProcessor
+from publishing.export import export_model
 from publishing.leaks import LeakError, check_contents, check_text, model_files, private_words
 
 COHORT = """participant_id,session_id,family,image
@@ -20,6 +23,15 @@ def words(tmp_path):
     (run / "cohort.csv").write_text(COHORT)
     (run / "environment.json").write_text(json.dumps({"source": {"data_dir": "/data/neonates", "labels": None}}))
     return private_words(run)
+
+
+def test_a_folder_of_another_architecture_is_published_whole(tmp_path, words):
+    model = BaselineForImageClassification(BaselineConfig(architecture="densenet121", image_size=32))
+    export_model(model, GloResNetImageProcessor(image_size=32), tmp_path / "model", "a card")
+    files = model_files(tmp_path / "model")
+    assert {"configuration_baseline.py", "modeling_baseline.py", "model.safetensors"} <= set(files)
+    assert set(files) == {path.name for path in (tmp_path / "model").iterdir()}
+    check_contents(files, words)
 
 
 @pytest.mark.parametrize(
