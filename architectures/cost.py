@@ -73,22 +73,22 @@ def cost_table(image_size: int = 128, architectures: Sequence[str] = ARCHITECTUR
     """
     rows = []
     for architecture in sorted(architectures, key=[*PAPER, "compact"].index):
-        stated = PAPER.get(architecture, (None, None))
+        millions, gflops = PAPER.get(architecture, (None, None))
         count, cost = None, None
         if architecture in NAMES and (message := wrong_size(architecture, image_size)):
             name, words = NAMES[architecture], message
         else:
             name = network_name(new_config(architecture, image_size))
             count, cost = measure(architecture, image_size)
-            words = discrepancy(count, cost, *stated, image_size)
+            words = discrepancy(count, cost, millions, gflops, image_size)
         rows.append(
             {
                 "architecture": architecture,
                 "network": name,
                 "parameters": count,
                 "gmac": cost,
-                "paper_parameters_millions": stated[0],
-                "paper_gflops": stated[1],
+                "paper_parameters_millions": millions,
+                "paper_gflops": gflops,
                 "discrepancy": words,
             }
         )

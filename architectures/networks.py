@@ -77,7 +77,8 @@ def new_config(architecture: str, image_size: int = 128, medicalnet: bool = Fals
         return GloResNetConfig.from_depth(DEPTHS[architecture], image_size=image_size, shortcut_type=shortcut)
     if architecture == "compact":
         return GloResNetConfig.compact(image_size=image_size)
-    return BaselineConfig(architecture=architecture, image_size=image_size)
+    name: Any = architecture  # BaselineConfig checks it
+    return BaselineConfig(architecture=name, image_size=image_size)
 
 
 def build(

@@ -1,7 +1,5 @@
 """The network: configuration, model, MedicalNet import and pipeline. This code is published with every model."""
 
-from transformers import AutoConfig
-
 from .configuration_baseline import BaselineConfig, wrong_size
 from .configuration_gloresnet import GloResNetConfig
 from .ensemble_gloresnet import GloResNetEnsembleForImageClassification
@@ -10,10 +8,7 @@ from .modeling_baseline import BaselineForImageClassification
 from .modeling_gloresnet import GloResNetForImageClassification, GloResNetModel, GloResNetPreTrainedModel
 from .pipeline_gloresnet import VolumeClassificationPipeline
 
-# AutoConfig can then read our model folders in this checkout. The models are not registered: a class of this checkout
-# would then replace the code that a model folder brings.
-AutoConfig.register("gloresnet", GloResNetConfig, exist_ok=True)
-AutoConfig.register("gloresnet_baseline", BaselineConfig, exist_ok=True)
+# Nothing is registered in the auto classes: they would then run this checkout's code and not that of a model folder.
 # `save_pretrained` then copies the code into the model folder
 GloResNetConfig.register_for_auto_class()
 GloResNetModel.register_for_auto_class("AutoModel")

@@ -1,7 +1,8 @@
 """Configuration of GloResNet: the network's geometry, labels and inference settings."""
 
 import math
-from typing import Literal
+import os
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -22,11 +23,39 @@ class ScreeningConfig(PreTrainedConfig):
     provenance: dict | None = None
     training_appearance: dict | None = None
 
+    _features_class: ClassVar[str | None] = None  # what AutoModel loads
+
     def __post_init__(self, **kwargs):
         if self.id2label is None and self.label2id is None and kwargs.get("num_labels", 2) == 2:
             self.id2label = {0: "normal", 1: "injury"}
             self.label2id = {"normal": 0, "injury": 1}
         super().__post_init__(**kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
+        """Write `config.json`, with entries that make the auto classes and `pipeline` run the code of this folder.
+
+        Every way of saving a model ends here: `save_pretrained`, `push_to_hub`, the Trainer and `pipe.save_pretrained`.
+        """
+        entries = dict(getattr(self, "auto_map", None) or {})
+        if classifier := entries.get("AutoModelForImageClassification"):
+            # transformers keeps one model class per configuration class in each process. If AutoConfig looks in the
+            # model's module, folders with different model code have different configuration classes.
+            entries["AutoConfig"] = f"{classifier.split('.')[0]}.{type(self).__name__}"
+            if self._features_class:
+                entries["AutoModel"] = self._features_class
+            self.auto_map = entries
+            self.custom_pipelines = {
+                "image-classification": {
+                    "impl": "pipeline_gloresnet.VolumeClassificationPipeline",
+                    "pt": ["AutoModelForImageClassification"],
+                }
+            }
+        super().to_json_file(json_file_path, use_diff=use_diff)
+
+    @property
+    def number_of_labels(self) -> int:
+        """How many classes there are."""
+        return len(self.id2label or ())
 
     def validate_inference(self):
         """Check temperature and threshold."""
@@ -79,6 +108,7 @@ class GloResNetConfig(ScreeningConfig):
     """
 
     model_type = "gloresnet"
+    _features_class: ClassVar[str | None] = "modeling_gloresnet.GloResNetModel"
 
     stem_channels: int = 64
     stem_kernel_size: int = 7
@@ -105,7 +135,7 @@ class GloResNetConfig(ScreeningConfig):
         Raises:
             ValueError: for another depth.
         """
-        presets = {
+        presets: dict[int, dict[str, Any]] = {
             10: {"depths": [1, 1, 1, 1], "block": "basic"},
             18: {"depths": [2, 2, 2, 2], "block": "basic"},
             50: {"depths": [3, 4, 6, 3], "block": "bottleneck"},
@@ -121,11 +151,12 @@ class GloResNetConfig(ScreeningConfig):
         It has fewer channels than the default: 5,365,794 parameters and 3.70 GMAC at 128^3. MedicalNet's weights do not
         fit it, so training starts from random weights.
         """
-        return cls(**({"stem_channels": 16, "widths": [24, 64, 160, 320]} | kwargs))
+        narrow: dict[str, Any] = {"stem_channels": 16, "widths": [24, 64, 160, 320]}
+        return cls(**(narrow | kwargs))
 
     def of_member(self, index: int) -> "GloResNetConfig":
         """Return the configuration of one member of an ensemble."""
-        alone = {"member_temperatures": [], "temperature": self.member_temperatures[index]}
+        alone: dict[str, Any] = {"member_temperatures": [], "temperature": self.member_temperatures[index]}
         return type(self).from_dict(self.to_dict() | alone)
 
     @property

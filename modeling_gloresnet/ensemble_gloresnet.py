@@ -1,14 +1,16 @@
 """Several networks of one cross-validation as one model, which averages their probabilities."""
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.utils import can_return_tuple
 
 from .configuration_gloresnet import GloResNetConfig
+from .inference_gloresnet import screening_loss
 from .modeling_gloresnet import GloResNetForImageClassification, GloResNetPreTrainedModel
 
 
@@ -23,7 +25,7 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
         super().__init__(config)
         if not config.member_temperatures:
             raise ValueError("An ensemble needs config.member_temperatures, one number per member.")
-        self.num_labels = config.num_labels
+        self.num_labels = config.number_of_labels
         self.members = nn.ModuleList(
             GloResNetForImageClassification(config.of_member(index)) for index in range(len(config.member_temperatures))
         )
@@ -46,23 +48,31 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
             own.load_state_dict(member.state_dict(), strict=True)
         return ensemble.eval()
 
+    def _networks(self) -> Iterable[GloResNetForImageClassification]:
+        return cast(Iterable[GloResNetForImageClassification], self.members)
+
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Return logits whose softmax is the mean of the members' probabilities, and the loss if labels are given.
 
         Args:
             pixel_values: (B, 1, R, A, S), as the processor returns them.
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
+            num_items_in_batch: given by the Trainer of transformers if it accumulates gradients; see `screening_loss`.
 
         Returns:
             `logits` (B, num_labels): log (1/M) sum_m softmax(f_m(x) / T_m); `loss`, the mean cross-entropy, or `None`.
         """
-        each = [member(pixel_values).logits.float() / member.config.temperature for member in self.members]
+        each = [member(pixel_values).logits.float() / member.config.temperature for member in self._networks()]
         # the log of the mean probability, computed in log space for numerical stability
         logits = torch.stack(each).log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(each))
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
     @torch.no_grad()
@@ -80,7 +90,7 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
         """
         if test_time_augmentation is None:
             test_time_augmentation = self.config.test_time_augmentation
-        return torch.stack([member.predict_views(pixel_values, test_time_augmentation) for member in self.members])
+        return torch.stack([member.predict_views(pixel_values, test_time_augmentation) for member in self._networks()])
 
     def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
         """Return class probabilities of each view, averaged over the members: (V, B, num_labels) float32."""

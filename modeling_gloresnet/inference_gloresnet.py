@@ -1,13 +1,44 @@
-"""Class probabilities of every screening network, averaged over a volume and its mirror image."""
+"""What every screening network shares: its loss, and probabilities averaged over a volume and its mirror image."""
+
+import math
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .pipeline_gloresnet import VolumeClassificationPipeline  # noqa: F401  so that its file is saved with every model
 
 TENSOR_LEFT_RIGHT_AXIS = 2  # of a (batch, channel, R, A, S) tensor
 
 
-class ScreeningInference:
+def screening_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Return the unweighted cross-entropy, in a form that the Trainer of transformers can accumulate.
+
+    Args:
+        logits: (B, num_labels).
+        labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels). The loss function of
+            transformers would treat soft labels as a multi-label task.
+        num_items_in_batch: how many labels all micro-batches of an optimiser step have together, as the Trainer counts
+            them: every entry of `labels`, so `num_labels` per scan for soft labels.
+
+    Returns:
+        A scalar: the mean over the batch; with `num_items_in_batch`, the part of this micro-batch in the mean over all
+        scans of the step. These parts add up to the same loss for every split of the step.
+    """
+    if num_items_in_batch is None:
+        return F.cross_entropy(logits, labels)
+    total = F.cross_entropy(logits, labels, reduction="sum")
+    if torch.is_tensor(num_items_in_batch):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total * math.prod(labels.shape[1:]) / num_items_in_batch
+
+
+class ScreeningInference(nn.Module):
     """Adds `predict_views` and `predict_proba` to a classifier whose config is a `ScreeningConfig`."""
+
+    config: Any
+    num_labels: int
 
     @torch.no_grad()
     def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:

@@ -4,14 +4,13 @@ MONAI initialises their weights. It is imported when a baseline is built, so Glo
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.utils import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
-from .inference_gloresnet import ScreeningInference
+from .inference_gloresnet import ScreeningInference, screening_loss
 
 
 class BaselineMean(nn.Module):
@@ -38,7 +37,7 @@ class BaselineViT(nn.Module):
             num_layers=12,
             num_heads=12,
             classification=True,
-            num_classes=config.num_labels,
+            num_classes=config.number_of_labels,
             post_activation="none",
             qkv_bias=True,
         )
@@ -70,10 +69,11 @@ class BaselineSwin(nn.Module):
                 depths=(2, 2, 6, 2),
                 num_heads=(3, 6, 12, 24),
             )
-        encoder.layers4[0].downsample = None  # MONAI merges patches once more, for the bottom of its U-Net
+        # MONAI merges patches once more, for the bottom of its U-Net
+        encoder.layers4[0].downsample = None  # type: ignore[assignment]  # torch declares modules only
         self.encoder = encoder.to(device)
         self.pool = BaselineMean()
-        self.head = nn.Linear(encoder.num_features, config.num_labels)
+        self.head = nn.Linear(encoder.num_features, config.number_of_labels)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.head(self.pool(self.encoder(pixel_values)[-1]))
@@ -86,7 +86,7 @@ class BaselineDenseNet(nn.Module):
         super().__init__()
         from monai.networks.nets import DenseNet121
 
-        self.densenet = DenseNet121(spatial_dims=3, in_channels=1, out_channels=config.num_labels)
+        self.densenet = DenseNet121(spatial_dims=3, in_channels=1, out_channels=config.number_of_labels)
         self.densenet.class_layers.pool = BaselineMean()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -99,12 +99,12 @@ class BaselineForImageClassification(ScreeningInference, PreTrainedModel):
     config_class = BaselineConfig
     config: BaselineConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = False
 
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.number_of_labels
         networks = {"vit_base": BaselineViT, "swin_unet_encoder": BaselineSwin, "densenet121": BaselineDenseNet}
         self.network = networks[config.architecture](config)
         self.post_init()
@@ -114,13 +114,18 @@ class BaselineForImageClassification(ScreeningInference, PreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Classify standardised volumes; also return the cross-entropy if labels are given.
 
         Args:
             pixel_values: (B, 1, R, A, S), as the processor returns them; each edge is `config.image_size`.
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
+            num_items_in_batch: given by the Trainer of transformers if it accumulates gradients; see `screening_loss`.
 
         Returns:
             `logits` (B, num_labels); `loss`, the unweighted mean, a scalar or `None`.
@@ -135,7 +140,7 @@ class BaselineForImageClassification(ScreeningInference, PreTrainedModel):
                 "use the image processor to make them."
             )
         logits = self.network(pixel_values.to(self.dtype))
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
 

@@ -6,6 +6,7 @@ Except for the stem, parameters are named as in MedicalNet: `layer1.0.conv1.weig
 import contextlib
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from .configuration_gloresnet import GloResNetConfig
-from .inference_gloresnet import ScreeningInference
+from .inference_gloresnet import ScreeningInference, screening_loss
 from .medicalnet_gloresnet import load_encoder, read_medicalnet
 
 
@@ -106,7 +107,7 @@ class GloResNetBlock(GradientCheckpointingLayer):
         self.bn2 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
         if stride == 1 and in_channels == out_channels:
-            self.downsample = nn.Identity()
+            self.downsample: nn.Module = nn.Identity()
         elif config.shortcut_type == "A":
             self.downsample = GloResNetSubsample(out_channels, stride)
         else:
@@ -131,7 +132,7 @@ class GloResNetPreTrainedModel(PreTrainedModel):
     config: GloResNetConfig
     base_model_prefix = "gloresnet"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["GloResNetBlock"]
 
@@ -150,11 +151,20 @@ class GloResNetPreTrainedModel(PreTrainedModel):
             init.zeros_(module.num_batches_tracked)
 
     def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=None, **kwargs):
-        """Checkpoint stem and blocks. Recomputing them must not update BatchNorm's running statistics a second time."""
+        """Checkpoint stem and blocks. Recomputing them must not update BatchNorm's running statistics a second time.
+
+        `use_reentrant=True` is ignored: torch's reentrant variant would leave the stem without gradients, because its
+        input needs none, and it cannot freeze the running statistics. The other variant computes the same.
+        """
         if gradient_checkpointing_func is not None:
             contexts = lambda: (contextlib.nullcontext(), self._frozen_running_statistics())  # noqa: E731
-            gradient_checkpointing_func = partial(gradient_checkpointing_func, context_fn=contexts)
-            kwargs["gradient_checkpointing_func"] = gradient_checkpointing_func
+            checkpoint = partial(gradient_checkpointing_func, context_fn=contexts, use_reentrant=False)
+
+            @torch.compiler.disable  # torch.compile cannot trace these contexts; it compiles the other parts
+            def checkpoint_outside_graphs(*args, **kwargs):
+                return checkpoint(*args, **kwargs)
+
+            kwargs["gradient_checkpointing_func"] = checkpoint_outside_graphs
         super()._set_gradient_checkpointing(enable=enable, **kwargs)
 
     @contextlib.contextmanager
@@ -171,9 +181,7 @@ class GloResNetPreTrainedModel(PreTrainedModel):
                 norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
 
     @classmethod
-    def from_medicalnet(
-        cls, source: str | Path, config: GloResNetConfig | None = None, **hub_kwargs
-    ) -> "GloResNetPreTrainedModel":
+    def from_medicalnet(cls, source: str | Path, config: GloResNetConfig | None = None, **hub_kwargs) -> Self:
         """Return a new model with MedicalNet's weights in the encoder and a newly initialised head, if it has a head.
 
         Args:
@@ -269,9 +277,9 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
 
     def __init__(self, config: GloResNetConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.number_of_labels
         self.gloresnet = GloResNetModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -280,6 +288,7 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
         pixel_values: Tensor,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Classify standardised volumes; also return the cross-entropy if labels are given.
@@ -288,14 +297,14 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
             pixel_values: (B, 1, R, A, S), as the processor returns them.
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
             output_hidden_states: also return the maps after the stem and after each stage.
+            num_items_in_batch: given by the Trainer of transformers if it accumulates gradients; see `screening_loss`.
 
         Returns:
             `logits` (B, num_labels); `loss`, the unweighted mean, a scalar or `None`; `hidden_states` if requested.
         """
         outputs = self.gloresnet(pixel_values, output_hidden_states=output_hidden_states)
         logits = self.classifier(outputs.pooler_output)
-        # the loss of transformers would treat soft labels as a multi-label task
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 

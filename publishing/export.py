@@ -3,14 +3,10 @@
 import shutil
 from pathlib import Path
 
-from transformers.dynamic_module_utils import custom_object_save
-
-from architectures.networks import is_resnet
 from modeling_gloresnet import (
     BaselineForImageClassification,
     GloResNetEnsembleForImageClassification,
     GloResNetForImageClassification,
-    VolumeClassificationPipeline,
 )
 from preprocessing import GloResNetImageProcessor
 from run_folder.files import replacing_folder
@@ -41,19 +37,9 @@ def export_model(
             f"The processor makes volumes with {processor.image_size} voxels per edge, but the model expects "
             f"{model.config.image_size}: give both the same image_size."
         )
-    # `save_pretrained` registers only the classification head. AutoModel and pipeline() need these two entries.
-    if is_resnet(model.config):
-        model.config.auto_map = {"AutoModel": "modeling_gloresnet.GloResNetModel"}
-    model.config.custom_pipelines = {
-        "image-classification": {
-            "impl": "pipeline_gloresnet.VolumeClassificationPipeline",
-            "pt": ["AutoModelForImageClassification"],
-        }
-    }
     with replacing_folder(folder) as unfinished:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
-        custom_object_save(VolumeClassificationPipeline, unfinished)
         # save_pretrained makes the weights readable by their owner only, but a group may share its runs
         shutil.copymode(unfinished / "config.json", unfinished / "model.safetensors")
         (unfinished / "README.md").write_text(card, encoding="utf-8")

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from architectures.networks import is_resnet
 from modeling_gloresnet import (
     BaselineConfig,
@@ -144,7 +142,12 @@ def read_recipe(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_config(trained: ModelFolder) -> GloResNetConfig | BaselineConfig:
-    return AutoConfig.from_pretrained(trained.model, trust_remote_code=False)  # use this project's own classes
+    """The configuration of a model folder, as one of this project's own classes."""
+    model_type = read_json(trained.config).get("model_type")
+    for config_class in (GloResNetConfig, BaselineConfig):
+        if config_class.model_type == model_type:
+            return config_class.from_pretrained(trained.model)
+    raise InputError(f"{trained.config} has the model_type {model_type!r}, which is not one of this project's.")
 
 
 def _finished_metrics(run: RunFolder, fold: int) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import os
 import tempfile
+from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import HF_MODULES_CACHE
 from transformers.utils import logging as transformers_logging
 
@@ -79,7 +81,8 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
     options = {"trust_remote_code": True, "local_files_only": is_local}
     try:
         processor = AutoImageProcessor.from_pretrained(name, **options)
-        model = AutoModelForImageClassification.from_pretrained(name, **options)
+        config = AutoConfig.from_pretrained(name, **options)
+        model = _model_class(config, name, is_local).from_pretrained(name, config=config, **options)
     except Exception as error:  # a damaged folder or an unreachable Hub can raise anything
         if problem := cache_problem():
             raise ModelError(f"the model {name} cannot be loaded, because {problem}") from error
@@ -90,3 +93,14 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device, memory_format=torch.channels_last_3d), processor
+
+
+def _model_class(config: PreTrainedConfig, name: str, is_local: bool) -> Any:
+    """The class in the model's own code. `AutoModelForImageClassification` may return that of a model loaded before.
+
+    It keeps one class per configuration class, and folders written by version 0.1 can share a configuration class.
+    """
+    reference = (getattr(config, "auto_map", None) or {}).get("AutoModelForImageClassification")
+    if reference is None:
+        return AutoModelForImageClassification
+    return get_class_from_dynamic_module(reference, name, local_files_only=is_local)

@@ -9,6 +9,7 @@ import torch
 from modeling_gloresnet import BaselineForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing import convert
+from publishing.leaks import check_contents, model_files, private_words
 from publishing.release import export_ensemble, prepare_releases
 from run_folder.files import InputError
 from screening.loading import load_model
@@ -55,6 +56,7 @@ def test_training_a_densenet_writes_a_model_folder(run, shared_tiny_cohort):
 def test_a_fold_is_published_but_not_as_ensemble_or_converted(run, monkeypatch, capsys):
     (release,) = prepare_releases(run, "org/name", "best", fold=0)
     assert "a baseline of GloResNet" in release.card and 'name = "org/name"' in release.card
+    check_contents({**model_files(release.folder), "README.md": release.card.encode()}, private_words(run))
     with pytest.raises(InputError, match="trained densenet121, and only ResNets make an ensemble: publish a fold"):
         export_ensemble(run, {"num_folds": 1, "architecture": "densenet121"}, None)
     monkeypatch.setattr(convert, "check_support", lambda format, dtype: None)

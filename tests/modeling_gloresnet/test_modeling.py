@@ -149,15 +149,16 @@ def test_predict_proba_does_not_change_a_model_in_training_mode():
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_gradient_checkpointing_changes_neither_gradients_nor_running_statistics(block):
+def test_gradient_checkpointing_changes_neither_gradients_nor_running_statistics(block, reentrant):
     volume, labels = torch.randn(3, 1, 32, 32, 32), torch.tensor([0, 1, 1])
     models = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         model = GloResNetForImageClassification(tiny_config(block=block)).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
         model(volume, labels=labels).loss.backward()
         models.append(model)
     plain, checkpointed = models

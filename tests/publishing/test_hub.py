@@ -54,6 +54,10 @@ ensemble = AutoModelForImageClassification.from_pretrained("lab/ensemble", **tru
 answer["ensemble"] = ensemble.predict_proba(inputs["pixel_values"])[0, 1].item()
 answer["members"] = ensemble.predict_members(inputs["pixel_values"]).mean(dim=1)[:, 0, 1].tolist()
 answer["ensemble_pipeline"] = {r["label"]: r["score"] for r in pipeline(model="lab/ensemble", **trust)("scan.nii.gz")}
+for part in (ensemble, AutoImageProcessor.from_pretrained("lab/ensemble", **trust)):
+    part.save_pretrained("saved")
+answer["saved"] = sorted(os.listdir("saved"))
+answer["saved_pipeline"] = {r["label"]: r["score"] for r in pipeline(model="saved", **trust)("scan.nii.gz")}
 try:
     AutoModel.from_pretrained("lab/ensemble", **trust)
 except ValueError as error:
@@ -119,7 +123,8 @@ def test_folds_and_ensemble_load_over_http_and_the_code_on_the_card_runs(publish
     assert "model.safetensors" in answer["files"] and "modeling_gloresnet.py" in answer["files"]
     assert answer["members"] == pytest.approx(folds, abs=1e-6)
     assert answer["ensemble"] == pytest.approx(np.mean(folds), abs=1e-6)
-    assert answer["ensemble_pipeline"]["injury"] == answer["ensemble"]
+    assert answer["ensemble_pipeline"]["injury"] == answer["saved_pipeline"]["injury"] == answer["ensemble"]
+    assert {*answer["saved"], ".gitattributes", "README.md"} == set(hub.files("lab/ensemble"))
     assert "ensemble of 2 networks" in answer["refusal"]
 
 
