@@ -32,9 +32,10 @@ from publishing.hub import publish_trained
 from publishing.release import write_cards
 from run_folder.files import InputError, read_json, write_json
 from run_folder.layout import REFIT, RunFolder
-from training.build import new_model, new_processor, start_accelerator
+from training.build import new_model, new_processor
 from training.data import TrainingData, prepare_data
 from training.fold import open_fold
+from training.launch import overridden_settings, start_accelerator
 from training.loop import NonFiniteLossError
 from training.outcome import fold_summary, summary
 from training.recipe import Recipe, RecipeError, add_recipe_flags, load_recipe
@@ -52,6 +53,8 @@ def train(options: argparse.Namespace, settings: dict) -> None:
     check_options(options, recipe)
     run = RunFolder(options.output_dir or f"runs/{data_dir.resolve().name}-{Path(recipe_name).stem}")
     accelerator = start_accelerator(recipe, run.path, options.report_to)
+    for sentence in overridden_settings(recipe):
+        accelerator.print(f"train.py: {sentence}", file=sys.stderr)
 
     images = {"acquisition": options.acquisition, "run": options.run}
     # the main process does what is done once; the others wait and then find it done

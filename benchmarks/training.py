@@ -13,7 +13,8 @@ from tqdm import tqdm
 from machine.cores import available_cores
 from machine.memory import keep_freed_memory
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
-from training.build import ScanDataset, new_loader, start_accelerator
+from training.build import ScanDataset, new_loader
+from training.launch import start_accelerator
 from training.loop import train_one_epoch
 from training.recipe import load_recipe
 

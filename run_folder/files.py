@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,39 @@ class InputError(ValueError):
     """A file or run folder that cannot be used. The message says what was found, where, and what to do."""
 
 
+class WriteError(OSError):
+    """A file could not be written because its disk is full. The message names the file and the space that is left."""
+
+
+# torch and safetensors report a failed write as RuntimeError or their own class; torch's text varies with the moment
+_FAILED_WRITES = ("no space left on device", "disk quota exceeded", "pytorchstreamwriter failed")
+_FAILED_WRITES += ("unexpected pos", "iostream error", "file write failed")
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around code that writes `path`, with any library: turn the errors of a full disk into one clear error.
+
+    Raises:
+        WriteError: the disk is full.
+    """
+    try:
+        yield
+    except WriteError:  # a file inside the folder `path`
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        elif not any(words in text.lower() for words in _FAILED_WRITES):
+            raise
+        raise WriteError(
+            f"{path} could not be written, because its disk is full ({text}; {_free(Path(path))} left): free some "
+            "space, then run the same command again."
+        ) from error
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file under a temporary name in the same folder, then rename it to `path`.
@@ -25,11 +59,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         The temporary path. After an error it is removed, and the file at `path` is unchanged.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,12 +80,13 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     temporary, retired = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "retired"))
     _restore(retired, folder)  # a process may have been killed here before
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
-        if folder.exists():
-            folder.rename(retired)
-        temporary.rename(folder)
+        with writing(folder):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if folder.exists():
+                folder.rename(retired)
+            temporary.rename(folder)
     finally:
         _restore(retired, folder)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -98,6 +134,12 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold `name: value` lines, found {type(content).__name__}.")
     return content
+
+
+def _free(path: Path) -> str:
+    """The free space of the disk that `path` is on."""
+    existing = next((folder for folder in path.absolute().parents if folder.is_dir()), Path.cwd())
+    return f"{shutil.disk_usage(existing).free / 1e6:.1f} MB"
 
 
 def _restore(retired: Path, folder: Path) -> None:

@@ -1,11 +1,8 @@
-"""The parts of a fold: accelerator, network, image processor and data loaders."""
-
-from datetime import timedelta
-from pathlib import Path
+"""The parts of a fold: network, image processor and data loaders."""
 
 import datasets
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
+from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from architectures.networks import MissingPackageError, build, new_config
@@ -35,19 +32,6 @@ class ScanDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         volume = self.volumes[self.rows[index]]["pixel_values"]
         return {"pixel_values": volume, "labels": self.labels[index], "row": self.rows[index]}
-
-
-def start_accelerator(recipe: Recipe, folder: Path, report_to: str) -> Accelerator:
-    """Start Accelerate with the precision of the recipe. Experiment trackers write to `folder`."""
-    return Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        log_with=None if report_to == "none" else report_to,
-        project_dir=str(folder),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
-        # the other processes wait while the main one generates or standardises a large cohort
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
-    )
 
 
 def new_model(

@@ -20,9 +20,10 @@ from run_folder.files import write_text
 from run_folder.layout import REFIT, ModelFolder, RunFolder
 from screening.out_of_distribution import training_appearance
 
-from .build import new_loader, new_model, start_accelerator
+from .build import new_loader, new_model
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .data import TrainingData, split_scans
+from .launch import compiling, start_accelerator
 from .loop import check_finite, mean_log_loss, predict_fold, train_one_epoch
 from .loss import class_weights
 from .outcome import check_weights, epoch_metrics, prediction_table
@@ -84,13 +85,16 @@ class Fold:
         )
         # not prepared: a prepared schedule would advance once per process
         accelerator.register_for_checkpointing(self.schedule)
-        self.model, self.optimizer, self.train_loader, self.held_out_loader, self.inner_loader = accelerator.prepare(
+        parts = (
             model,
             optimizer,
             new_loader(data.dataset(self.scans.train), recipe, accelerator, shuffle=True),
             new_loader(data.dataset(self.scans.held_out), recipe, accelerator),
             new_loader(data.dataset(self.scans.inner), recipe, accelerator),
         )
+        with compiling():
+            parts = accelerator.prepare(*parts)
+        self.model, self.optimizer, self.train_loader, self.held_out_loader, self.inner_loader = parts
         if loss_weights is None:
             loss_weights = class_weights([scan.label for scan in self.scans.train])
         self.loss_weights = loss_weights.to(accelerator.device)
@@ -110,8 +114,8 @@ class Fold:
 
     @property
     def network(self) -> Network:
-        """The network in training, without the wrapper for several processes."""
-        return self.accelerator.unwrap_model(self.model)
+        """The network in training, without the wrappers for several processes and of `torch.compile`."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def state(self) -> dict[str, Tensor]:
         """The current weights and buffers by name. Copy them to keep them: training changes them in place."""
@@ -142,10 +146,11 @@ class Fold:
 
         started = time.perf_counter()
         row = {"epoch": number, "learning_rate": self.schedule.get_last_lr()[0]}
-        row["train_loss"] = train_one_epoch(
-            self.model, self.train_loader, self.optimizer, self.loss_weights, self.recipe, self.accelerator,
-            epoch=number, fold=self.number, progress=self.progress,
-        )  # fmt: skip
+        with compiling():
+            row["train_loss"] = train_one_epoch(
+                self.model, self.train_loader, self.optimizer, self.loss_weights, self.recipe, self.accelerator,
+                epoch=number, fold=self.number, progress=self.progress,
+            )  # fmt: skip
         self.schedule.step()
 
         network, rule = self.network, self.recipe.selection

@@ -1,36 +1,16 @@
 """A fold in this process, on a tiny network and random volumes."""
 
-import dataclasses
-
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from datasets import Array4D, Dataset, Features
 
-from cohort.folds import make_splits
-from cohort.scans import Scan
 from run_folder.layout import RunFolder
-from training.data import TrainingData, split_scans
+from training.data import split_scans
 from training.fold import open_fold
 from training.recipe import load_recipe
 
 SETTINGS = {"architecture": "compact", "image_size": 16, "per_device_train_batch_size": 2, "num_folds": 2}
 RECIPE = load_recipe("demo", num_train_epochs=2, **SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def data():
-    blank = {field.name: None for field in dataclasses.fields(Scan)} | {"status": "used", "session_id": "1"}
-    scans = [
-        Scan(**blank | {"participant_id": f"P{i}", "family": f"F{i}", "label": i % 2, "radiology_score": "1"})
-        for i in range(8)
-    ]
-    values = np.random.default_rng(0).normal(size=(8, 1, 16, 16, 16)).astype(np.float32)
-    features = Features(pixel_values=Array4D((1, 16, 16, 16), "float32"))
-    volumes = Dataset.from_dict({"pixel_values": values}, features=features)
-    splits = make_splits(scans, num_folds=2, seed=0, split="family")
-    return TrainingData("noise", True, {scan: row for row, scan in enumerate(scans)}, volumes, splits)
 
 
 def state(fold):
