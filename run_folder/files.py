@@ -19,12 +19,11 @@ class InputError(ValueError):
 
 
 class WriteError(OSError):
-    """A file could not be written because its disk is full. The message names the file and the space that is left."""
+    """A file could not be written, most often because its disk is full. The message says where and what to do."""
 
 
-# torch and safetensors report a failed write as RuntimeError or their own class; torch's text varies with the moment
-_FAILED_WRITES = ("no space left on device", "disk quota exceeded", "pytorchstreamwriter failed")
-_FAILED_WRITES += ("unexpected pos", "iostream error", "file write failed")
+# of torch and safetensors, which raise RuntimeError or a class of their own; torch's text depends on the moment
+_FAILED_WRITES = ("pytorchstreamwriter failed", "unexpected pos", "iostream error", "file write failed", "i/o error:")
 
 
 @contextmanager
@@ -32,22 +31,24 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Around code that writes `path`, with any library: turn the errors of a full disk into one clear error.
 
     Raises:
-        WriteError: the disk is full.
+        WriteError: the disk is full or its quota is used up, or torch or safetensors could not write.
     """
     try:
         yield
-    except WriteError:  # a file inside the folder `path`
+    except WriteError:  # of a file inside the folder `path`
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        if isinstance(error, OSError):
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-        elif not any(words in text.lower() for words in _FAILED_WRITES):
+        text = " ".join(str(error).split()).rstrip(".")
+        full = (
+            getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in text.lower()
+        )
+        library = not isinstance(error, OSError) and any(words in text.lower() for words in _FAILED_WRITES)
+        if not full and not library:
             raise
+        reason = "its disk is full" if full else f"is its disk full? ({text})"
         raise WriteError(
-            f"{path} could not be written, because its disk is full ({text}; {_free(Path(path))} left): free some "
-            "space, then run the same command again."
+            f"{path} could not be written: {reason}; {_free(Path(path))} are left. Free some space, then run the same "
+            "command again."
         ) from error
 
 

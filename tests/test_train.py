@@ -172,6 +172,43 @@ def test_every_kind_of_unfinished_run_continues_to_the_same_bytes(finished, shar
     assert not list(run.glob("fold-0/**/.*partial*"))
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount an empty disk of a number of bytes, or change its size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size):
+        options = "remount," if folder.is_mount() else ""
+        call = ["mount", "-t", "tmpfs", "-o", f"{options}size={size}", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(call, capture_output=True).returncode:
+            pytest.skip("this test mounts a small disk, which needs root")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("checkpoints", [0.7, 1.5])
+def test_a_full_disk_is_one_sentence_and_the_same_command_continues(
+    finished, shared_tiny_cohort, small_disk, checkpoints
+):
+    """The disk has room for the weights and a part of the state of AdamW, or for one checkpoint of two."""
+    reference = finished[0] / "fold-0"
+    size = sum(file.stat().st_size for file in (reference / "checkpoints").rglob("*.*"))
+    run = small_disk(int(checkpoints * size)) / "run"
+    full = train(shared_tiny_cohort, run, "--fold", "0")
+    assert full.returncode == 1 and "Traceback" not in full.stderr
+    assert f"epoch-00{int(checkpoints) + 1} could not be written" in full.stderr and "disk" in full.stderr
+    assert len(list((run / "fold-0" / "checkpoints").glob("*"))) == int(checkpoints)
+    small_disk(10 * size)
+    result = train(shared_tiny_cohort, run, "--fold", "0")
+    assert result.returncode == 0, result.stderr
+    for name in ("predictions.csv", "model/model.safetensors"):
+        assert (run / "fold-0" / name).read_bytes() == (reference / name).read_bytes()
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

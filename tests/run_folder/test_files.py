@@ -1,8 +1,24 @@
 """Files are replaced whole or not at all, and JSON and YAML errors name the file and the problem."""
 
-import pytest
+import errno
+import os
+import resource
 
-from run_folder.files import InputError, read_json, read_yaml, replacing, replacing_folder, write_json, write_text
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from run_folder.files import (
+    InputError,
+    WriteError,
+    read_json,
+    read_yaml,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_text,
+)
 
 
 def names(folder):
@@ -91,6 +107,42 @@ def test_a_folder_whose_writer_was_killed_after_its_renames_stays(tmp_path):
     with pytest.raises(RuntimeError), replacing_folder(folder):
         raise RuntimeError
     assert names(tmp_path) == ["model"] and (folder / "weights").read_text() == "new"
+
+
+@pytest.fixture
+def no_room():
+    """The system refuses writes beyond 64 kB of a file, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: torch.save(torch.zeros(100_000), path),
+        lambda path: save_file({"x": np.zeros(100_000)}, path),
+        lambda path: os.write(os.open("/dev/full", os.O_WRONLY), b"x"),
+    ],
+    ids=["torch", "safetensors", "system"],
+)
+def test_a_failed_write_of_any_library_is_one_sentence(tmp_path, no_room, save):
+    fill(tmp_path / "model", "old")
+    with pytest.raises(WriteError) as error, replacing_folder(tmp_path / "model") as folder:
+        save(folder / "weights")
+    assert str(error.value).startswith(f"{tmp_path / 'model'} could not be written: ")
+    assert "Free some space, then run the same command again." in str(error.value)
+    with pytest.raises(WriteError), replacing(tmp_path / "file") as file:
+        save(file)
+    assert names(tmp_path) == ["model"] and (tmp_path / "model" / "weights").read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "denied"), RuntimeError("shapes differ"), KeyboardInterrupt()])
+def test_other_errors_while_writing_stay_what_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as raised, replacing(tmp_path / "file"):
+        raise error
+    assert raised.value is error
 
 
 def test_json_is_read_as_it_was_written(tmp_path):

@@ -1,9 +1,12 @@
 """A fold in this process, on a tiny network and random volumes."""
 
+import resource
+
 import pandas as pd
 import pytest
 import torch
 
+from run_folder.files import WriteError
 from run_folder.layout import RunFolder
 from training.data import split_scans
 from training.fold import open_fold
@@ -40,6 +43,28 @@ def test_a_stopped_fold_continues_to_the_same_weights_and_predictions(data, tmp_
     assert result.metrics["n"] == 4 and result.metrics["train_scans"] == 4
     assert result.network.config.provenance["cohort"] == "noise" and not result.network.training
     assert not whole.fold(0).metrics.exists()  # train.py writes it last
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_one_before(data, tmp_path):
+    whole, run = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
+    with open_fold(0, data, RECIPE, whole) as fold:
+        fold.epoch(1), fold.epoch(2)
+        expected = state(fold)
+    with open_fold(0, data, RECIPE, run) as fold:
+        fold.epoch(1)
+        weights = fold.folder.checkpoints / "epoch-001" / "model.safetensors"
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # the weights fit and the state of AdamW, of twice their size, does not: torch fails in the middle of a file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (weights.stat().st_size * 3 // 2, before[1]))
+        try:
+            with pytest.raises(WriteError, match="epoch-002 could not be written: is its disk full?"):
+                fold.epoch(2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [path.name for path in fold.folder.checkpoints.iterdir()] == ["epoch-001"]
+    with open_fold(0, data, RECIPE, run) as fold:
+        fold.epoch(2)
+        assert equal(expected, fold.state())
 
 
 def test_epochs_are_trained_in_order(data, tmp_path):
