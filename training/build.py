@@ -1,15 +1,24 @@
 """The parts of a fold: network, image processor and data loaders."""
 
+from typing import Any, cast
+
 import datasets
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from architectures.networks import MissingPackageError, build, new_config
-from modeling_gloresnet import BaselineForImageClassification, GloResNetForImageClassification, medicalnet_repository
+from modeling_gloresnet import (
+    BaselineForImageClassification,
+    GloResNetConfig,
+    GloResNetForImageClassification,
+    medicalnet_repository,
+)
 from preprocessing import GloResNetImageProcessor
 
 from .recipe import Recipe, RecipeError
+
+Network = GloResNetForImageClassification | BaselineForImageClassification
 
 
 class ScanDataset(Dataset):
@@ -29,14 +38,12 @@ class ScanDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         volume = self.volumes[self.rows[index]]["pixel_values"]
         return {"pixel_values": volume, "labels": self.labels[index], "row": self.rows[index]}
 
 
-def new_model(
-    recipe: Recipe, pretrained: bool = True
-) -> GloResNetForImageClassification | BaselineForImageClassification:
+def new_model(recipe: Recipe, pretrained: bool = True) -> Network:
     """Build the recipe's network with its initial weights.
 
     Args:
@@ -50,7 +57,8 @@ def new_model(
     config = new_config(recipe.architecture, recipe.image_size, medicalnet=recipe.init != "random")
     source = None
     if recipe.init != "random" and pretrained:
-        source = medicalnet_repository(config) if recipe.init == "medicalnet" else recipe.init
+        # a recipe with a baseline has random initial weights
+        source = medicalnet_repository(cast(GloResNetConfig, config)) if recipe.init == "medicalnet" else recipe.init
     # torch's bfloat16 gradients are wrong on maps of 1 or 2 voxels (see GloResNetConv3d); MONAI has no guard against it
     if recipe.architecture == "densenet121" and recipe.mixed_precision == "bf16" and recipe.image_size <= 92:
         if not torch.cuda.is_available():

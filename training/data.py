@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import datasets
 import numpy as np
@@ -29,11 +29,11 @@ class TrainingData(NamedTuple):
     rows: dict[Scan, int]
     """Each scan's row in `volumes`"""
     volumes: datasets.Dataset
-    splits: dict
+    splits: dict[str, Any]
 
     def dataset(self, scans: list[Scan]) -> ScanDataset:
         """Volumes and labels of some of the scans."""
-        return ScanDataset(self.volumes, [self.rows[scan] for scan in scans], [scan.label for scan in scans])
+        return ScanDataset(self.volumes, [self.rows[scan] for scan in scans], labels_of(scans))
 
     def labels_and_means(self, scans: list[Scan], views: dict[int, np.ndarray]) -> tuple[list[int], list[float]]:
         """Labels and probabilities of injury of some scans; each probability is the mean over the scan's views.
@@ -42,7 +42,12 @@ class TrainingData(NamedTuple):
             scans: any of the scans in use.
             views: row -> (V,) probabilities, as `predict_fold` returns them.
         """
-        return [scan.label for scan in scans], [float(views[self.rows[scan]].mean()) for scan in scans]
+        return labels_of(scans), [float(views[self.rows[scan]].mean()) for scan in scans]
+
+
+def labels_of(scans: list[Scan]) -> list[int]:
+    """The labels of scans in use. Each of them has one."""
+    return [cast(int, scan.label) for scan in scans]
 
 
 class FoldScans(NamedTuple):
@@ -82,7 +87,7 @@ def prepare_data(
         )
         volumes, scans = standardised_volumes(scans, processor)
     used = [scan for scan in scans if scan.status == "used"]
-    hashes = dict(zip([scan.image for scan in used], volumes["sha256"], strict=True))
+    hashes = dict(zip([str(scan.image) for scan in used], volumes["sha256"], strict=True))
     accelerator.print(f"{data_dir}: " + ", ".join(f"{count} {status}" for status, count in flow(scans).items()))
     accelerator.print(family_counts(used))
 
@@ -102,6 +107,6 @@ def prepare_data(
 def split_scans(which: int | str, data: TrainingData, recipe: Recipe) -> FoldScans:
     """The parts of a fold by its number. The refit trains on every scan and holds none out."""
     scans = list(data.rows)
-    train, held_out = (scans, []) if which == REFIT else fold_scans(data.splits, scans, which)
+    train, held_out = (scans, []) if which == REFIT else fold_scans(data.splits, scans, int(which))
     train, inner = inner_split(train, seed=recipe.seed) if recipe.selection == "inner" else (train, [])
     return FoldScans(train, held_out, inner)

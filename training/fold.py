@@ -15,14 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.metrics import screening_metrics
-from modeling_gloresnet import BaselineForImageClassification, GloResNetForImageClassification
 from run_folder.files import write_text
 from run_folder.layout import REFIT, ModelFolder, RunFolder
 from screening.out_of_distribution import training_appearance
 
-from .build import new_loader, new_model
+from .build import Network, new_loader, new_model
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from .data import TrainingData, split_scans
+from .data import TrainingData, labels_of, split_scans
 from .launch import compiling, start_accelerator
 from .loop import check_finite, mean_log_loss, predict_fold, train_one_epoch
 from .loss import class_weights
@@ -30,8 +29,6 @@ from .outcome import check_weights, epoch_metrics, prediction_table
 from .recipe import Recipe
 from .run import claim_fold
 from .selection import fit_on_inner, select_epoch
-
-Network = GloResNetForImageClassification | BaselineForImageClassification
 
 
 class FoldResult(NamedTuple):
@@ -74,7 +71,7 @@ class Fold:
         set_seed(recipe.seed + 1000 * self.number)
         model = new_model(recipe)
         if accelerator.device.type == "cpu":  # half the time; sums in another order. Not tried on a GPU
-            model = model.to(memory_format=torch.channels_last_3d)
+            model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-arg]  # transformers wraps `to`
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
@@ -96,7 +93,7 @@ class Fold:
             parts = accelerator.prepare(*parts)
         self.model, self.optimizer, self.train_loader, self.held_out_loader, self.inner_loader = parts
         if loss_weights is None:
-            loss_weights = class_weights([scan.label for scan in self.scans.train])
+            loss_weights = class_weights(labels_of(self.scans.train))
         self.loss_weights = loss_weights.to(accelerator.device)
 
         self.history: list[dict] = []
@@ -189,7 +186,7 @@ class Fold:
         if self.scans.inner:
             views = self._predict(network, self.inner_loader)
             inner_views = np.stack([views[self.data.rows[scan]] for scan in self.scans.inner], axis=1)
-            metrics["inner"] = fit_on_inner([scan.label for scan in self.scans.inner], inner_views)
+            metrics["inner"] = fit_on_inner(labels_of(self.scans.inner), inner_views)
             network.config.temperature = metrics["inner"]["temperature"]
         views = self._predict(network, self.held_out_loader)
         if not self.accelerator.is_main_process:
@@ -200,7 +197,7 @@ class Fold:
         history["selected"] = (history["epoch"] == metrics["selected_epoch"]).astype(int)
         write_text(self.folder.history, history.to_csv(index=False))
         if self.scans.held_out:
-            predictions = prediction_table(self.data.rows, self.scans.held_out, views, self.which)
+            predictions = prediction_table(self.data.rows, self.scans.held_out, views, self.number)
             write_text(self.folder.predictions, predictions.to_csv(index=False))
             metrics |= screening_metrics(predictions["label"], predictions["p_injury"], network.config.threshold)
         metrics["train_scans"] = len(self.scans.train)

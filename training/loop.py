@@ -1,16 +1,19 @@
 """One epoch of training, and the prediction of a set of scans. Accelerate handles several processes."""
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderShard
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .augmentation import augment, draw_augmentation
+from .build import Network, ScanDataset
 from .loss import weighted_soft_cross_entropy
 from .mixup import draw_mixing, mix
 from .recipe import Recipe
@@ -22,7 +25,7 @@ class NonFiniteLossError(RuntimeError):
 
 def train_one_epoch(
     model: nn.Module,
-    loader: DataLoader,
+    loader: DataLoaderShard,
     optimizer: torch.optim.Optimizer,
     weights: Tensor,
     recipe: Recipe,
@@ -82,7 +85,7 @@ def train_one_epoch(
     return total / count
 
 
-def predict_fold(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> dict[int, np.ndarray]:
+def predict_fold(model: Network, loader: DataLoader, accelerator: Accelerator) -> dict[int, np.ndarray]:
     """Predict the probability of injury of every scan in the loader, exactly once for any number of processes.
 
     Args:
@@ -105,7 +108,7 @@ def predict_fold(model: nn.Module, loader: DataLoader, accelerator: Accelerator)
         # gather_for_metrics drops the samples that were added to fill the last batch
         rows, views = accelerator.gather_for_metrics((batch["row"], views))
         predictions.update(zip(rows.tolist(), views.double().cpu().numpy(), strict=True))
-    expected = loader.dataset.rows
+    expected = cast(ScanDataset, loader.dataset).rows
     if sorted(predictions) != sorted(expected):
         raise RuntimeError(f"{len(predictions)} of {len(expected)} scans were predicted.")
     return predictions

@@ -130,7 +130,7 @@ def _read(name_or_path: str) -> dict:
     return settings
 
 
-def _kind(annotation) -> tuple[type, bool]:
+def _kind(annotation: Any) -> tuple[type[Any], bool]:
     """Return the type of a field without None, and whether it may be None."""
     if isinstance(annotation, types.UnionType):
         return next(a for a in typing.get_args(annotation) if a is not type(None)), True
