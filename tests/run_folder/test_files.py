@@ -1,8 +1,8 @@
 """Files are replaced whole or not at all, and JSON and YAML errors name the file and the problem."""
 
 import errno
-import os
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def no_room():
     [
         lambda path: torch.save(torch.zeros(100_000), path),
         lambda path: save_file({"x": np.zeros(100_000)}, path),
-        lambda path: os.write(os.open("/dev/full", os.O_WRONLY), b"x"),
+        lambda path: Path("/dev/full").write_bytes(b"x"),
     ],
     ids=["torch", "safetensors", "system"],
 )
