@@ -4,9 +4,8 @@
     heat = explain(model, inputs["pixel_values"])[0]                    # (S, S, S) on the input grid, 0 to 1
     scan_image(heat, read_volume("scan.nii.gz")).to_filename("heat.nii.gz")
 
-A map shows what the prediction was based on, not where an injury is. Its scale is not calibrated, and the map of a
-wrong prediction is as bright as that of a right one. `python -m explanation.localisation` measures on phantoms how well
-the maps find injuries.
+A map shows what the prediction was based on, not where an injury is. Its scale is not calibrated: the map of a wrong
+prediction is as bright as that of a right one. `explanation.localisation` measures how well maps find phantom injuries.
 """
 
 import copy

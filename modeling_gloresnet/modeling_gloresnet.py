@@ -6,7 +6,7 @@ Except for the stem, parameters are named as in MedicalNet: `layer1.0.conv1.weig
 import contextlib
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,8 @@ from transformers.utils import can_return_tuple
 from .configuration_gloresnet import GloResNetConfig
 from .inference_gloresnet import ScreeningInference, screening_loss
 from .medicalnet_gloresnet import load_encoder, read_medicalnet
+
+_Model = TypeVar("_Model", bound="GloResNetPreTrainedModel")  # typing.Self needs Python 3.11, transformers only 3.10
 
 
 class GloResNetConv3d(nn.Conv3d):
@@ -181,7 +183,9 @@ class GloResNetPreTrainedModel(PreTrainedModel):
                 norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
 
     @classmethod
-    def from_medicalnet(cls, source: str | Path, config: GloResNetConfig | None = None, **hub_kwargs) -> Self:
+    def from_medicalnet(
+        cls: type[_Model], source: str | Path, config: GloResNetConfig | None = None, **hub_kwargs
+    ) -> _Model:
         """Return a new model with MedicalNet's weights in the encoder and a newly initialised head, if it has a head.
 
         Args:
