@@ -1,6 +1,8 @@
 """Shared fixtures: tiny cohorts, a run, a Hub on loopback, browsers. Caches are separate from the user's."""
 
+import ctypes
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,6 +28,22 @@ def _remove_the_cache():
     import shutil
 
     shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+class _SignalStack(ctypes.Structure):  # stack_t of sigaltstack(2)
+    _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@pytest.fixture(autouse=True)
+def _no_signal_stack_of_openvino():
+    """Disable the alternate signal stack. OpenVINO sets one per model and can leave one behind that is freed.
+
+    The next signal with a handler would then end the process. A DataLoader with workers leaves one for SIGCHLD.
+    """
+    yield
+    if sys.platform == "linux":
+        disabled = _SignalStack(None, 2, 0)  # SS_DISABLE
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(disabled), None)
 
 
 def write_tiny_cohort(folder: Path, num_subjects: int = 12, seed: int = 0, edge: int = 12) -> Path:
