@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocessing.headers_gloresnet import missing_content
+
 EXTENSIONS = (".nii.gz", ".nii")
 
 # (desc, space, suffix), best first. A name must match all three: desc-biasfield_T2w is not a plain T2w.
@@ -14,7 +16,6 @@ MASK_NAMES = (("brain", "", "mask"), ("bet", "T2w", "brainmask"), ("drawem", "T2
 SEGMENTATION_NAMES = (("drawem9", "", "dseg"), ("drawem9", "T2w", "dseg"))
 SUFFIXES = {names[2].lower(): names[2] for names in (*IMAGE_NAMES, *MASK_NAMES, *SEGMENTATION_NAMES)}
 FLAGS = {"acq": "acquisition", "run": "run"}  # entity -> flag of train.py and predict.py
-POINTER_BYTES = 1024  # a pointer of git LFS or git-annex is shorter
 HOW_TO_CHOOSE = "choose one with --acquisition or --run, or keep only one of them."
 
 
@@ -153,21 +154,10 @@ def mask_of(image: str | os.PathLike[str]) -> str | None:
 def not_fetched(path: str | os.PathLike[str]) -> str:
     """A sentence if a file is a broken link, or a pointer of git-annex or git LFS instead of its content; else ""."""
     path = Path(path)
+    if command := missing_content(str(path)):
+        return f"{path} has not been fetched: run `{command}` in its folder."
     if path.is_symlink() and not path.exists():
-        target = os.readlink(path)
-        if ".git/annex" in target:
-            return f"{path} has not been fetched: run `datalad get {path}` (or `git annex get`)."
-        return f"{path} is a broken link to {target}: restore that file, or remove the link."
-    try:
-        if path.stat().st_size > POINTER_BYTES:
-            return ""
-        content = path.read_bytes()
-    except OSError:
-        return ""  # reading the scan will say what is wrong
-    if content.startswith(b"version https://git-lfs.github.com/spec/"):
-        return f"{path} is a git LFS pointer, not the file itself: run `git lfs pull` in its repository."
-    if content.startswith(b"/annex/objects/"):
-        return f"{path} is a git-annex pointer, not the file itself: run `datalad get {path}` (or `git annex get`)."
+        return f"{path} is a broken link to {os.readlink(path)}: restore that file, or remove the link."
     return ""
 
 

@@ -16,7 +16,7 @@ scikit-learn.
     python -m replication.consistency --normal 74 --injury 54 --folds 5 --accuracy 75.18% --sensitivity .76 --f1 .780
     python -m replication.consistency --table FILE    columns name, normal, injury, folds and any of the metrics
 
-Exit status: 0 checked, whatever the result; 1 the input cannot be used; 2 wrong call.
+Exit status: 0 checked, whether reachable or not; 1 the input cannot be used; 2 wrong call.
 """
 
 from __future__ import annotations

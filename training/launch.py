@@ -1,4 +1,4 @@
-"""The start of Accelerate: the recipe decides about training, whatever the launcher or the environment asks for.
+"""The start of Accelerate: the recipe decides about training, not the launcher or the environment.
 
 `accelerate launch`, its configuration file and the user set `ACCELERATE_*` variables. Accelerate 1.15 prefers some of
 them to the arguments it is called with. Here they fall into three groups. Those that a setting of the recipe answers

@@ -142,10 +142,10 @@ def test_files_that_were_not_fetched(tmp_path):
     lfs.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     unlocked.write_text("/annex/objects/MD5E-s1.nii.gz\n")
     whole.write_bytes(b"\x1f\x8b" + bytes(10))
-    assert f"has not been fetched: run `datalad get {annex}`" in not_fetched(annex)
+    assert "has not been fetched: run `datalad get annex.nii.gz` in its folder" in not_fetched(annex)
     assert "broken link to elsewhere.nii.gz" in not_fetched(lost)
-    assert "git LFS pointer, not the file itself: run `git lfs pull`" in not_fetched(lfs)
-    assert f"run `datalad get {unlocked}`" in not_fetched(unlocked)
+    assert "has not been fetched: run `git lfs pull`" in not_fetched(lfs)
+    assert "run `datalad get un.nii.gz`" in not_fetched(unlocked)
     assert not_fetched(whole) == not_fetched(tmp_path / "nowhere.nii.gz") == ""
 
 

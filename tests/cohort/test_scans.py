@@ -570,7 +570,7 @@ def test_a_table_that_was_not_fetched_is_named(tmp_path, name):
         find_scans(tmp_path, labels)
     (tmp_path / name).unlink()
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    with pytest.raises(CohortError, match=f"{name} is a git LFS pointer"):
+    with pytest.raises(CohortError, match=f"{name} has not been fetched: run `git lfs pull`"):
         find_scans(tmp_path, labels)
 
 

@@ -22,7 +22,7 @@ INNER = load_recipe("demo", num_train_epochs=2, selection="inner", **SETTINGS)
 
 @pytest.fixture(autouse=True)
 def launch(monkeypatch):
-    """Start Accelerate anew with these variables, as the launcher does. It reads them once per process."""
+    """Start Accelerate again with these variables, as the launcher does. It reads them once per process."""
 
     def reset():
         for state in (AcceleratorState, GradientState, PartialState):
