@@ -13,6 +13,7 @@ from transformers.utils import HF_MODULES_CACHE
 from transformers.utils import logging as transformers_logging
 
 from architectures.networks import is_baseline, is_resnet
+from machine.cores import available_cores
 from machine.programs import one_line
 from preprocessing import GloResNetImageProcessor
 
@@ -27,6 +28,8 @@ __all__ = ["ModelError", "load_model", "load_pytorch_model"]
 def load_model(name: str, dtype: str = "auto") -> tuple[ScreeningModel, GloResNetImageProcessor]:
     """Load a model in evaluation mode, on a GPU if there is one, and its processor.
 
+    Torch is limited to as many threads as this process may use cores.
+
     Args:
         name: a model folder or ORG/NAME on the Hub, whose code is executed; or an `.onnx` or `.xml` file written by
             `publishing.convert`, which contains data only.
@@ -36,6 +39,8 @@ def load_model(name: str, dtype: str = "auto") -> tuple[ScreeningModel, GloResNe
         ModelError: there is no such model, it is damaged, it is not a model of this project, or a converted file has
             another precision.
     """
+    # torch, and the runtimes of converted files, which follow it, do not know a container's CPU quota
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
     if is_converted_file(name):
         model, processor = load_exported(name)
         if dtype not in ("auto", model.dtype):
