@@ -119,7 +119,9 @@ def drop(page, *files, into="#upload"):
 
 
 def files_in(folder):
-    return [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    # os.walk passes over folders that the page deletes meanwhile
+    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name != ".lock")
+    return [path for path in files if path.is_file()]
 
 
 def wait_until(condition, seconds=90):

@@ -1,8 +1,11 @@
 """Training with the Trainer of transformers: loss and gradient do not depend on how a step is split."""
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -17,6 +20,17 @@ from modeling_gloresnet import (
 SIZE = 32
 HARD = torch.tensor([0, 1, 1, 0, 1, 0, 1, 1])
 SOFT = torch.stack([1 - HARD * 0.7 - 0.1, HARD * 0.7 + 0.1], dim=1)
+
+
+@pytest.fixture(autouse=True)
+def _no_trace_of_the_trainer():
+    """The Trainer sets variables for Accelerate, such as torch.compile's backend, and Accelerate keeps its state."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
 
 
 def frozen(model):
