@@ -17,12 +17,12 @@ DESCRIPTORS = {
     "constant": ("the share of exactly constant background", "", 0.05),
     "sharpness": ("the difference between neighbouring voxels", " SD", 0.01),
     "symmetry": ("the correlation of the left with the right half", "", 0.02),
-    "extent_right_left": ("the head's extent from left to right, as a share of the volume", "", 0.02),
-    "extent_front_back": ("the head's extent from back to front, as a share of the volume", "", 0.02),
-    "extent_up_down": ("the head's extent from bottom to top, as a share of the volume", "", 0.02),
-    "centre_right_left": ("the head's centre from left to right, as a share of the volume", "", 0.01),
-    "centre_front_back": ("the head's centre from back to front, as a share of the volume", "", 0.01),
-    "centre_up_down": ("the head's centre from bottom to top, as a share of the volume", "", 0.01),
+    "extent_right_left": ("the head's extent from left to right (share of the volume)", "", 0.02),
+    "extent_front_back": ("the head's extent from back to front (share of the volume)", "", 0.02),
+    "extent_up_down": ("the head's extent from bottom to top (share of the volume)", "", 0.02),
+    "centre_right_left": ("the head's centre from left to right (share of the volume)", "", 0.01),
+    "centre_front_back": ("the head's centre from back to front (share of the volume)", "", 0.01),
+    "centre_up_down": ("the head's centre from bottom to top (share of the volume)", "", 0.01),
 }
 
 
