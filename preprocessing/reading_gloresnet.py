@@ -1,24 +1,28 @@
 """Open a scan and check its header before reading any voxel. Every problem is reported in one sentence."""
 
-import math
 import os
+from typing import Any
 
 import nibabel
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
 
+from .decoding_gloresnet import BUDGET, decode, decoded_bytes
 from .headers_gloresnet import (
-    compression,
-    first_voxel,
+    ContradictionError,
+    contradiction,
+    irregular_neighbour,
     missing_content,
     open_by_content,
-    open_stream,
     states_orientation,
 )
 
-MAX_VOXELS = 1_000_000_000  # a header with more is damaged; a head at 0.2 mm has a tenth of this
-GZIP_RATIO = 1100  # deflate compresses by a factor of 1032 at most
+LARGEST = 1e6  # mm; the head is no kilometre from the origin, and no voxel edge is below the inverse
+PARALLEL = 0.5  # volume of the cell of three unit axes: 1 if they are perpendicular, 0.5 at 30 degrees
+SKEW = 0.02  # cosine of the angle between two axes: 1 degree from perpendicular
+SPACING = 0.01  # relative difference between the voxel edges of pixdim and of the sform
+SHIFT = 0.1  # voxels; the corners of a volume by sform and by qform may differ by this much
 UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # NIfTI codes; 2 is millimetres, 0 unknown
 
 
@@ -47,7 +51,9 @@ def open_image(path: str) -> SpatialImage:
     if not os.path.isfile(path):
         raise VolumeError(f"{path} is a folder or device, not a file: give the path of one scan.")
     try:
-        image = open_by_content(path) or nibabel.load(path, mmap=False)
+        image = open_by_content(path) or _load(path)
+    except ContradictionError as error:
+        raise VolumeError(f"{path} has a header that contradicts itself ({error}): export it again.") from error
     except nibabel.filebasedimages.ImageFileError as error:
         reason = _one_line(error, path)
         raise VolumeError(f"{path} is not a volume ({reason}): give NIfTI or MGH (dcm2niix converts DICOM).") from error
@@ -59,6 +65,29 @@ def open_image(path: str) -> SpatialImage:
     for holder in image.file_map.values():  # of a pair, the other file too
         check_fetched(holder.filename or path)
     return image
+
+
+def _load(path: str) -> Any:
+    """What nibabel finds in a pair or in another format than single NIfTI and MGH files."""
+    neighbour = irregular_neighbour(path)
+    if neighbour:  # nibabel would wait for it
+        raise OSError(f"{neighbour} is a pipe, socket or device")
+    image = nibabel.load(path, mmap=False)
+    problem = contradiction(image) if isinstance(image, SpatialImage) else ""
+    if problem:
+        raise ContradictionError(problem)
+    return image
+
+
+def check_header(image: SpatialImage, name: str) -> None:
+    """Check that the header in the file of an image does not contradict itself.
+
+    Raises:
+        VolumeError: it does.
+    """
+    problem = contradiction(image)
+    if problem:
+        raise VolumeError(f"{name} has a header that contradicts itself ({problem}): export it again.")
 
 
 def check_fetched(path: str) -> None:
@@ -76,8 +105,7 @@ def spatial_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     """The three spatial lengths of a stored shape. Trailing axes of length 1 are dropped.
 
     Raises:
-        VolumeError: there are several frames, fewer than three axes, a single slice, or more voxels than a scan can
-            have.
+        VolumeError: there are several frames, fewer than three axes, or a single slice.
     """
     found = shape
     while len(shape) > 3 and shape[-1] == 1:
@@ -86,10 +114,6 @@ def spatial_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
         raise VolumeError(f"{name} has several frames or channels, shape {found}: give one 3D volume.")
     if len(shape) < 3 or min(shape) < 2:
         raise VolumeError(f"{name} is not a 3D volume, its shape is {found}: give a scan of the whole head.")
-    if math.prod(shape) > MAX_VOXELS:
-        raise VolumeError(
-            f"{name} claims {math.prod(shape):.3g} voxels, shape {found}: its header is damaged; export it again."
-        )
     return shape[0], shape[1], shape[2]
 
 
@@ -132,17 +156,20 @@ def check_affine(affine: np.ndarray, name: str) -> None:
     """Check that an affine maps voxels to positions.
 
     Raises:
-        VolumeError: it is not a `(4, 4)` matrix, singular, or not finite.
+        VolumeError: it is not a `(4, 4)` matrix, has axes that are (nearly) parallel, or is not finite or too large.
     """
     if affine.shape != (4, 4):
         raise VolumeError(f"{name} has an affine of shape {affine.shape}: give one scan with one 4 x 4 matrix.")
     with np.errstate(all="ignore"):
-        directions = affine[:3, :3] / np.sqrt(np.square(affine[:3, :3]).sum(axis=0))
+        edges = np.sqrt(np.square(affine[:3, :3]).sum(axis=0))
+        directions = affine[:3, :3] / edges
         volume = abs(np.linalg.det(directions))  # of a unit voxel: 1 without shear
-    if not np.isfinite(affine).all() or not volume > 1e-3:
+    if not np.isfinite(affine).all() or np.abs(affine).max() > LARGEST or not (edges > 1 / LARGEST).all():
         raise VolumeError(
-            f"{name} has an affine that is singular or not finite: its header is damaged; export it again."
+            f"{name} has an affine that is singular or not finite or too large: its header is damaged; export it again."
         )
+    if not volume > PARALLEL:
+        raise VolumeError(f"{name} has an affine with nearly parallel axes: its header is damaged; export it again.")
 
 
 def doubts(image: SpatialImage, affine: np.ndarray) -> tuple[str, ...]:
@@ -153,16 +180,28 @@ def doubts(image: SpatialImage, affine: np.ndarray) -> tuple[str, ...]:
         affine: from `stated_affine`.
     """
     header, sentences = image.header, []
-    if not isinstance(header, nibabel.Nifti1Header):
-        return ()
-    unit, factor = _unit(header)
     edges = nibabel.affines.voxel_sizes(affine)
-    if unit != "millimetres" and not (edges.min() > 0.05 and edges.max() < 20):
+    unit, factor = _unit(header)
+    if not (edges.min() > 0.05 and edges.max() < 20):
         sentences.append(
-            f"The header gives lengths in {unit}, so a voxel is {' x '.join(f'{edge:.3g}' for edge in edges)} mm:"
-            " its unit may be wrong."
+            f"The header gives lengths in {unit}, so a voxel is {_lengths(edges)} mm: its unit or size may be wrong."
         )
+    angles = np.abs((affine[:3, :3] / edges).T @ (affine[:3, :3] / edges) - np.eye(3))
+    if angles.max() > SKEW:
+        sentences.append(
+            f"Its axes are {np.degrees(np.arccos(angles.max())):.0f} degrees apart, not 90: its affine may be wrong."
+        )
+    if type(image.dataobj) is ArrayProxy and image.dataobj.slope < 0:
+        sentences.append("Its scl_slope is negative, so bright and dark are exchanged: its scaling may be wrong.")
+    if not isinstance(header, nibabel.Nifti1Header):
+        return tuple(sentences)
     codes = int(header["sform_code"]), int(header["qform_code"])
+    claimed = np.abs(np.array(header["pixdim"][1:4], dtype=np.float64)) * factor
+    if codes[0] > 0 and not (np.abs(claimed - edges) <= SPACING * edges).all():
+        sentences.append(
+            f"The sform and pixdim disagree, a voxel is {_lengths(edges)} mm and {_lengths(claimed)} mm;"
+            " the sform is used."
+        )
     if min(codes) > 0:
         which = f"The sform (code {codes[0]}) and the qform (code {codes[1]})"
         try:
@@ -176,9 +215,13 @@ def doubts(image: SpatialImage, affine: np.ndarray) -> tuple[str, ...]:
             sentences.append(f"{which} disagree, {here} and {there}: left and right may be wrong; the sform is used.")
         else:
             shift = largest_shift(affine, other, image.shape[:3])
-            if shift > 1:
+            if shift > SHIFT:
                 sentences.append(f"{which} disagree by up to {shift:.3g} voxels; the sform is used.")
     return tuple(sentences)
+
+
+def _lengths(edges: np.ndarray) -> str:
+    return " x ".join(f"{edge:.3g}" for edge in edges)
 
 
 def largest_shift(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -193,46 +236,38 @@ def _unit(header) -> tuple[str, float]:
     return UNITS.get(code, ("millimetres", 1.0))
 
 
-def read_voxels(image: SpatialImage, name: str, path: str = "") -> np.ndarray:
-    """The voxels in stored order, scaled as the header says.
+def check_budget(image: SpatialImage, name: str) -> None:
+    """Check that the decoded voxels of a file fit into the budget, before any is allocated.
+
+    Raises:
+        VolumeError: they do not.
+    """
+    size = decoded_bytes(image)
+    if size > BUDGET:
+        raise VolumeError(
+            f"{name} has {' x '.join(str(n) for n in image.shape)} voxels, {size / 1e9:.3g} GB when decoded, but at"
+            f" most {BUDGET / 1e9:g} GB are read: resample it to larger voxels, or export it again if its header is"
+            " damaged."
+        )
+
+
+def read_voxels(image: SpatialImage, name: str, path: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
+    """The voxels in stored order, scaled as the header says, and sentences about what may be wrong with them.
 
     Args:
-        image: as stored.
+        image: as stored, within the budget.
         name: of the scan in messages.
         path: the file that `open_image` opened; empty for an image that nibabel opened.
 
     Raises:
-        VolumeError: the data are truncated or missing, or their checksum is wrong.
+        VolumeError: the data are truncated, missing, longer than the header says, or their checksum is wrong.
     """
     try:
         with np.errstate(all="ignore"):
-            return _decode(image, path)
+            return decode(image, path)
     except Exception as error:  # damaged bytes, as in open_image
         reason = _one_line(error, name)
         raise VolumeError(f"{name} has voxels that cannot be read ({reason}): copy or export it again.") from error
-
-
-def _decode(image: SpatialImage, path: str) -> np.ndarray:
-    proxy = image.dataobj
-    if type(proxy) is not ArrayProxy:
-        return np.asanyarray(proxy)
-    source = proxy.file_like
-    if path and not isinstance(source, str):  # open_by_content read the header only
-        source, offset = path, proxy.offset
-    else:
-        offset = first_voxel(proxy)
-    layout = (proxy.shape, proxy.dtype, offset, proxy.slope, proxy.inter)
-    if not isinstance(source, str):
-        return np.asanyarray(ArrayProxy(source, layout, mmap=False))
-    claimed = offset + math.prod(proxy.shape) * proxy.dtype.itemsize
-    ratio = {"gzip": GZIP_RATIO, "bzip2": math.inf, "zstd": math.inf}
-    if claimed > os.path.getsize(source) * ratio.get(compression(source), 1):  # before allocating
-        raise OSError(f"its header promises {claimed} bytes, the file has {os.path.getsize(source)}")
-    with open_stream(source) as stream:
-        voxels = np.asanyarray(ArrayProxy(stream, layout, mmap=False))
-        while stream.read(1 << 20):  # gzip checks its checksum at the end of the file
-            pass
-    return voxels
 
 
 def _one_line(error: Exception, path: str) -> str:

@@ -19,6 +19,8 @@ from .arrays_gloresnet import array_and_affine
 from .masks_gloresnet import brain_voxels
 from .reading_gloresnet import (
     VolumeError,
+    check_budget,
+    check_header,
     check_voxel_type,
     doubts,
     largest_shift,
@@ -29,6 +31,7 @@ from .reading_gloresnet import (
 )
 
 MAX_INTENSITY = 1e30  # so that differences do not overflow float32
+MIN_CONTRAST = 1e-9  # of the largest intensity; less is lost in rounding
 GRID_TOLERANCE = 0.1  # voxels; the corners of a mask and its scan may differ by this much
 
 
@@ -203,12 +206,16 @@ def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.n
 
 
 def _from_image(image: SpatialImage, name: str, path: str = "") -> Volume:
+    if not path:  # open_image has checked the header of a path
+        check_header(image, name)
     stored_shape = tuple(int(n) for n in image.shape)
     shape = spatial_shape(stored_shape, name)
     check_voxel_type(getattr(image.dataobj, "dtype", None) or image.get_data_dtype(), name)
     affine = stated_affine(image, name)
-    voxels = _checked(read_voxels(image, name, path).reshape(shape), name)
-    return _oriented(voxels, affine, name, stored_shape, doubts(image, affine))
+    check_budget(image, name)
+    voxels, sentences = read_voxels(image, name, path)
+    voxels = _checked(voxels.reshape(shape), name)
+    return _oriented(voxels, affine, name, stored_shape, (*doubts(image, affine), *sentences))
 
 
 def _oriented(
@@ -252,12 +259,18 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
         VolumeError: a voxel is not a usable number.
     """
     if array.dtype.kind == "f":  # integers are finite and never too large
-        largest = max(abs(float(array.min())), abs(float(array.max())))  # NaN if there is any NaN
+        low, high = float(array.min()), float(array.max())
+        largest = max(abs(low), abs(high))  # NaN if there is any NaN
         if not np.isfinite(largest):
             count = np.count_nonzero(~np.isfinite(array))
             raise VolumeError(f"{name} has {count} NaN or infinite voxel(s): replace them, or export the scan again.")
         if largest > MAX_INTENSITY:
             raise VolumeError(f"{name} has intensities up to {largest:.3g}, too large for a scan: export it again.")
+        if 0 < high - low < MIN_CONTRAST * largest:
+            raise VolumeError(
+                f"{name} has intensities from {low:.9g} to {high:.9g}, too close for the precision of a computer:"
+                " its scaling is damaged; export it again."
+            )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

@@ -181,6 +181,7 @@ def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(mo
                 "image_processing_gloresnet.py",
                 "reading_gloresnet.py",
                 "headers_gloresnet.py",
+                "decoding_gloresnet.py",
             ),
             *("arrays_gloresnet.py", "masks_gloresnet.py", "volume_gloresnet.py"),
         }

@@ -2,76 +2,17 @@
 
 import bz2
 import gzip
+import os
 import shutil
 import struct
 import warnings
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
 from preprocessing import VolumeError, map_volume, read_volume
-
-SHAPE = (9, 12, 7)
-VOXELS = np.random.default_rng(3).gamma(2, 90, SHAPE).astype(np.int16)
-SFORM = ((-0.5, 0, 0, 4), (0, 0.5, 0, 5), (0, 0, 0.75, 6))  # stored from right to left
-
-
-def nifti(version=1, order="<", offset=None, sform=SFORM, qform=None, units=2, magic=None, extender=0) -> bytes:
-    """A NIfTI file, from the field tables of nifti1.h and nifti2.h. `qform` is (code, b, c, d, x, y, z, qfac)."""
-    start = 352 if version == 1 else 544
-    offset = start if offset is None else offset
-    head = bytearray(start)
-
-    def put(place, form, *values):
-        struct.pack_into(order + form, head, place, *values)
-
-    code, b, c, d, x, y, z, qfac = qform or (0,) * 7 + (1,)
-    pixdim, dim = (qfac, 0.5, 0.5, 0.75, 0, 0, 0, 0), (3, *SHAPE, 1, 1, 1, 1)
-    rows = [number for row in sform or ((0,) * 4,) * 3 for number in row]
-    if version == 1:
-        put(0, "i", 348)
-        put(40, "8h", *dim)
-        put(70, "2h", 4, 16)  # datatype int16
-        put(76, "8f", *pixdim)
-        put(108, "3f", offset, 1, 0)  # vox_offset, slope, intercept
-        put(123, "B", units)
-        put(252, "2h", code, int(sform is not None))
-        put(256, "6f", b, c, d, x, y, z)
-        put(280, "12f", *rows)
-        head[344:348] = magic or b"n+1\0"
-        head[348] = extender
-    else:
-        put(0, "i", 540)
-        head[4:12] = magic or b"n+2\0\r\n\x1a\n"
-        put(12, "2h", 4, 16)
-        put(16, "8q", *dim)
-        put(104, "8d", *pixdim)
-        put(168, "q", int(offset))
-        put(176, "2d", 1, 0)
-        put(344, "2i", code, int(sform is not None))
-        put(352, "6d", b, c, d, x, y, z)
-        put(400, "12d", *rows)
-        put(500, "i", units)
-        head[540] = extender
-    return bytes(head) + VOXELS.astype(order + "i2").tobytes("F")
-
-
-def mgh(good_ras: int) -> bytes:
-    """An MGH file: big-endian, voxels from byte 284, coronal direction cosines."""
-    head = bytearray(284)
-    struct.pack_into(">7i", head, 0, 1, *SHAPE, 1, 4, 0)  # version, shape, frames, int16
-    struct.pack_into(">h15f", head, 28, good_ras, 0.5, 0.5, 0.75, -1, 0, 0, 0, 0, -1, 0, 1, 0, 1, 2, 3)
-    return bytes(head) + VOXELS.astype(">i2").tobytes("F")
-
-
-def written(path: Path, content: bytes) -> Path:
-    """A file, compressed as its name says."""
-    name = path.name.lower()
-    content = gzip.compress(content) if name.endswith((".gz", ".mgz")) else content
-    path.write_bytes(bz2.compress(content) if name.endswith(".bz2") else content)
-    return path
+from tests.preprocessing.raw_files import SFORM, VOXELS, mgh, nifti, patched, written
 
 
 def refusal(source, *needles):
@@ -277,7 +218,7 @@ def test_sform_and_qform_that_disagree_give_a_warning(tmp_path):
 def test_lengths_are_millimetres_in_every_unit(tmp_path, units, factor):
     expected = read_volume(written(tmp_path / "mm.nii", nifti()))
     scaled = tuple(tuple(number * factor for number in row) for row in SFORM)
-    volume = read_volume(written(tmp_path / "a.nii", nifti(sform=scaled, units=units)))
+    volume = read_volume(written(tmp_path / "a.nii", nifti(sform=scaled, units=units, size=factor)))
     np.testing.assert_allclose(volume.stored_spacing, (0.5, 0.5, 0.75), rtol=1e-6)
     np.testing.assert_allclose(volume.affine, expected.affine, rtol=1e-6)
     np.testing.assert_array_equal(map_volume(volume, 16), map_volume(expected, 16))
@@ -294,3 +235,108 @@ def test_reading_itself_warns_of_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_volume(written(tmp_path / "a.nii", nifti(qform=(1, 0, 0, 0, 4, 5, 6, 1))))
+
+
+# ----------------------------------------------------------------------------------- headers that contradict themselves
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    "field, index, value, needles",
+    [
+        ("dim", 0, 0, ("dim[0]", "is 0")),
+        ("dim", 0, 768, ("dim[0]", "is 768")),  # 3 in the other byte order, which nibabel then assumes
+        ("bitpix", (), 8, ("datatype 4 has 16 bits", "bitpix is 8")),
+        ("datatype", (), 2, ("datatype 2 has 8 bits", "bitpix is 16")),
+        ("sform_code", (), 259, ("sform_code is 259",)),
+        ("sform_code", (), -1, ("sform_code is -1",)),
+        ("qform_code", (), 6, ("qform_code is 6",)),
+        ("scl_inter", (), np.nan, ("scl_inter is nan",)),
+        ("scl_slope", (), np.inf, ("scl_slope is inf",)),
+        ("scl_slope", (), 1e38, ("too large",)),
+        ("scl_inter", (), 1e15, ("too close",)),
+        ("scl_inter", (), 1e25, ("constant",)),
+        ("srow_y", 1, 1e38, ("too large",)),
+        ("srow_x", 3, -1e38, ("too large",)),
+        ("srow_x", 1, 5.0, ("nearly parallel",)),
+        ("dim", 3, -7, ("not a 3D volume",)),
+        ("dim", 3, 6, ("follow its voxels",)),
+        ("dim", 1, 10, ("a.nii", "promises")),
+        ("vox_offset", (), 1e9, ("promises",)),
+    ],
+)
+def test_a_contradiction_is_refused_with_both_sides(tmp_path, version, order, field, index, value, needles):
+    path = written(tmp_path / "a.nii", patched(nifti(version, order), field, value, index))
+    refusal(path, *needles)
+    if needles[0] != "a.nii" and not (field, value) == ("scl_inter", np.nan):
+        try:
+            image = nibabel.load(path)
+        except Exception:  # nibabel refuses it too
+            return
+        refusal(image, *(needle.replace("promises", "a.nii") for needle in needles))
+
+
+@pytest.mark.parametrize("field, value", [("bitpix", 0), ("scl_slope", 0), ("scl_slope", np.nan), ("magic", b"ni1")])
+def test_what_is_not_stated_does_not_matter(tmp_path, field, value):
+    volume = read_volume(written(tmp_path / "a.nii", patched(nifti(), field, value)))
+    np.testing.assert_array_equal(volume.data, VOXELS[::-1])
+    assert volume.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "field, index, value, needles",
+    [
+        ("pixdim", 2, 0.55, ("sform and pixdim disagree", "0.5 x 0.5 x 0.75 mm and 0.5 x 0.55 x 0.75 mm")),
+        ("pixdim", 2, np.nan, ("sform and pixdim disagree",)),
+        ("srow_y", 1, 0.25, ("sform and pixdim disagree",)),
+        ("srow_x", 1, 0.02, ("88 degrees", "not 90")),
+        ("scl_slope", (), -1, ("scl_slope is negative", "bright and dark")),
+        ("xyzt_units", (), 3, ("in micrometres", "0.0005 x 0.0005 x 0.00075 mm")),
+    ],
+)
+def test_a_doubtful_header_gives_a_warning(tmp_path, field, index, value, needles):
+    path = written(tmp_path / "a.nii", patched(nifti(), field, value, index))
+    for source in (path, nibabel.load(path)):
+        sentences = " ".join(read_volume(source).warnings)
+        assert all(needle in sentences for needle in needles), sentences
+
+
+def test_a_qfac_is_1_or_minus_1(tmp_path):
+    refusal(written(tmp_path / "a.nii", nifti(sform=None, qform=(1, 0, 0, 0, 4, 5, 6, 37.5))), "pixdim[0]", "37.5")
+    assert read_volume(written(tmp_path / "a.nii", nifti(sform=None, qform=(1, 0, 0, 0, 4, 5, 6, 0)))).data.any()
+    np.testing.assert_array_equal(read_volume(written(tmp_path / "a.nii", nifti(qform=None))).data, VOXELS[::-1])
+
+
+@pytest.mark.parametrize(
+    "place, value, needle",
+    [
+        (34, 0, "0.5 x 0 x 0.75 mm"),
+        (34, -0.5, "x -0.5 x"),
+        (30, np.nan, "nan"),
+        (42, 0.9, "cosines"),
+        (46, 1, "cosines"),
+    ],
+)
+def test_mgh_with_an_impossible_orientation_is_refused(tmp_path, place, value, needle):
+    content = bytearray(mgh(good_ras=1))
+    struct.pack_into(">f", content, place, value)
+    refusal(written(tmp_path / "a.mgz", bytes(content)), "contradicts itself", needle)
+
+
+# ------------------------------------------------------------------------------------------------- only regular files
+
+
+@pytest.mark.parametrize(
+    "scan, pipe", [("a.img", "a.hdr"), ("a.hdr", "a.img"), ("a.IMG", "a.hdr.gz"), ("a.nii", "a.nii")]
+)
+def test_a_pipe_is_never_opened(tmp_path, scan, pipe):
+    content = nifti(offset=0, magic=b"ni1\0")
+    (tmp_path / scan).write_bytes(content[:348] if scan.endswith("hdr") else content[352:])
+    (tmp_path / pipe).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / pipe)
+    refusal(tmp_path / scan, pipe, "device")
+    folder = tmp_path / "b.hdr"
+    folder.mkdir()
+    (tmp_path / "b.img").write_bytes(content[352:])
+    refusal(tmp_path / "b.img", "b.img is not a volume")

@@ -318,43 +318,13 @@ def test_the_file_must_state_a_valid_orientation(tmp_path):
 
 
 def test_a_header_that_claims_too_much_is_refused_before_anything_is_allocated(tmp_path):
-    for dims, needle in [((3, 2000, 2000, 2000), "8e+09 voxels"), ((3, 900, 900, 900), "promises")]:
+    for dims, needle in [((3, 2000, 2000, 2000), "2000 x 2000 x 2000 voxels, 32 GB"), ((3, 700, 700, 700), "promises")]:
         raw = bytearray(nibabel.Nifti1Image(noise(), np.eye(4)).to_bytes())
         raw[40:48] = np.array(dims, dtype="<i2").tobytes()
         (tmp_path / "a.nii").write_bytes(raw)
         (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(raw)))
         refusal(tmp_path / "a.nii", needle)
         refusal(tmp_path / "a.nii.gz", needle)
-
-
-def test_random_damage_raises_only_volume_errors(tmp_path, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("nibabel.global"), "disabled", True)
-    generator = np.random.default_rng(42)
-    kinds = {"a.nii": nibabel.Nifti1Image, "b.nii.gz": nibabel.Nifti1Image, "c.nii": nibabel.Nifti2Image}
-    kinds |= {"d.mgh": nibabel.MGHImage, "e.mgz": nibabel.MGHImage}
-    intact = {name: Path(saved(tmp_path, kind(noise(), SPACING), name)).read_bytes() for name, kind in kinds.items()}
-    refused = 0
-    for trial in range(400):
-        name = list(intact)[trial % len(intact)]
-        damaged = bytearray(intact[name])
-        inside = name.endswith("z") and trial % 2
-        if inside:
-            damaged = bytearray(gzip.decompress(damaged))
-        if trial % 3 == 0:
-            damaged = damaged[: generator.integers(len(damaged))]
-        else:
-            for _ in range(generator.integers(1, 4)):
-                damaged[generator.integers(min(348, len(damaged)))] = generator.integers(256)
-        path = tmp_path / f"damaged-{name}"
-        path.write_bytes(gzip.compress(bytes(damaged)) if inside else bytes(damaged))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                assert np.isfinite(map_volume(read_volume(path), 16)).all()
-        except VolumeError as error:
-            refused += 1
-            assert str(path) in str(error) and str(error).endswith(".") and "\n" not in str(error)
-    assert refused > 100
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")
