@@ -32,6 +32,7 @@ from .reading_gloresnet import (
 
 MAX_INTENSITY = 1e30  # so that differences do not overflow float32
 MIN_CONTRAST = 1e-9  # of the largest intensity; less is lost in rounding
+STANDARDISED = 1e-3  # the mean of a standardised channel is within this of 0, its standard deviation of 1
 GRID_TOLERANCE = 0.1  # voxels; the corners of a mask and its scan may differ by this much
 
 
@@ -191,7 +192,8 @@ def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.n
         `(image_size,) * 3` float32, axes R, A, S, mean 0, standard deviation 1.
 
     Raises:
-        VolumeError: the cube is constant, because of the mask or because its grid is coarser than the scan.
+        VolumeError: the cube is constant, because of the mask or because its grid is coarser than the scan; or its
+            contrast is lost in `eps`.
     """
     cube = resample(volume.data, image_size)
     if cube.min() == cube.max():
@@ -199,7 +201,23 @@ def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.n
             f"{volume.source} is constant after masking and resampling to {image_size} voxels per edge:"
             " check that the scan and its mask belong together."
         )
-    return standardise(cube, eps)
+    return check_standardised(standardise(cube, eps), volume.source)
+
+
+def check_standardised(channel: np.ndarray, name: str) -> np.ndarray:
+    """Check that a channel `(R, A, S)` float32 has mean 0 and standard deviation 1, and return it.
+
+    Raises:
+        VolumeError: it does not, so no network may answer for it.
+    """
+    mean = float(channel.mean())
+    sd = max(float(np.square(channel).mean()) - mean**2, 0.0) ** 0.5
+    if not (abs(mean) <= STANDARDISED and abs(sd - 1) <= STANDARDISED):
+        raise VolumeError(
+            f"{name} has mean {mean:.3g} and SD {sd:.3g} after standardising, not 0 and 1:"
+            " check that its intensities differ enough, and its scaling (scl_slope)."
+        )
+    return channel
 
 
 # ------------------------------------------------------------------------------------------------------------ reading

@@ -8,6 +8,7 @@ import torch
 
 from architectures.networks import member_temperatures
 from preprocessing import Volume, apply_mask, read_volume
+from preprocessing.volume_gloresnet import check_standardised
 
 from .model import INJURY, ScreeningModel, predicted_label
 from .out_of_distribution import MASKED_SHARE, describe, unusual
@@ -36,7 +37,10 @@ def read_scan(processor, scan: str, mask: str | None = None) -> tuple[Volume, np
         brain = read_volume(mask).data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the doubts about these files are in volume.warnings
-        return volume, processor(volume.data, mask=brain, return_tensors="np").pixel_values[0]
+        pixel_values = processor(volume.data, mask=brain, return_tensors="np").pixel_values[0]
+    for channel in pixel_values:  # a processor of another version may not check it
+        check_standardised(channel, volume.source)
+    return volume, pixel_values
 
 
 def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[float]] | None) -> list[str]:

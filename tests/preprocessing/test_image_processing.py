@@ -80,6 +80,17 @@ def test_settings_are_checked():
         GloResNetImageProcessor(brain_mask="optional")
 
 
+@pytest.mark.parametrize("factor", [1e-5, 1e-9, 1e-38])
+def test_a_contrast_that_is_lost_in_eps_is_refused(scan, factor):
+    processor, data = GloResNetImageProcessor(image_size=16), read_volume(scan).data
+    for source in (data * np.float32(factor), (data - 50) * np.float32(factor) + np.float32(factor)):
+        with pytest.raises(VolumeError, match=r"SD 0.* after standardising, not 0 and 1: check .* scaling"):
+            processor([scan, source])
+    with pytest.raises(VolumeError, match="after standardising"):
+        GloResNetImageProcessor(image_size=16, eps=1e3)(scan)
+    assert abs(processor(data * np.float32(1e-3), return_tensors="np").pixel_values.std() - 1) < 1e-3
+
+
 def test_masks_are_required_if_the_model_was_trained_with_them(scan):
     data = read_volume(scan).data
     brain = np.zeros(data.shape, dtype=np.uint8)

@@ -55,7 +55,7 @@ def test_the_mapping_equals_scipys_zoom_and_a_float64_z_score(shape, size):
     np.testing.assert_allclose(cube, reference(data, size), atol=2e-4)
 
 
-@pytest.mark.parametrize("offset, contrast", [(30000, 5), (-1e6, 1), (1e6, 0.5), (0, 1e-3), (0, 1e8)])
+@pytest.mark.parametrize("offset, contrast", [(30000, 5), (-1e6, 1), (1e6, 0.5), (0, 1e-2), (0, 1e8)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_large_offset_does_not_cost_precision(offset, contrast, dtype):
     data = (offset + contrast * np.random.default_rng(1).standard_normal((30, 41, 23))).astype(dtype)

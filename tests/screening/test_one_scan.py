@@ -19,9 +19,11 @@ from modeling_gloresnet import (
 from modeling_gloresnet.inference_gloresnet import ScreeningInference
 from preprocessing import GloResNetImageProcessor, VolumeError, read_volume
 from screening import one_scan
+from screening.many_scans import screen
 from screening.model import is_trained
 from screening.one_scan import screen_scan
 from screening.pytorch import PyTorchModel
+from screening.requests import Request
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,22 @@ def test_messages_name_the_scan_and_no_folder(model, tmp_path):
         screen_scan(PyTorchModel(model), GloResNetImageProcessor(image_size=16), flat)
     assert str(caught.value).startswith("flat.nii.gz is constant") and str(tmp_path) not in str(caught.value)
     assert isinstance(caught.value.__cause__, VolumeError)
+
+
+@pytest.mark.parametrize("damage", [lambda cube: cube * 0, lambda cube: cube * 0.99, lambda cube: cube + 0.01, np.sqrt])
+def test_a_channel_that_is_not_standardised_gets_no_answer(model, tmp_path, damage):
+    class Older(GloResNetImageProcessor):  # it does not check what it returns
+        def preprocess(self, *arguments, **options):
+            batch = super().preprocess(*arguments, **options)
+            with np.errstate(invalid="ignore"):
+                batch["pixel_values"] = damage(batch["pixel_values"])
+            return batch
+
+    scan, processor, answering = write(tmp_path / "scan.nii.gz"), Older(image_size=16), PyTorchModel(model)
+    with pytest.raises(ValueError, match=r"^scan.nii.gz has mean .* after standardising, not 0 and 1"):
+        screen_scan(answering, processor, scan)
+    (row,) = screen([Request(scan)], answering, processor)
+    assert row["status"] == "error" and row["p_injury"] == "" and "after standardising" in row["message"]
 
 
 def test_a_model_counts_as_trained_if_it_records_its_training_scans(model):
