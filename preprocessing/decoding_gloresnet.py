@@ -30,6 +30,7 @@ BLOCK = 1 << 20  # bytes that are decoded at a time
 GZIP_RATIO = 1100  # deflate compresses by a factor of 1032 at most
 FLOAT32_OFFSET = 2**17  # an intercept of at most so many steps of an integer: float32 keeps a hundredth of a step
 FLOAT32_SLOPE = 1e20  # a larger slope could overflow float32
+SAMPLE = 32768  # neighbouring voxels in the middle, in which a wrong type is looked for
 ROUGH = 0.3  # mean difference of neighbours, in standard deviations; noise has 1.1, an image 0.1 to 0.4
 
 
@@ -103,7 +104,7 @@ def _read(stream: Any, proxy: ArrayProxy, offset: int) -> tuple[np.ndarray, tupl
     shape = tuple(int(n) for n in proxy.shape)
     voxels, sample = _decoded(stream, proxy.dtype, math.prod(shape), float(proxy.slope), float(proxy.inter))
     padding = _padding(stream, mgh)
-    sentences = _misread(sample)
+    sentences = _misread(sample) or (_wrapped(voxels) if proxy.dtype.kind == "u" else ())
     if padding >= 16 and not gap and starts_with_extensions(head):
         raise ValueError("its header announces extensions, but its vox_offset leaves no room for them")
     face = math.prod(shape) // max(shape) * proxy.dtype.itemsize
@@ -119,21 +120,19 @@ def _decoded(stream: Any, stored: np.dtype, count: int, slope: float, inter: flo
     """The voxels, flat, and a sample of them as stored."""
     target = decoded_type(stored, slope, inter)
     voxels = np.empty(count, target)  # takes memory only where it is filled
-    middle, some = count // 2, max(BLOCK // 16 // stored.itemsize, 1)
+    native = stored.newbyteorder("=")
     if (slope, inter) == (1, 0):
         _fill(stream, voxels.view(np.uint8), 0)
-        sample = voxels[middle : middle + some].view(stored)
-        sample = sample.astype(target) if not stored.isnative else sample.copy()
         if not stored.isnative:
             voxels.byteswap(inplace=True)
-        return voxels, sample
-    sample = np.empty(0, stored)
+        return voxels, voxels[count // 2 : count // 2 + SAMPLE].astype(native, copy=False)
+    sample = np.empty(0, native)
     block = np.empty(BLOCK // 8, stored)  # in float64 it fits into the CPU cache
     for start in range(0, count, len(block)):
         part = block[: count - start]
         _fill(stream, part.view(np.uint8), start * stored.itemsize)
-        if start <= middle < start + len(part):
-            sample = part[middle - start :][:some].astype(stored.newbyteorder("="))
+        if start <= count // 2 < start + len(part):
+            sample = part[count // 2 - start :][:SAMPLE].astype(native)
         scaled = part.astype(np.float64)
         scaled *= slope
         scaled += inter
@@ -191,6 +190,18 @@ def _misread(sample: np.ndarray) -> tuple[str, ...]:
         if rough > ROUGH and _roughness(other) < rough / 2:
             return (f"Its {stored} voxels look like noise, but like an image if they are {what}: its data type or"
                     " byte order may be wrong.",)  # fmt: skip
+    return ()
+
+
+def _wrapped(voxels: np.ndarray) -> tuple[str, ...]:
+    """A sentence if unsigned voxels are small numbers and a few huge ones, as those below 0 in a signed type are."""
+    if voxels.dtype.kind != "u" or voxels.itemsize == 1 or voxels.max() < 2 ** (8 * voxels.itemsize - 1):
+        return ()
+    signed = voxels.view(f"i{voxels.itemsize}")
+    low, high = int(signed.min()), int(signed.max())
+    if high > 0 and 2 * (high - low) < int(voxels.max()):
+        return (f"Its {voxels.dtype} voxels go up to {voxels.max()}, but from {low} to {high} if they are signed: its"
+                " data type may be wrong.",)  # fmt: skip
     return ()
 
 

@@ -23,6 +23,8 @@ PARALLEL = 0.5  # volume of the cell of three unit axes: 1 if they are perpendic
 SKEW = 0.02  # cosine of the angle between two axes: 1 degree from perpendicular
 SPACING = 0.01  # relative difference between the voxel edges of pixdim and of the sform
 SHIFT = 0.1  # voxels; the corners of a volume by sform and by qform may differ by this much
+SFORM = ("srow_x", "srow_y", "srow_z")
+QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # NIfTI codes; 2 is millimetres, 0 unknown
 
 
@@ -202,21 +204,23 @@ def doubts(image: SpatialImage, affine: np.ndarray) -> tuple[str, ...]:
             f"The sform and pixdim disagree, a voxel is {_lengths(edges)} mm and {_lengths(claimed)} mm;"
             " the sform is used."
         )
-    if min(codes) > 0:
-        which = f"The sform (code {codes[0]}) and the qform (code {codes[1]})"
-        try:
-            other = header.get_qform()
-            other[:3] *= factor
-            check_affine(other, "")
-        except (ValueError, nibabel.spatialimages.HeaderDataError):
-            return (*sentences, "The qform is invalid; the sform is used.")
-        here, there = ("".join(nibabel.aff2axcodes(matrix)) for matrix in (affine, other))
-        if here != there:
-            sentences.append(f"{which} disagree, {here} and {there}: left and right may be wrong; the sform is used.")
-        else:
-            shift = largest_shift(affine, other, image.shape[:3])
-            if shift > SHIFT:
-                sentences.append(f"{which} disagree by up to {shift:.3g} voxels; the sform is used.")
+    used, unused = ("sform", "qform") if codes[0] > 0 else ("qform", "sform")
+    which = f"The sform (code {codes[0]}) and the qform (code {codes[1]})"
+    try:
+        other = header.get_qform() if codes[0] > 0 else header.get_sform()
+        other[:3] *= factor
+        check_affine(other, "")
+    except (ValueError, nibabel.spatialimages.HeaderDataError):
+        return (*sentences, f"The {unused} is invalid; the {used} is used.") if min(codes) > 0 else tuple(sentences)
+    here, there = ("".join(nibabel.aff2axcodes(matrix)) for matrix in (affine, other))
+    # a matrix with code 0 does not count, but most programs fill both alike, so it tells of damage
+    filled = any(header[field].any() for field in (QFORM if codes[0] > 0 else SFORM))
+    if here != there and (min(codes) > 0 or filled):
+        sentences.append(f"{which} disagree, {here} and {there}: left and right may be wrong; the {used} is used.")
+    elif min(codes) > 0:
+        shift = largest_shift(affine, other, image.shape[:3])
+        if shift > SHIFT:
+            sentences.append(f"{which} disagree by up to {shift:.3g} voxels; the {used} is used.")
     return tuple(sentences)
 
 

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from preprocessing import VolumeError, apply_mask, decoding_gloresnet, map_volume, read_volume
+from preprocessing import VolumeError, apply_mask, decoding_gloresnet, map_volume, read_labels, read_volume
 from preprocessing.decoding_gloresnet import BUDGET, TAIL, decoded_type
 from tests.preprocessing.raw_files import SFORM, VOXELS, mgh, nifti, patched, written
 
@@ -125,6 +125,13 @@ def test_voxels_of_another_type_or_byte_order_give_a_warning(tmp_path):
     wrapped = (head + np.random.default_rng(4).normal(0, 20, head.shape)).astype(np.int16).view(np.uint16)
     (sentence,) = read_volume(written(tmp_path / "a.nii", nibabel.Nifti1Image(wrapped, np.eye(4)).to_bytes())).warnings
     assert "if they are signed" in sentence
+    few = head.astype(np.int16)
+    few[0, :5, 0] = -3  # a few voxels are enough to spoil the standard deviation
+    wrapped = nibabel.Nifti1Image(few.view(np.uint16), np.eye(4))
+    (sentence,) = read_volume(written(tmp_path / "a.nii", wrapped.to_bytes())).warnings
+    assert f"go up to 65533, but from -3 to {few.max()} if they are signed" in sentence
+    mask = (head > 500).astype(np.uint16) * 65535
+    assert read_labels(written(tmp_path / "a.nii", nibabel.Nifti1Image(mask, np.eye(4)).to_bytes())).warnings == ()
 
 
 # --------------------------------------------------------------------------------------------------------------- gzip

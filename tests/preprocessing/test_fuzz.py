@@ -3,8 +3,9 @@
 A mutant can also be *another legal file*: nothing in it contradicts anything. These are counted apart, and are only
 
 - changes of geometry that have no second witness in the file, and that leave the intensities as they were: the sform
-  without a qform (pixdim has to agree with its voxel size, or there is a warning), the qform and pixdim without an
-  sform, and the voxel size, direction cosines (of length 1 and perpendicular) and centre of MGH;
+  without a qform (pixdim has to agree with its voxel size, or there is a warning; the qform with code 0, if it is
+  filled, with left and right), the qform and pixdim without an sform, and the voxel size, direction cosines (of length
+  1 and perpendicular) and centre of MGH;
 - the type of voxels, if it has the same width and its values look like an image or noise either way;
 - voxels in a file without a checksum, if the geometry is as it was.
 

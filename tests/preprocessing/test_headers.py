@@ -214,6 +214,20 @@ def test_sform_and_qform_that_disagree_give_a_warning(tmp_path):
             assert all(needle in sentence for needle in needles) and str(path) not in sentence
 
 
+def test_a_matrix_without_a_code_is_a_witness_of_left_and_right(tmp_path):
+    """nibabel and others fill both matrices alike, and give one of them code 0."""
+    las, ras = (0, 0, 1, 0, 4, 5, 6, -1), (0, 0, 0, 0, 4, 5, 6, 1)
+    assert read_volume(written(tmp_path / "a.nii", nifti(qform=las))).warnings == ()
+    assert read_volume(written(tmp_path / "a.nii", nifti(qform=(0, 0, 1, 0, 40, 5, 6, -1)))).warnings == ()
+    (sentence,) = read_volume(written(tmp_path / "a.nii", nifti(qform=ras))).warnings
+    assert "(code 1) and the qform (code 0) disagree, LAS and RAS" in sentence and "sform is used" in sentence
+    image = patched(nifti(qform=(1, *ras[1:])), "sform_code", 0)
+    (sentence,) = read_volume(written(tmp_path / "a.nii", image)).warnings
+    assert "(code 0) and the qform (code 1) disagree, RAS and LAS" in sentence and "qform is used" in sentence
+    assert read_volume(written(tmp_path / "a.nii", nifti(sform=None, qform=(1, *ras[1:])))).warnings == ()
+    assert read_volume(written(tmp_path / "a.nii", nifti(qform=(0, 0, 0, 0, 0, 0, 0, 1)))).warnings == ()
+
+
 @pytest.mark.parametrize("units, factor", [(1, 1e-3), (3, 1e3), (0, 1), (2, 1), (2 + 8, 1), (1 + 8, 1e-3)])
 def test_lengths_are_millimetres_in_every_unit(tmp_path, units, factor):
     expected = read_volume(written(tmp_path / "mm.nii", nifti()))
