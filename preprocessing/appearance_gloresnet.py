@@ -6,7 +6,10 @@ a simple meaning. This file travels with a model, so that the pipeline can warn 
 
 import numpy as np
 
+from .reading_gloresnet import VolumeError
+
 FOREGROUND = 0.0  # the mean of a standardised volume; the head is above it, the background below
+STANDARDISED = 1e-3  # its mean is within this of 0, its standard deviation of 1
 FAR = 4.5  # standard deviations of the training scans; held-out phantoms stay within 4
 
 # name -> meaning, unit, and a lower bound for the standard deviation over the training scans
@@ -24,6 +27,22 @@ DESCRIPTORS = {
     "centre_front_back": ("the head's centre from back to front (share of the volume)", "", 0.01),
     "centre_up_down": ("the head's centre from bottom to top (share of the volume)", "", 0.01),
 }
+
+
+def check_standardised(channel: np.ndarray, name: str) -> np.ndarray:
+    """Check that a channel `(R, A, S)` float32 has mean 0 and standard deviation 1, and return it.
+
+    Raises:
+        VolumeError: it does not, so no network may answer for it.
+    """
+    mean = float(channel.mean())
+    sd = max(float(np.square(channel).mean()) - mean**2, 0.0) ** 0.5
+    if not (abs(mean) <= STANDARDISED and abs(sd - 1) <= STANDARDISED):
+        raise VolumeError(
+            f"{name} has mean {mean:.3g} and SD {sd:.3g} after standardising, not 0 and 1:"
+            " check that its intensities differ enough, and its scaling (scl_slope)."
+        )
+    return channel
 
 
 def describe(volume: np.ndarray) -> dict[str, float]:

@@ -9,12 +9,13 @@ Every user error raises `VolumeError` with one sentence that names the scan and 
 
 import os
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from .appearance_gloresnet import check_standardised
 from .arrays_gloresnet import array_and_affine
 from .masks_gloresnet import brain_voxels
 from .reading_gloresnet import (
@@ -32,7 +33,7 @@ from .reading_gloresnet import (
 
 MAX_INTENSITY = 1e30  # so that differences do not overflow float32
 MIN_CONTRAST = 1e-9  # of the largest intensity; less is lost in rounding
-STANDARDISED = 1e-3  # the mean of a standardised channel is within this of 0, its standard deviation of 1
+SLAB = 128  # planes that are copied at a time, so that resampling takes no second copy of a scan
 GRID_TOLERANCE = 0.1  # voxels; the corners of a mask and its scan may differ by this much
 
 
@@ -150,12 +151,10 @@ def resample(data: np.ndarray, image_size: int) -> np.ndarray:
     some = data[::4, ::4, ::4]
     low, high = float(some.min()), float(some.max())
     dtype = np.float32 if high - low > 0.1 * max(abs(low), abs(high)) else np.float64
-    planes = np.moveaxis(data, 2, 0)  # (S, R, A): most files store S slowest
+    planes: Any = np.moveaxis(data, 2, 0)  # (S, R, A): most files store S slowest
     strides = np.abs(planes.strides)
     if strides[0] == strides.min():  # otherwise each voxel of a plane is on another cache line
-        planes = np.empty(planes.shape, planes.dtype)
-        for index in range(planes.shape[1]):
-            planes[:, index] = data[index].T
+        planes = _Slabs(data)
     plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
     on_r, on_a, on_s = (_neighbours(length, image_size, dtype) for length in data.shape)
     cube = np.empty((image_size,) * 3, dtype)  # (S, R, A)
@@ -202,22 +201,6 @@ def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.n
             " check that the scan and its mask belong together."
         )
     return check_standardised(standardise(cube, eps), volume.source)
-
-
-def check_standardised(channel: np.ndarray, name: str) -> np.ndarray:
-    """Check that a channel `(R, A, S)` float32 has mean 0 and standard deviation 1, and return it.
-
-    Raises:
-        VolumeError: it does not, so no network may answer for it.
-    """
-    mean = float(channel.mean())
-    sd = max(float(np.square(channel).mean()) - mean**2, 0.0) ** 0.5
-    if not (abs(mean) <= STANDARDISED and abs(sd - 1) <= STANDARDISED):
-        raise VolumeError(
-            f"{name} has mean {mean:.3g} and SD {sd:.3g} after standardising, not 0 and 1:"
-            " check that its intensities differ enough, and its scaling (scl_slope)."
-        )
-    return channel
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -290,6 +273,22 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
                 " its scaling is damaged; export it again."
             )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+class _Slabs:
+    """The planes `(R, A)` of a volume along S, copied to contiguous memory a slab at a time. Ask in ascending order."""
+
+    def __init__(self, data: np.ndarray):
+        self.data, self.number = data, -1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if index // SLAB != self.number:
+            self.number = index // SLAB
+            part = self.data[:, :, self.number * SLAB : (self.number + 1) * SLAB]
+            self.slab = np.empty((part.shape[2], *part.shape[:2]), part.dtype)
+            for place, rows in enumerate(part):
+                self.slab[:, place] = rows.T
+        return self.slab[index % SLAB]
 
 
 def _neighbours(length: int, size: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import torch
 
 from architectures.networks import member_temperatures
 from preprocessing import Volume, apply_mask, read_volume
-from preprocessing.volume_gloresnet import check_standardised
+from preprocessing.appearance_gloresnet import check_standardised
 
 from .model import INJURY, ScreeningModel, predicted_label
 from .out_of_distribution import MASKED_SHARE, describe, unusual

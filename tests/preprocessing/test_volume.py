@@ -5,6 +5,7 @@ import gzip
 import itertools
 import logging
 import struct
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -119,6 +120,19 @@ def test_the_order_in_memory_does_not_change_a_bit(dtype, size):
             stored = np.ascontiguousarray(data.transpose(order)[::step, :, ::step])
             seen = stored[::step, :, ::step].transpose(np.argsort(order))
             np.testing.assert_array_equal(resample(seen, size), expected)
+
+
+def test_resampling_takes_no_second_copy_of_the_scan():
+    data = np.random.default_rng(3).integers(0, 200, (200, 40, 1500)).astype(np.uint8)  # S is the fastest axis
+    tracemalloc.start()
+    try:
+        found = resample(data, 16)
+        assert tracemalloc.get_traced_memory()[1] < data.nbytes / 2
+    finally:
+        tracemalloc.stop()
+    for size in (16, 300):
+        np.testing.assert_array_equal(resample(data, size), resample(np.asfortranarray(data), size))
+    np.testing.assert_array_equal(found, resample(data, 16))
 
 
 def test_a_contrast_too_small_for_float32_is_resampled_in_float64():
