@@ -59,10 +59,30 @@ class ScreeningConfig(PreTrainedConfig):
 
     def validate_inference(self):
         """Check temperature and threshold."""
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be a positive number, not {self.temperature}.")
+        _check_temperature("temperature", self.temperature)
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is a probability from 0 to 1, not {self.threshold}.")
+
+    def validate_labels(self):
+        """Check that the labels of the network's outputs are distinct, complete, and the same in both directions."""
+        names = {int(index): name for index, name in (self.id2label or {}).items()}
+        if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
+            raise ValueError(f"id2label must give each output from 0 on a name of its own, not {names}.")
+        indices = {name: int(index) for name, index in (self.label2id or {}).items()}
+        if indices and indices != {name: index for index, name in names.items()}:
+            raise ValueError(f"id2label {names} and label2id {indices} contradict each other: give both or neither.")
+        if str(names.get(0)).lower() == "injury" or str(names.get(1)).lower() == "normal":
+            raise ValueError(f"output 1 is the probability of injury, but id2label says {names}: correct the labels.")
+
+    def validate_appearance(self):
+        """Check that `training_appearance` holds a mean and a standard deviation for each name."""
+        for name, numbers in (self.training_appearance or {}).items():
+            mean, sd = numbers if isinstance(numbers, (list, tuple)) and len(numbers) == 2 else (None, None)
+            if not (_is_finite(mean) and _is_finite(sd) and sd >= 0):
+                raise ValueError(
+                    f"training_appearance must hold a mean and a standard deviation of {name}, not {numbers}: without "
+                    "them no unusual scan is recognised."
+                )
 
 
 @strict
@@ -190,10 +210,24 @@ class GloResNetConfig(ScreeningConfig):
     def validate_head(self):
         """Check the members' temperatures and the spread of the head's initial weights."""
         for temperature in self.member_temperatures:
-            if not (math.isfinite(temperature) and temperature > 0):
-                raise ValueError(f"Every member temperature must be a positive number, not {temperature}.")
+            _check_temperature("every member temperature", temperature)
+        if self.member_temperatures and self.temperature != 1:
+            raise ValueError(
+                f"temperature is {self.temperature}, but the members of an ensemble have temperatures of their own "
+                f"({self.member_temperatures}): set it to 1."
+            )
         if not (math.isfinite(self.head_init_std) and self.head_init_std >= 0):
             raise ValueError(f"head_init_std must be 0 or more, not {self.head_init_std}.")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _check_temperature(what: str, value: float) -> None:
+    """Refuse a temperature outside 0.001 to 1000, which would make every probability 0.5, 0 or 1."""
+    if not (math.isfinite(value) and 1e-3 <= value <= 1e3):
+        raise ValueError(f"{what} must be a positive number, from 0.001 to 1000, not {value}.")
 
 
 __all__ = ["GloResNetConfig", "ScreeningConfig"]

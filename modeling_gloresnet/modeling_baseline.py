@@ -5,12 +5,12 @@ MONAI initialises their weights. It is imported when a baseline is built, so Glo
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.utils import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
 from .inference_gloresnet import ScreeningInference, screening_loss
+from .loading_gloresnet import ScreeningPreTrainedModel
 
 
 class BaselineMean(nn.Module):
@@ -93,7 +93,7 @@ class BaselineDenseNet(nn.Module):
         return self.densenet(pixel_values)
 
 
-class BaselineForImageClassification(ScreeningInference, PreTrainedModel):
+class BaselineForImageClassification(ScreeningInference, ScreeningPreTrainedModel):
     """A baseline that classifies a volume as normal (0) or injury (1)."""
 
     config_class = BaselineConfig

@@ -11,7 +11,6 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -22,6 +21,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_gloresnet import GloResNetConfig
 from .inference_gloresnet import ScreeningInference, screening_loss
+from .loading_gloresnet import ScreeningPreTrainedModel
 from .medicalnet_gloresnet import load_encoder, read_medicalnet
 
 _Model = TypeVar("_Model", bound="GloResNetPreTrainedModel")  # typing.Self needs Python 3.11, transformers only 3.10
@@ -127,7 +127,7 @@ class GloResNetBlock(GradientCheckpointingLayer):
         return self.relu(hidden + shortcut)
 
 
-class GloResNetPreTrainedModel(PreTrainedModel):
+class GloResNetPreTrainedModel(ScreeningPreTrainedModel):
     """Initialisation, gradient checkpointing and MedicalNet import of all GloResNet models."""
 
     config_class = GloResNetConfig
@@ -212,8 +212,8 @@ class GloResNetModel(GloResNetPreTrainedModel):
         ValueError: the configuration describes an ensemble, where each member has its own encoder.
     """
 
-    # loading a classifier's checkpoint gives no warning about its head
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+    # loading a classifier's checkpoint leaves out its head; transformers applies this to models with an encoder, too
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.(weight|bias)$"]
 
     def __init__(self, config: GloResNetConfig):
         if config.member_temperatures:

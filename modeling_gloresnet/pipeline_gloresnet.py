@@ -37,7 +37,8 @@ class VolumeClassificationPipeline(Pipeline):
         UserWarning: a scan differs from the model's training scans. The sentences are those of predict.py.
 
     Raises:
-        ValueError: a scan or mask cannot be used, an item holds several scans, or masks and scans differ in number.
+        ValueError: a scan or mask cannot be used, an item holds several scans, masks and scans differ in number, or
+            processor and model differ in image size.
     """
 
     # the annotation of transformers allows only None
@@ -45,6 +46,15 @@ class VolumeClassificationPipeline(Pipeline):
     _load_image_processor = True  # type: ignore[assignment]
     _load_feature_extractor = False  # type: ignore[assignment]
     _load_tokenizer = False  # type: ignore[assignment]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        made, expected = self.image_processor.image_size, self.model.config.image_size
+        if made != expected:
+            raise ValueError(
+                f"The processor makes volumes with {made} voxels per edge, but the model expects {expected}: use the "
+                "processor of this model."
+            )
 
     def __call__(self, inputs, *args, mask=None, **kwargs):
         if isinstance(inputs, (Dataset, types.GeneratorType)):

@@ -1,6 +1,5 @@
 """The image processor of GloResNet, from scans to `pixel_values`: a thin class over `volume_gloresnet.py`."""
 
-import math
 import numbers
 import warnings
 
@@ -26,8 +25,8 @@ class GloResNetImageProcessor(BaseImageProcessor):
     """Reorients a scan to RAS, resamples the whole volume to a cube and standardises it (arXiv 2606.02498).
 
     Args:
-        image_size: edge of the cube in voxels, at least 16.
-        eps: added to the standard deviation, in the intensity units of the scan.
+        image_size: edge of the cube in voxels, from 16 to 512.
+        eps: added to the standard deviation, in the intensity units of the scan; at most 1e-3.
         brain_mask: `"none"` takes whole-head scans; `"required"` needs a brain mask for every scan and sets all voxels
             outside it to 0. A model folder contains the setting that its model was trained with.
 
@@ -42,10 +41,11 @@ class GloResNetImageProcessor(BaseImageProcessor):
     valid_kwargs = GloResNetImageProcessorKwargs
 
     def __init__(self, image_size: int = 128, eps: float = 1e-6, brain_mask: str = "none", **kwargs):
-        if isinstance(image_size, bool) or not isinstance(image_size, numbers.Integral) or image_size < 16:
-            raise ValueError(f"image_size is {image_size!r}: give one whole number of voxels, at least 16.")
-        if not isinstance(eps, numbers.Real) or not 0 < eps < math.inf:
-            raise ValueError(f"eps is {eps!r}: give a small number above 0, such as 1e-6.")
+        if isinstance(image_size, bool) or not isinstance(image_size, numbers.Integral) or not 16 <= image_size <= 512:
+            raise ValueError(f"image_size is {image_size!r}: give one whole number of voxels, from 16 to 512.")
+        # a larger eps would leave scans with a small intensity range without a standard deviation of 1
+        if not isinstance(eps, numbers.Real) or not 0 < eps <= 1e-3:
+            raise ValueError(f"eps is {eps!r}: give a small number above 0 and at most 1e-3, such as 1e-6.")
         if brain_mask not in ("none", "required"):
             raise ValueError(f'brain_mask is {brain_mask!r}: give "none" or "required".')
         # AutoFeatureExtractor and AutoProcessor look for this entry; saving adds that of AutoImageProcessor

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 METADATA = "gloresnet"  # the name of the JSON text in the file
 FORMAT = 1  # increased when older readers would misread a file
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+DTYPES = {".onnx": ("float32",), ".xml": ("float32", "bfloat16", "int8")}  # what `publishing.convert` writes
 
 
 def is_converted_file(name: str) -> bool:
@@ -112,7 +113,7 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"the model file {path} does not exist: check the path")
-    run, text = _open_onnx(path) if path.suffix == SUFFIXES["onnx"] else _open_openvino(path)
+    run, shapes, text = _open_onnx(path) if path.suffix == SUFFIXES["onnx"] else _open_openvino(path)
     if text is None:
         raise ModelError(f"{path} is not a converted GloResNet: make one with python -m publishing.convert")
 
@@ -120,6 +121,8 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
 
     from modeling_gloresnet import GloResNetConfig
     from preprocessing import GloResNetImageProcessor
+
+    from .settings import check_settings
 
     try:
         metadata = json.loads(text)
@@ -133,10 +136,36 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
                 f"{path.with_suffix('.bin')} does not hold the weights of {path.name}: keep the two files of one "
                 "conversion together, or convert the model folder again"
             )
+        if metadata["dtype"] not in DTYPES[path.suffix]:
+            raise ValueError(f"{metadata['dtype']!r} is not a precision of {path.suffix} files")
         config = GloResNetConfig.from_dict(metadata["config"])
-        return ExportedModel(config, metadata["dtype"], run), GloResNetImageProcessor(**metadata["processor"])
-    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        processor = GloResNetImageProcessor(**metadata["processor"])
+        check_settings(config, processor)
+        _check_shapes(shapes, config)
+        return ExportedModel(config, metadata["dtype"], run), processor
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StrictDataclassError) as error:
         raise ModelError(f"{path} holds invalid settings ({one_line(error)}): convert it again") from error
+
+
+def _check_shapes(shapes: dict[str, list], config: GloResNetConfig) -> None:
+    """Refuse a graph whose input or output is another than its settings say. Raises ValueError."""
+    views = 2 if config.test_time_augmentation else 1
+    expected = {
+        "pixel_values": [None, config.num_channels, *[config.image_size] * 3],
+        "views": [views, None, config.number_of_labels],
+    }
+    for name, wanted in expected.items():
+        found = shapes.get(name, [])
+        known = [None if length is None else known for length, known in zip(wanted, found, strict=False)]
+        if known != wanted or len(found) != len(wanted):
+            raise ValueError(
+                f"its settings say that {name} has shape {_shape(wanted)}, but in its graph it "
+                + (f"has shape {_shape(found)}" if found else "does not exist")
+            )
+
+
+def _shape(lengths: list) -> str:
+    return f"({', '.join(str(length) if isinstance(length, int) else 'batch' for length in lengths)})"
 
 
 def digest(path: Path) -> str:
@@ -166,7 +195,7 @@ def cpu_capabilities() -> list[str]:
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _open_onnx(path: Path) -> tuple[Callable, str | None]:
+def _open_onnx(path: Path) -> tuple[Callable, dict[str, list], str | None]:
     onnxruntime = require_package("onnxruntime", str(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads()
@@ -175,10 +204,11 @@ def _open_onnx(path: Path) -> tuple[Callable, str | None]:
     except Exception as error:  # its errors have no common base class
         raise _unusable(path, error) from error
     run = lambda pixel_values: session.run(["views"], {"pixel_values": pixel_values})[0]  # noqa: E731
-    return run, session.get_modelmeta().custom_metadata_map.get(METADATA)
+    shapes = {node.name: node.shape for node in [*session.get_inputs(), *session.get_outputs()]}
+    return run, shapes, session.get_modelmeta().custom_metadata_map.get(METADATA)
 
 
-def _open_openvino(path: Path) -> tuple[Callable, str | None]:
+def _open_openvino(path: Path) -> tuple[Callable, dict[str, list], str | None]:
     openvino = require_package("openvino", str(path))
     weights = path.with_suffix(".bin")
     if not weights.is_file():
@@ -200,7 +230,12 @@ def _open_openvino(path: Path) -> tuple[Callable, str | None]:
         with lock:  # a request can serve only one call at a time
             return request.infer({"pixel_values": pixel_values}, share_inputs=True)["views"]
 
-    return run, text
+    shapes = {
+        name: [length.get_length() if length.is_static else None for length in node.get_partial_shape()]
+        for node in [*compiled.inputs, *compiled.outputs]
+        for name in node.get_names()
+    }
+    return run, shapes, text
 
 
 def _threads() -> int:

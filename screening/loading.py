@@ -2,10 +2,14 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -15,12 +19,14 @@ from transformers.utils import logging as transformers_logging
 from architectures.networks import is_baseline, is_resnet
 from machine.cores import available_cores
 from machine.programs import one_line
+from modeling_gloresnet.loading_gloresnet import downloaded_folder, folder_problem, weight_kinds, weights_problem
 from preprocessing import GloResNetImageProcessor
 
 from .errors import ModelError
 from .exported import is_converted_file, load_exported
 from .model import ScreeningModel
 from .pytorch import PyTorchModel
+from .settings import check_settings
 
 __all__ = ["ModelError", "load_model", "load_pytorch_model"]
 
@@ -75,19 +81,30 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
         name: a model folder or ORG/NAME on the Hub. Its code is executed, so its classes may be of another version.
 
     Raises:
-        ModelError: there is no such model, it is damaged, or it is not a model of this project.
+        ModelError: there is no such model, it is damaged or incomplete, its settings contradict each other, or it is
+            not a model of this project.
     """
     is_local = os.path.isdir(name)
     if is_local and not os.path.isfile(os.path.join(name, "config.json")):
         raise ModelError(f"{name} is not a model folder, it has no config.json: give the folder fold-K/model of a run")
+    if is_local and not os.path.isfile(os.path.join(name, "preprocessor_config.json")):
+        raise ModelError(f"{name} has no preprocessor_config.json, so no scan can be prepared: copy the whole folder")
+    if is_local and (problem := folder_problem(Path(name))):
+        raise ModelError(f"the model {name} cannot be used: {problem}")
     if not is_local and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise ModelError(f"the model folder {name} does not exist: give a folder, or ORG/NAME on the Hub")
     transformers_logging.disable_progress_bar()
-    options = {"trust_remote_code": True, "local_files_only": is_local}
+    options: dict[str, Any] = {"trust_remote_code": True, "local_files_only": is_local}
     try:
         processor = AutoImageProcessor.from_pretrained(name, **options)
         config = AutoConfig.from_pretrained(name, **options)
-        model = _model_class(config, name, is_local).from_pretrained(name, config=config, **options)
+        model_class = _model_class(config, name, is_local)
+        options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        with _without_warnings():
+            model, found = model_class.from_pretrained(name, config=config, **options)
+    except StrictDataclassError as error:
+        reason = one_line(error.__cause__ or error)
+        raise ModelError(f"the settings of the model {name} cannot be used: {reason}") from error
     except Exception as error:  # a damaged folder or an unreachable Hub can raise anything
         if problem := cache_problem():
             raise ModelError(f"the model {name} cannot be loaded, because {problem}") from error
@@ -96,8 +113,31 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
         raise ModelError(
             f"{name} is a {type(model).__name__}, not a model of this project: give one that train.py wrote"
         )
+    try:
+        folder = Path(name) if is_local else downloaded_folder(name)
+        if folder is not None:  # transformers does not report every surplus tensor
+            found["unexpected_keys"] |= weight_kinds(folder).keys() - model.state_dict().keys()
+        problem = folder_problem(folder) if folder and not is_local else None
+        problem = problem or weights_problem(model, found)
+        if not problem:
+            check_settings(model.config, processor)
+    except (ValueError, TypeError, AttributeError) as error:  # settings of another type, if the folder's code is older
+        problem = one_line(error)
+    if problem:
+        raise ModelError(f"the model {name} cannot be used: {problem}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device, memory_format=torch.channels_last_3d), processor
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without the table of weights that transformers logs: `load_pytorch_model` names them in its own error."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _model_class(config: PreTrainedConfig, name: str, is_local: bool) -> Any:

@@ -155,3 +155,8 @@ def test_unusual_scans_are_named_in_warnings_with_the_sentences_of_predict(pipe,
 def test_a_model_without_a_record_of_its_training_says_so(pipe, scans):
     with pytest.warns(UserWarning, match="the scan: The model has no record of its training scans"):
         pipe(scans[0])
+
+
+def test_a_processor_of_another_image_size_is_refused(model):
+    with pytest.raises(ValueError, match="with 32 voxels per edge, but the model expects 16"):
+        VolumeClassificationPipeline(model=model, image_processor=GloResNetImageProcessor(image_size=32))

@@ -70,10 +70,10 @@ def test_messages_name_the_scan(scan, tmp_path):
 
 
 def test_settings_are_checked():
-    for image_size in (15, 128.0, "128", True, None):
+    for image_size in (15, 513, 128.0, "128", True, None):
         with pytest.raises(ValueError, match="image_size"):
             GloResNetImageProcessor(image_size=image_size)
-    for eps in (0, -1e-6, float("nan"), float("inf"), "x"):
+    for eps in (0, -1e-6, 2e-3, 1e9, float("nan"), float("inf"), "x"):
         with pytest.raises(ValueError, match="eps"):
             GloResNetImageProcessor(eps=eps)
     with pytest.raises(ValueError, match="brain_mask"):

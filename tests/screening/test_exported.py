@@ -68,6 +68,10 @@ def copy_of(file, folder):
     return folder / file.name
 
 
+def config_of(metadata, **values):
+    return metadata | {"config": metadata["config"] | values}
+
+
 def rewrite_metadata(file, change):
     """Replace the metadata of the file by `change(metadata)`, as another version of this project might write it."""
     if file.suffix == ".onnx":
@@ -185,6 +189,21 @@ def test_weights_of_another_conversion_are_refused(folders, tmp_path):
         (lambda metadata: ["format"], "(invalid settings|cannot be used)"),
         (lambda metadata: metadata | {"config": metadata["config"] | {"temperature": -1}}, "temperature must be"),
         (lambda metadata: metadata | {"processor": {"image_size": 2}}, "image_size is 2"),
+        (lambda metadata: metadata | {"processor": {"image_size": 64}}, "64 voxels per edge, but the model expects 32"),
+        (lambda metadata: metadata | {"processor": {"image_size": 32, "eps": 1e9}}, "eps is 1000000000.0"),
+        (
+            lambda metadata: config_of(metadata, image_size=64) | {"processor": {"image_size": 64}},
+            r"pixel_values has shape \(batch, 1, 64, 64, 64\), but in its graph it has shape \(batch, 1, 32, 32, 32\)",
+        ),
+        (
+            lambda metadata: config_of(metadata, test_time_augmentation=False),
+            r"views has shape \(1, batch, 2\), but in its graph it has shape \(2, batch, 2\)",
+        ),
+        (lambda metadata: config_of(metadata, num_channels=2), "expects num_channels 2"),
+        (lambda metadata: config_of(metadata, id2label={"0": "a", "1": "b", "2": "c"}), "two labels, .* has 3"),
+        (lambda metadata: config_of(metadata, id2label={"0": "injury", "1": "normal"}), "output 1 is the probability"),
+        (lambda metadata: config_of(metadata, threshold=float("nan")), "threshold is a probability"),
+        (lambda metadata: metadata | {"dtype": "int4"}, "'int4' is not a precision"),
     ],
 )
 def test_foreign_and_incompatible_files_are_refused(file, tmp_path, change, needle):

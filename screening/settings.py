@@ -1,0 +1,42 @@
+"""Check that the settings of a model and of its processor belong together.
+
+The configuration may be of a class in a model folder's own code, which may be older than these checks.
+"""
+
+from typing import Any
+
+from modeling_gloresnet.configuration_gloresnet import ScreeningConfig
+from preprocessing import GloResNetImageProcessor
+from preprocessing.appearance_gloresnet import DESCRIPTORS
+
+
+def check_settings(config: Any, processor: Any) -> None:
+    """Refuse settings that would give a wrong probability, or a probability without its warnings.
+
+    Args:
+        config: of the model.
+        processor: of the same folder or file.
+
+    Raises:
+        ValueError: the message names the settings that contradict each other.
+    """
+    settings: dict[str, Any] = {name: getattr(processor, name, None) for name in ("image_size", "eps", "brain_mask")}
+    GloResNetImageProcessor(**settings)
+    if settings["image_size"] != config.image_size:
+        raise ValueError(
+            f"the processor makes volumes with {settings['image_size']} voxels per edge, but the model expects "
+            f"{config.image_size}: give both the image_size that the model was trained with"
+        )
+    if config.num_channels != 1:
+        raise ValueError(f"the processor makes one channel, but the model expects num_channels {config.num_channels}")
+    if len(config.id2label) != 2:
+        raise ValueError(f"screening needs two labels, normal and injury, but the model has {len(config.id2label)}")
+    for check in (
+        ScreeningConfig.validate_inference,
+        ScreeningConfig.validate_labels,
+        ScreeningConfig.validate_appearance,
+    ):
+        check(config)
+    record = config.training_appearance
+    if absent := sorted(DESCRIPTORS.keys() - record.keys()) if record else []:
+        raise ValueError(f"training_appearance lacks {', '.join(absent)}, so unusual scans would not be recognised")
