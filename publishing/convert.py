@@ -14,18 +14,24 @@ Exit status: 0 converted, 1 the conversion failed or differs too much from PyTor
 """
 
 import argparse
+import contextlib
+import glob
 import os
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from architectures.networks import is_resnet
 from machine.programs import FAILED, complain, one_line, run_program
+from run_folder.files import WriteError, writing
 from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, is_converted_file, require_package
 from screening.fast import smooth_noise
 from screening.loading import ModelError, load_model, load_pytorch_model
@@ -35,6 +41,7 @@ from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, wri
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3, "int8": 2e-2}  # in probability
 PACKAGES = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}
 NAME = "publishing.convert"
+TEMPORARY, LOCK = ".converting", ".lock"  # how a temporary folder's name ends, and the file that a conversion locks
 MIN_CALIBRATION = 8  # scans; fewer do not show the range of the activations, nor whether it holds for other scans
 
 
@@ -54,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             NAME,
             lambda: run(args),
             wrong_call=(WrongCall, ModelError),
-            failed=(ConversionError,),
+            failed=(ConversionError, WriteError),
             interrupted="interrupted, no file was kept: run the same command again.",
         )
     except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a full disk, an operation without a kernel
@@ -72,11 +79,6 @@ def run(args: argparse.Namespace) -> None:
         raise WrongCall(
             f"{args.folder} is the baseline {model.config.architecture}, and only ResNets can be converted: use the "
             "model folder itself."
-        )
-    if processor.image_size != model.config.image_size:
-        raise WrongCall(
-            f"the processor of {args.folder} makes volumes with {processor.image_size} voxels per edge, but the model "
-            f"expects {model.config.image_size}: give both the same image_size."
         )
     output = args.output or default_output(args.folder, args.format, args.dtype)
     if not os.access(output.parent, os.W_OK):
@@ -176,11 +178,14 @@ def convert(model, processor, format: str, dtype: str, volumes: list[Tensor], ou
     Raises:
         ConversionError: the difference exceeds TOLERANCES; no file is kept.
     """
-    # a temporary folder and not `replacing`: a model may be two files, and the suffix says which runtime loads it
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        file = Path(temporary) / output.name
+    with writing(output), temporary_folder(output) as temporary:
+        file = temporary / output.name
         write(model, processor, format, dtype, volumes, file)
-        largest = difference(model, load_model(str(file))[0], volumes, in_log_odds=dtype == "float32")
+        try:
+            converted, _ = load_model(str(file))
+        except ModelError as error:  # our own file: not the caller's mistake
+            raise ConversionError(f"no file was kept: {error}") from error
+        largest = difference(model, converted, volumes, in_log_odds=dtype == "float32")
         if not largest <= TOLERANCES[dtype]:
             raise ConversionError(
                 f"the converted model differs from PyTorch by {largest:.2g}, and {dtype} allows {TOLERANCES[dtype]:g}; "
@@ -190,6 +195,24 @@ def convert(model, processor, format: str, dtype: str, volumes: list[Tensor], ou
             os.replace(file.with_suffix(".bin"), output.with_suffix(".bin"))
         os.replace(file, output)
     return largest
+
+
+@contextmanager
+def temporary_folder(output: Path) -> Iterator[Path]:
+    """A folder next to `output`. It is removed in the end, and so are those of conversions that were killed before.
+
+    It is a folder and not `replacing`, because a model may be two files, and the suffix says which runtime loads it. A
+    running conversion holds the lock in its folder; nothing else is ever removed.
+    """
+    for lock in output.parent.glob(f".{glob.escape(output.name)}.*{TEMPORARY}/{LOCK}"):
+        with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent)
+    folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=TEMPORARY))
+    try:
+        with FileLock(folder / LOCK):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file: Path) -> None:

@@ -1,5 +1,6 @@
 """Converted files match PyTorch, hold everything that screening needs, and are kept only if they pass the check."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
@@ -203,6 +205,42 @@ def test_a_conversion_that_differs_from_pytorch_is_not_kept(format, folder, tmp_
     assert re.search(r"differs from PyTorch by [\d.e-]+, and float32 allows 0.0001", capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     assert file.read_text() == "of an earlier conversion"
+
+
+def test_the_next_conversion_removes_what_killed_ones_left_and_nothing_else(tmp_path):
+    killed, running, foreign, other = (
+        tmp_path / name
+        for name in (".m.onnx.a.converting", ".m.onnx.b.converting", ".m.onnx.backup", ".n.onnx.a.converting")
+    )
+    for folder in (killed, running, foreign, other):
+        folder.mkdir()
+        (folder / ".lock").touch()
+        (folder / "m.onnx").write_text("half a model")
+    unlocked = tmp_path / ".m.onnx.c.converting"
+    unlocked.mkdir()
+    with FileLock(running / ".lock"):
+        with convert.temporary_folder(tmp_path / "m.onnx") as own:
+            assert set(tmp_path.iterdir()) == {running, foreign, other, unlocked, own}
+    assert set(tmp_path.iterdir()) == {running, foreign, other, unlocked}
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, tmp_path, monkeypatch, capsys):
+    def full(graph, file, metadata):
+        file.write_text("half a model")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def silently_full(network, file, metadata):  # OpenVINO's own writer does not report it
+        graph.write_openvino(network, file, metadata)
+        weights = file.with_suffix(".bin")
+        weights.write_bytes(weights.read_bytes()[:5000])
+
+    monkeypatch.setattr(convert, "write_onnx", full)
+    monkeypatch.setattr(convert, "write_openvino", silently_full)
+    for format, words in (("onnx", "m.onnx could not be written: its disk is full"), ("openvino", "no file was kept")):
+        assert run(folder, "--format", format, "--output", tmp_path / f"m{FORMATS[format]}") == 1
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_log_odds_show_a_difference_between_saturated_probabilities():
