@@ -18,8 +18,19 @@ MODEL_FILES = (
     *("configuration_baseline.py", "modeling_baseline.py"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
 )
-# a path on somebody's machine: /home/x, ~/x, C:\x, or any path from the root with two parts; no URL and no fraction
-ABSOLUTE_PATH = re.compile(r"(?<![\w/.:~<>*)-])((?:~|/[\w.-]+)/[\w.-]+(?:/[\w.-]*)*)|\b([A-Za-z]:\\+\w+)")
+RECOGNISABLE = 8  # characters of an id that no hash or word holds by chance
+PRIVATE_TEXT = {
+    # /home/x, ~/x, C:\x, \\server\share (backslashes may be doubled), or any path from the root with two parts; no URL
+    # of the web and no fraction
+    "path": re.compile(
+        r"(?<![\w/.:~<>*)-])(?:~|/[\w.-]+)/[\w.-]+(?:/[\w.-]*)*"
+        r"|\b[A-Za-z]:\\+\w+|(?<![\w\\])(?:\\\\){1,2}[\w.-]+\\{1,2}[\w.$-]+"
+        r"|\b(?:file|smb|cifs|nfs|afp|sftp|ssh)://[^\s\"'<>)]*",
+        re.IGNORECASE,
+    ),
+    # ann@clinic.org; no decorator, no matrix product and no ORG/NAME@revision
+    "e-mail address": re.compile(r"(?<![\w/.+-])[\w.+-]+@(?:[\w-]+\.)+[A-Za-z]{2,}\b(?!\()"),
+}
 
 
 class LeakError(Exception):
@@ -35,7 +46,7 @@ def model_files(folder: Path) -> dict[str, Path]:
     """The files of a model folder by name, without hidden files and Python's caches.
 
     Raises:
-        LeakError: the folder holds something else, which was perhaps not meant to be published.
+        LeakError: the folder holds something else, or links, which were perhaps not meant to be published.
     """
     files = {p.name: p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.name != "__pycache__"}
     foreign = [name for name, path in files.items() if not (is_model_file(name) and path.is_file())]
@@ -43,6 +54,11 @@ def model_files(folder: Path) -> dict[str, Path]:
         raise LeakError(
             f"{folder} holds {', '.join(foreign)}, which does not belong in a model repository: move it elsewhere. "
             "Nothing was published."
+        )
+    if links := [name for name, path in files.items() if path.is_symlink()]:
+        raise LeakError(
+            f"{folder} holds {', '.join(links)} as a link, whose content may come from anywhere: replace it by the "
+            "file itself. Nothing was published."
         )
     return files
 
@@ -72,7 +88,7 @@ def private_words(run_folder: str | os.PathLike[str]) -> list[str]:
 
 
 def check_text(name: str, text: str, words: Iterable[str]) -> None:
-    """Refuse text that contains one of the words, or a path on somebody's machine.
+    """Refuse text that contains one of the words, a path on somebody's machine, or an e-mail address.
 
     Args:
         name: of the file that holds the text, for the message.
@@ -83,18 +99,28 @@ def check_text(name: str, text: str, words: Iterable[str]) -> None:
         LeakError: the message names the file and what was found.
     """
     lower = text.lower()
-    found = next((word for word in words if word.lower() in lower and _stands_alone(word, text)), None)
-    path = ABSOLUTE_PATH.search(text)
-    if found or path:
-        what = f"{found!r}, an id or a path of the run's cohort" if found else f"the path {path[1] or path[2]!r}"
-        raise LeakError(
-            f"{name} holds {what}, which must not be published: remove it (it may come from the name of a run or "
-            "cohort folder), then publish again. Nothing was published."
-        )
+    if found := next((word for word in words if word.lower() in lower and _is_in(word, text)), None):
+        what = f"{found!r}, an id or a path of the run's cohort"
+    elif found := next(((kind, match) for kind, each in PRIVATE_TEXT.items() if (match := each.search(text))), None):
+        what = f"the {found[0]} {found[1][0]!r}"
+    else:
+        return
+    raise LeakError(
+        f"{name} holds {what}, which must not be published: remove it (it may come from the name of a run or "
+        "cohort folder), then publish again. Nothing was published."
+    )
 
 
-def _stands_alone(word: str, text: str) -> bool:
-    return bool(re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", text, re.IGNORECASE))
+def _is_in(word: str, text: str) -> bool:
+    """Whether `text` holds the word, perhaps with a letter after it, but not as a part of another number or word.
+
+    A long id with digits is recognised inside another word, too, but not inside a longer number.
+    """
+    if len(word) >= RECOGNISABLE and re.search(r"\d", word) and "/" not in word:
+        before, after = ("(?<![0-9])" if word[0].isdigit() else ""), ("(?![0-9])" if word[-1].isdigit() else "")
+    else:
+        before, after = "(?<![A-Za-z0-9])", "[A-Za-z]?(?![A-Za-z0-9])"
+    return bool(re.search(before + re.escape(word) + after, text, re.IGNORECASE))
 
 
 def check_contents(files: dict[str, Path | bytes], words: list[str]) -> None:

@@ -1,7 +1,9 @@
 """Which files and text may be published, and which are refused."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modeling_gloresnet import BaselineConfig, BaselineForImageClassification
@@ -9,6 +11,7 @@ from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
 from publishing.leaks import LeakError, check_contents, check_text, model_files, private_words
 
+ROOT = Path(__file__).parent.parent.parent
 COHORT = """participant_id,session_id,family,image
 CC00063AN06,15102,CC00063,/data/bids/sub-CC00063AN06_ses-15102_T2w.nii.gz
 7,1,7,/data/bids/sub-7_ses-1_T2w.nii.gz
@@ -47,6 +50,21 @@ def test_a_folder_of_another_architecture_is_published_whole(tmp_path, words):
         '{"init":"/mnt/disk/x.pth"}',
         "in ~/thesis",
         r"C:\Users\ann",
+        "trained on CC00063AN06a and others",
+        "scanCC00063AN06.png",
+        "XCC00063AN06",
+        "sub-CC00063AN06b_T2w",
+        "the twins of CC00063x",
+        "sub-7b was missed",
+        "born20260101a",
+        "file:///data/x.nii",
+        "FILE://nas/scans",
+        "smb://nas/scans",
+        r"on \\nas01\neonates$",
+        r"""{"path": "\\\\nas01\\scans"}""",
+        "ask ann.lee+mri@clinic.example.org",
+        "<ann@clinic.org>",
+        "mailto:ann@clinic.org",
     ],
 )
 def test_ids_and_paths_are_found(words, text):
@@ -60,7 +78,12 @@ def test_ids_and_paths_are_found(words, text):
         "7 of 20 scans, fold 1, 128^3",
         "https://huggingface.co/lab/net/resolve/main/x and http://a.b/home/ann",
         "1/2 [softmax f(x) + softmax f(flip x)], and/or, sub-X_sessions.tsv",
-        "CC00063AN061 and XCC00063AN06",
+        "CC00063AN061 and 120260101",
+        "the twins of CC00063xy, of XCC00063 and of CC000631",
+        "sub-70, sub-7bc, mysub-7",
+        "lab/net@3f2a1b4c and lab/net@v1.0, a decorator @torch.no_grad(), weights@features.mean()",
+        r"a line break \n, \d+\w, \alpha\beta and a table row 1 & 2 \\ \hline",
+        "https://arxiv.org/abs/2606.02498 and hf://lab/net/model.safetensors",
         "a division a // b / c, a comment // like this, (B, 1, R, A, S) -> (V, B)",
         "../../LICENSE",
     ],
@@ -77,6 +100,24 @@ def test_only_files_of_a_model_repository_are_published(tmp_path):
     (tmp_path / "thumbnail.png").write_text("")
     with pytest.raises(LeakError, match="thumbnail.png, which does not belong in a model repository"):
         model_files(tmp_path)
+
+
+def test_a_link_is_not_published(tmp_path):
+    (tmp_path / "secret").write_text("of another folder")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(LeakError, match="holds README.md as a link"):
+        model_files(tmp_path / "model")
+
+
+def test_the_code_and_the_card_of_a_model_raise_no_alarm(words):
+    rng = np.random.default_rng(0)
+    ids = [f"CC{n:05d}XX{n % 90:02d}" for n in rng.integers(0, 99999, 200)]  # like those of the dHCP
+    ids += [f"{n:05x}" for n in rng.integers(0x10000, 0xFFFFF, 200)]  # as short parts of a hash
+    files = [path for room in ("modeling_gloresnet", "preprocessing") for path in (ROOT / room).glob("*.py")]
+    check_contents({path.name: path for path in [*files, ROOT / "model_card.md"]}, words + ids)
+    hashes = " ".join(rng.bytes(32).hex() for _ in range(100))
+    check_text("README.md", hashes, ids)
 
 
 def test_the_header_of_the_weights_is_checked(tmp_path, words):
