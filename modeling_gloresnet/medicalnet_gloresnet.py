@@ -54,6 +54,8 @@ def read_medicalnet(source: str | Path, config: GloResNetConfig, **hub_kwargs) -
         )
     weights = {}
     for key, tensor in checkpoint["state_dict"].items():
+        if not torch.is_tensor(tensor) or (tensor.is_floating_point() and not tensor.isfinite().all()):
+            raise MedicalNetImportError(f"{key} in {path} is not a tensor of finite numbers; use an intact .pth file.")
         key = key.removeprefix("module.")
         if not key.startswith("conv_seg."):
             weights[re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)] = tensor

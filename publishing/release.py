@@ -20,6 +20,7 @@ from publishing.evidence import Evidence, gather_evidence
 from publishing.export import export_model
 from run_folder.files import InputError, read_json, read_yaml, write_text
 from run_folder.layout import ENSEMBLE, REFIT, ModelFolder, RunFolder
+from screening.loading import ModelError, load_pytorch_model
 
 WHAT = ("best", "all", ENSEMBLE, REFIT)
 
@@ -54,7 +55,7 @@ def prepare_releases(
         fold: publish this fold, whether the others are done or not.
 
     Raises:
-        InputError: the model to publish does not exist, or the run is incomplete or damaged.
+        InputError: the model to publish does not exist or cannot be used, or the run is incomplete or damaged.
     """
     run = RunFolder(run_folder)
     recipe = read_recipe(run.path)
@@ -66,6 +67,7 @@ def prepare_releases(
 
     def release(trained: ModelFolder, title: str, branch: str = "main", metrics: dict | None = None) -> Release:
         revision = None if branch == "main" else branch
+        _require_sound(trained)
         config = _read_config(trained)
         card = render_card(config, recipe, metrics, evidence, name=hub_model_id, revision=revision)
         return Release(trained.model, branch, title, card)
@@ -108,7 +110,7 @@ def export_ensemble(run_folder: str | os.PathLike[str], recipe: dict[str, Any], 
         The model folder.
 
     Raises:
-        InputError: a fold is not finished, or the networks are not ResNets.
+        InputError: a fold is not finished or its model cannot be used, or the networks are not ResNets.
     """
     run = RunFolder(run_folder)
     folds = run.folds(recipe["num_folds"])
@@ -116,6 +118,8 @@ def export_ensemble(run_folder: str | os.PathLike[str], recipe: dict[str, Any], 
         _finished_metrics(run, number)
     if not is_resnet(_read_config(folds[0])):
         raise InputError(f"{run} trained {recipe['architecture']}, and only ResNets make an ensemble: publish a fold.")
+    for fold in folds:
+        _require_sound(fold)
     ensemble = GloResNetEnsembleForImageClassification.from_members(
         [GloResNetForImageClassification.from_pretrained(fold.model) for fold in folds]
     )
@@ -139,6 +143,14 @@ def read_recipe(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
     if "num_folds" not in recipe:
         raise InputError(f"{run.recipe} does not say how many folds there are (num_folds): the folder is damaged.")
     return recipe
+
+
+def _require_sound(trained: ModelFolder) -> None:
+    """Raise InputError if screening would refuse the model."""
+    try:
+        load_pytorch_model(str(trained.model))
+    except ModelError as error:
+        raise InputError(str(error)) from error
 
 
 def _read_config(trained: ModelFolder) -> GloResNetConfig | BaselineConfig:

@@ -76,6 +76,11 @@ def test_another_depth_is_refused(tmp_path):
         (lambda s: s.pop("module.layer4.0.bn2.running_var"), r"1 keys missing: layer4\.0\.bn2\.running_var"),
         (lambda s: s.update({"module.fc.weight": torch.zeros(2, 32)}), r"1 keys unexpected: fc\.weight"),
         (
+            lambda s: s["module.bn1.bias"].fill_(float("nan")),
+            r"module\.bn1\.bias in .* is not a tensor of finite numbers",
+        ),
+        (lambda s: s.update({"module.conv1.weight": [1.0]}), r"module\.conv1\.weight in .* is not a tensor"),
+        (
             lambda s: s.update({"module.conv1.weight": torch.zeros(4, 3, 7, 7, 7)}),
             r"stem\.conv1\.weight \(4, 3, 7, 7, 7\) instead of \(4, 1, 7, 7, 7\)",
         ),

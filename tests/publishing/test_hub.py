@@ -15,9 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
+from publishing.release import prepare_releases
+from run_folder.files import InputError
 from tests.programs import Program, run_program
 
 ROOT = Path(__file__).parent.parent.parent
@@ -275,3 +278,13 @@ def test_predict_loads_the_ensemble_like_any_other_model(published, finished_run
     ]
     row = pd.read_csv(tmp_path / "out.csv").iloc[0]
     assert row["p_injury"] == pytest.approx(float(sum(members)[0, 1]) / 2, abs=1e-6)
+
+
+def test_a_damaged_model_is_not_published(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    weights = run / "fold-0" / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor for name, tensor in tensors.items() if "classifier" not in name}, weights, {"format": "pt"})
+    for what, fold in (("best", 0), ("ensemble", None), ("all", None)):
+        with pytest.raises(InputError, match="fold-0/model cannot be used: .* 2 are missing .*classifier.weight"):
+            prepare_releases(run, "lab/net", what, fold)
