@@ -31,12 +31,9 @@ def check_settings(config: Any, processor: Any) -> None:
         raise ValueError(f"the processor makes one channel, but the model expects num_channels {config.num_channels}")
     if len(config.id2label) != 2:
         raise ValueError(f"screening needs two labels, normal and injury, but the model has {len(config.id2label)}")
-    for check in (
-        ScreeningConfig.validate_inference,
-        ScreeningConfig.validate_labels,
-        ScreeningConfig.validate_appearance,
-    ):
-        check(config)
-    record = config.training_appearance
-    if absent := sorted(DESCRIPTORS.keys() - record.keys()) if record else []:
-        raise ValueError(f"training_appearance lacks {', '.join(absent)}, so unusual scans would not be recognised")
+    ScreeningConfig.validate_inference(config)
+    ScreeningConfig.validate_labels(config)
+    if record := config.training_appearance:
+        ScreeningConfig.validate_appearance(config)
+        if absent := sorted(DESCRIPTORS.keys() - record.keys()):
+            raise ValueError(f"training_appearance lacks {', '.join(absent)}, so unusual scans would not be recognised")
