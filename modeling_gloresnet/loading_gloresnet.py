@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 FLOATS = {"F64", "F32", "F16", "BF16"}  # as safetensors names them
-COUNTER = "num_batches_tracked"  # of a BatchNorm, the only whole numbers in a network
+WHOLE = ("num_batches_tracked", "relative_position_index")  # of BatchNorm and Swin, the only tensors of whole numbers
 PROCESSOR = "preprocessor_config.json"
 ADVICE = "copy the whole folder again, or export the model again."
 
@@ -118,7 +118,7 @@ def _contradiction(folder: Path) -> str | None:
 
 def _whole_numbers(folder: Path) -> str | None:
     kinds = weight_kinds(folder).items()
-    whole = {name: kind for name, kind in kinds if kind not in FLOATS and not name.lower().endswith(COUNTER)}
+    whole = {name: kind for name, kind in kinds if kind not in FLOATS and not name.lower().endswith(WHOLE)}
     if whole:
         found = _few(f"{name} is {kind}" for name, kind in whole.items())
         return f"weights must be floating-point numbers, but {found}: {ADVICE}"
