@@ -77,7 +77,7 @@ def weight_kinds(folder: Path) -> dict[str, str]:
     """The number format of each tensor in the files of weights, as safetensors names it: `F32`, `I64`.
 
     Raises:
-        ValueError: a file is damaged.
+        ValueError: a file is damaged or cannot be read.
     """
     kinds: dict[str, str] = {}
     for path in sorted(folder.glob("model*.safetensors")):
@@ -86,7 +86,7 @@ def weight_kinds(folder: Path) -> dict[str, str]:
                 with safe_open(path, framework="pt") as file:
                     kinds |= {name: file.get_slice(name).get_dtype() for name in file.keys()}
             except (SafetensorError, OSError) as error:
-                raise ValueError(f"{path.name} is damaged ({error}): {ADVICE}") from error
+                raise ValueError(f"{path.name} cannot be read ({error}): {ADVICE}") from error
     return kinds
 
 
@@ -179,7 +179,7 @@ def _read(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not valid JSON ({error}): {ADVICE}") from error
+        raise ValueError(f"{path.name} cannot be read as JSON ({error}): {ADVICE}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} must hold a JSON object, found {type(content).__name__}: {ADVICE}")
     return content
@@ -190,9 +190,10 @@ def _is_in(folder: Path, name: Any) -> bool:
 
 
 def _few(names: Iterable[str]) -> str:
-    """The first three names, and how many others there are."""
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
+    """The first three names, and how many others there are. A file may hold names of any length."""
+    names = [" ".join(name.split())[:100] for name in names]
+    others = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {others} other{'s' * (others > 1)}" if others > 0 else "")
 
 
 __all__ = ["ScreeningPreTrainedModel"]

@@ -90,7 +90,7 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
     if is_local and not os.path.isfile(os.path.join(name, "preprocessor_config.json")):
         raise ModelError(f"{name} has no preprocessor_config.json, so no scan can be prepared: copy the whole folder")
     if is_local and (problem := folder_problem(Path(name))):
-        raise ModelError(f"the model {name} cannot be used: {problem}")
+        raise ModelError(f"the model {name} cannot be loaded: {problem}")
     if not is_local and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise ModelError(f"the model folder {name} does not exist: give a folder, or ORG/NAME on the Hub")
     transformers_logging.disable_progress_bar()
@@ -124,7 +124,7 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
     except (ValueError, TypeError, AttributeError) as error:  # settings of another type, if the folder's code is older
         problem = one_line(error)
     if problem:
-        raise ModelError(f"the model {name} cannot be used: {problem}")
+        raise ModelError(f"the model {name} cannot be loaded: {problem}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device, memory_format=torch.channels_last_3d), processor
 

@@ -286,5 +286,5 @@ def test_a_damaged_model_is_not_published(finished_run, tmp_path):
     tensors = load_file(weights)
     save_file({name: tensor for name, tensor in tensors.items() if "classifier" not in name}, weights, {"format": "pt"})
     for what, fold in (("best", 0), ("ensemble", None), ("all", None)):
-        with pytest.raises(InputError, match="fold-0/model cannot be used: .* 2 are missing .*classifier.weight"):
+        with pytest.raises(InputError, match="fold-0/model cannot be loaded: .* 2 are missing .*classifier.weight"):
             prepare_releases(run, "lab/net", what, fold)
