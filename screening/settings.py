@@ -20,6 +20,8 @@ def check_settings(config: Any, processor: Any) -> None:
     Raises:
         ValueError: the message names the settings that contradict each other.
     """
+    if type(processor).__name__ != GloResNetImageProcessor.__name__:  # the class may be of the folder's own code
+        raise ValueError(f"its processor is a {type(processor).__name__}, which does not prepare scans for this model")
     settings: dict[str, Any] = {name: getattr(processor, name, None) for name in ("image_size", "eps", "brain_mask")}
     GloResNetImageProcessor(**settings)
     if settings["image_size"] != config.image_size:

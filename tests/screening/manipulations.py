@@ -120,6 +120,11 @@ def piped(folder):
     os.mkfifo(folder / WEIGHTS)
 
 
+def encoder_as_classifier(folder):
+    entries = json.loads((folder / CONFIG).read_text())["auto_map"]
+    settings(CONFIG, auto_map=entries | {"AutoModelForImageClassification": entries["AutoModel"]})(folder)
+
+
 def zero_hole(folder):
     """The last half of the file was never written, as after a crash: it reads as zeros."""
     content = (folder / WEIGHTS).read_bytes()
@@ -207,6 +212,12 @@ CASES = {
     ),
     "no code": (remove("modeling_gloresnet.py"), "modeling_gloresnet.py"),
     # settings
+    "the encoder as classifier": (encoder_as_classifier, "is a GloResNetModel, not a model of this project"),
+    "another processor": (
+        settings(PROCESSOR, image_processor_type="ViTImageProcessor", auto_map=None),
+        "processor is a ViTImageProcessor",
+    ),
+    "another kind of model": (settings(CONFIG, model_type="vit", auto_map=None), "not a model of this project"),
     "a processor of another size": (settings(PROCESSOR, image_size=32), "32 voxels per edge, .*expects 16"),
     "a model of another size": (settings(CONFIG, image_size=32), "16 voxels per edge, .*expects 32"),
     "swapped labels": (

@@ -88,7 +88,8 @@ def test_a_manipulated_folder_is_refused(folder, case, tmp_path, capfd):
 # others are faults of files other than the model's
 OF_SCREENING = [
     *("three labels", "two channels", "eps of 1e9", "a mask setting of another name", "half a record"),
-    *("no processor", "no configuration", "no code"),
+    *("no processor", "no configuration", "no code", "another processor", "the encoder as classifier"),
+    "another kind of model",
 ]
 
 
