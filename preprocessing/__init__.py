@@ -6,18 +6,21 @@ when it is first asked for.
 
 from typing import TYPE_CHECKING, Any
 
+from .framing_gloresnet import frame_head
 from .reading_gloresnet import VolumeError, VolumeWarning
-from .volume_gloresnet import Volume, apply_mask, map_volume, read_labels, read_volume, resample, standardise
+from .volume_gloresnet import Frame, Volume, apply_mask, map_volume, read_labels, read_volume, resample, standardise
 
 if TYPE_CHECKING:
     from .image_processing_gloresnet import GloResNetImageProcessor
 
 __all__ = [
+    "Frame",
     "GloResNetImageProcessor",
     "Volume",
     "VolumeError",
     "VolumeWarning",
     "apply_mask",
+    "frame_head",
     "map_volume",
     "read_labels",
     "read_volume",

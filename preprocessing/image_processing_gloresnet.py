@@ -9,8 +9,11 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
 from .appearance_gloresnet import unusual
+from .framing_gloresnet import FRAME_MM, frame_head
 from .reading_gloresnet import VolumeError, VolumeWarning
-from .volume_gloresnet import apply_mask, is_volume, map_volume, read_volume
+from .volume_gloresnet import Volume, apply_mask, is_volume, map_volume, read_volume
+
+SETTINGS = ("image_size", "eps", "brain_mask", "framing", "frame_mm")  # what decides about the network's input
 
 
 class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
@@ -19,6 +22,8 @@ class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
     image_size: int
     eps: float
     brain_mask: str
+    framing: str
+    frame_mm: float
 
 
 class GloResNetImageProcessor(BaseImageProcessor):
@@ -29,6 +34,9 @@ class GloResNetImageProcessor(BaseImageProcessor):
         eps: added to the standard deviation, in the intensity units of the scan; at most 1e-3.
         brain_mask: `"none"` takes whole-head scans; `"required"` needs a brain mask for every scan and sets all voxels
             outside it to 0. A model folder contains the setting that its model was trained with.
+        framing: `"field_of_view"` maps the whole field of view to the cube, as the paper does; `"head"` maps a frame of
+            fixed size in millimetres around the head, see `frame_head`. It needs scipy.
+        frame_mm: edge of that frame in mm.
 
     Raises:
         ValueError: a setting is invalid.
@@ -37,10 +45,20 @@ class GloResNetImageProcessor(BaseImageProcessor):
     image_size: int
     eps: float
     brain_mask: str
+    framing: str
+    frame_mm: float
     model_input_names = ["pixel_values"]
     valid_kwargs = GloResNetImageProcessorKwargs
 
-    def __init__(self, image_size: int = 128, eps: float = 1e-6, brain_mask: str = "none", **kwargs):
+    def __init__(
+        self,
+        image_size: int = 128,
+        eps: float = 1e-6,
+        brain_mask: str = "none",
+        framing: str = "field_of_view",
+        frame_mm: float = FRAME_MM,
+        **kwargs,
+    ):
         if isinstance(image_size, bool) or not isinstance(image_size, numbers.Integral) or not 16 <= image_size <= 512:
             raise ValueError(f"image_size is {image_size!r}: give one whole number of voxels, from 16 to 512.")
         # a larger eps would leave scans with a small intensity range without a standard deviation of 1
@@ -48,19 +66,26 @@ class GloResNetImageProcessor(BaseImageProcessor):
             raise ValueError(f"eps is {eps!r}: give a small number above 0 and at most 1e-3, such as 1e-6.")
         if brain_mask not in ("none", "required"):
             raise ValueError(f'brain_mask is {brain_mask!r}: give "none" or "required".')
+        if framing not in ("field_of_view", "head"):
+            raise ValueError(f'framing is {framing!r}: give "field_of_view" or "head".')
+        if isinstance(frame_mm, bool) or not isinstance(frame_mm, numbers.Real) or not 50 <= frame_mm <= 500:
+            raise ValueError(f"frame_mm is {frame_mm!r}: give the edge of the frame in mm, from 50 to 500.")
         # AutoFeatureExtractor and AutoProcessor look for this entry; saving adds that of AutoImageProcessor
         kwargs.setdefault("auto_map", {"AutoFeatureExtractor": "image_processing_gloresnet.GloResNetImageProcessor"})
         super().__init__(**kwargs)
         self.image_size = int(image_size)
         self.eps = float(eps)
         self.brain_mask = brain_mask
+        self.framing = framing
+        self.frame_mm = float(frame_mm)
 
     def preprocess(self, images, mask=None, return_tensors: str | None = None) -> BatchFeature:
         """Prepare one or several scans. Calling the processor does the same.
 
         Args:
             images: a path, a nibabel image, an array or tensor `(R, A, S)` or `(1, R, A, S)`; a list of these; or a
-                batch `(B, 1, R, A, S)`. Arrays without an affine are assumed to be RAS. See `read_volume`.
+                batch `(B, 1, R, A, S)`. Arrays without an affine are assumed to be RAS; with `framing="head"` they are
+                refused. See `read_volume`.
             mask: one brain mask per scan, in the same forms; only with `brain_mask="required"`.
             return_tensors: `"pt"`, `"np"`, or None for a list of numpy arrays.
 
@@ -91,11 +116,23 @@ class GloResNetImageProcessor(BaseImageProcessor):
             volume = read_volume(scan, name)
             if mask is not None:
                 volume = apply_mask(volume, brain, mask_name)
+            volume = self.frame(volume)
             for sentence in volume.warnings:
                 warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=3)
             row[0] = map_volume(volume, self.image_size, self.eps)
         data = {"pixel_values": list(pixel_values) if return_tensors is None else pixel_values}
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def frame(self, volume: Volume) -> Volume:
+        """The volume with the part that the network sees as its `frame`, and the warnings about it.
+
+        Args:
+            volume: with its mask applied, if there is one. A frame that it already has is kept.
+
+        Raises:
+            VolumeError: see `frame_head`.
+        """
+        return frame_head(volume, self.frame_mm) if self.framing == "head" and volume.frame is None else volume
 
     def unusual(self, pixel_values, trained_on: dict[str, list[float]] | None) -> list[list[str]]:
         """Warnings about prepared scans that differ from a model's training scans.

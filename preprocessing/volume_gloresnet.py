@@ -2,12 +2,14 @@
 
     volume = read_volume("scan.nii.gz")                  # native grid, axes reordered to R, A, S
     volume = apply_mask(volume, "brain_mask.nii.gz")     # only for a model that requires it
+    volume = frame_head(volume, 150)                     # only for a model that frames the head
     cube = map_volume(volume, image_size=128)            # (128, 128, 128) float32, mean 0, SD 1
 
 Every user error raises `VolumeError` with one sentence that names the scan and says what to do.
 """
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -37,6 +39,20 @@ SLAB = 128  # planes that are copied at a time, so that resampling takes no seco
 GRID_TOLERANCE = 0.1  # voxels; the corners of a mask and its scan may differ by this much
 
 
+class Frame(NamedTuple):
+    """The part of a scan that a cube covers.
+
+    Attributes:
+        first, last: the positions of the cube's first and last voxel along R, A, S, in voxels of the scan. They may be
+            outside the scan.
+        background: the intensity of the cube outside the scan.
+    """
+
+    first: tuple[float, float, float]
+    last: tuple[float, float, float]
+    background: float = 0.0
+
+
 class Volume(NamedTuple):
     """A scan on its own voxel grid, with axes pointing right, anterior, superior (RAS).
 
@@ -49,6 +65,7 @@ class Volume(NamedTuple):
         stored_spacing: voxel edge lengths in mm along the stored spatial axes; None for an array.
         stored_orientation: directions of the stored axes, such as `"LPS"`; `"RAS"` for an array.
         warnings: sentences about doubts that do not prevent reading. They do not name the scan.
+        frame: the part that the network sees, see `frame_head`; None for the whole field of view.
     """
 
     data: np.ndarray
@@ -58,6 +75,7 @@ class Volume(NamedTuple):
     stored_spacing: tuple[float, float, float] | None
     stored_orientation: str
     warnings: tuple[str, ...] = ()
+    frame: Frame | None = None
 
 
 def is_volume(source) -> bool:
@@ -92,7 +110,7 @@ def read_labels(source, name: str = "the labels") -> Volume:
         source = os.fsdecode(source)
         return _from_image(open_image(source), source, source)
     if is_volume(source):
-        return Volume(*source[:7])
+        return Volume(*source[:8])
     if isinstance(source, SpatialImage):
         return _from_image(source, source.get_filename() or name)
     return _from_array(*array_and_affine(source, name), name)
@@ -133,16 +151,24 @@ def apply_mask(volume: Volume, mask, name: str = "the mask") -> Volume:
     return volume._replace(data=volume.data * brain, warnings=(*volume.warnings, *of_mask))
 
 
-def resample(data: np.ndarray, image_size: int) -> np.ndarray:
+def whole_grid(shape: Sequence[int]) -> Frame:
+    """The frame that covers a whole scan of this shape; corner voxels map to corner voxels."""
+    r, a, s = shape
+    return Frame((0.0, 0.0, 0.0), (r - 1.0, a - 1.0, s - 1.0))
+
+
+def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | None = None) -> np.ndarray:
     """Trilinear interpolation onto a cube; corner voxels map to corner voxels (R in the paper, arXiv 2606.02498).
 
-    Along an axis of n voxels, target index t reads source coordinate t (n - 1) / (image_size - 1), as
-    `scipy.ndimage.zoom(order=1)` does. The aspect ratio is not kept, and there is no anti-aliasing.
+    Along an axis, target index t reads source coordinate first + t (last - first) / (image_size - 1). Without a frame,
+    first is 0 and last is the last voxel, as in `scipy.ndimage.zoom(order=1)`: the aspect ratio is not kept. There is
+    no anti-aliasing.
 
     Args:
         data: `(R, A, S)`, at least 2 voxels per axis, of any real type and memory order. Every voxel is interpolated
             along S, then A, then R, so the memory order does not change a single bit of the result.
-        image_size: edge of the cube in voxels.
+        image_size: edge of the cube in voxels, or one edge per axis.
+        frame: the part of the data to use; all of it by default.
 
     Returns:
         `(image_size,) * 3`, C-contiguous float32; float64 if the contrast is so small compared with the offset that
@@ -156,14 +182,22 @@ def resample(data: np.ndarray, image_size: int) -> np.ndarray:
     if strides[0] == strides.min():  # otherwise each voxel of a plane is on another cache line
         planes = _Slabs(data)
     plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
-    on_r, on_a, on_s = (_neighbours(length, image_size, dtype) for length in data.shape)
-    cube = np.empty((image_size,) * 3, dtype)  # (S, R, A)
-    for row, before, share in zip(cube, *on_s, strict=True):  # one plane at a time fits into the CPU cache
+    shape = tuple(image_size) if isinstance(image_size, Sequence) else (image_size,) * 3
+    frame = whole_grid(data.shape) if frame is None else frame
+    on_r, on_a, on_s = (
+        _neighbours(first, last, length, size, dtype)
+        for first, last, length, size in zip(frame.first, frame.last, data.shape, shape, strict=True)
+    )
+    cube = np.empty((shape[2], *shape[:2]), dtype)  # (S, R, A)
+    for row, before, share, outside in zip(cube, *on_s, strict=True):  # one plane at a time fits into the CPU cache
+        if outside:
+            row[...] = frame.background
+            continue
         lines = _between(plane(before), plane(before + 1), share)
-        lines = _interpolate(lines.T, *on_a)
-        row[...] = _interpolate(lines.T, *on_r)
-    reordered = np.empty_like(cube)  # (R, A, S)
-    for index in range(image_size):
+        lines = _interpolate(lines.T, *on_a, frame.background)
+        row[...] = _interpolate(lines.T, *on_r, frame.background)
+    reordered = np.empty(shape, dtype)  # (R, A, S)
+    for index in range(shape[0]):
         reordered[index] = cube[:, index].T
     return reordered
 
@@ -187,6 +221,8 @@ def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
 def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.ndarray:
     """Resample, then standardise: the global mapping M = N o R of the paper (arXiv 2606.02498).
 
+    A volume with a `frame` is resampled from that part of its grid.
+
     Returns:
         `(image_size,) * 3` float32, axes R, A, S, mean 0, standard deviation 1.
 
@@ -194,7 +230,7 @@ def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.n
         VolumeError: the cube is constant, because of the mask or because its grid is coarser than the scan; or its
             contrast is lost in `eps`.
     """
-    cube = resample(volume.data, image_size)
+    cube = resample(volume.data, image_size, volume.frame)
     if cube.min() == cube.max():
         raise VolumeError(
             f"{volume.source} is constant after masking and resampling to {image_size} voxels per edge:"
@@ -291,16 +327,24 @@ class _Slabs:
         return self.slab[index % SLAB]
 
 
-def _neighbours(length: int, size: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `size` target voxels: the source voxel before it, and the weight of the next source voxel."""
-    points = np.arange(size) * (length - 1) / (size - 1)
+def _neighbours(
+    first: float, last: float, length: int, size: int, dtype: type
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `size` targets: the source voxel before it, the weight of the next one, and whether it is outside."""
+    points = first + np.arange(size) * (last - first) / (size - 1)
+    outside = (points < -1e-6) | (points > length - 1 + 1e-6)
+    points = points.clip(0, length - 1)
     before = np.minimum(points.astype(int), length - 2)
-    return before, (points - before).astype(dtype)
+    return before, (points - before).astype(dtype), outside
 
 
-def _interpolate(lines: np.ndarray, before: np.ndarray, shares: np.ndarray) -> np.ndarray:
+def _interpolate(
+    lines: np.ndarray, before: np.ndarray, shares: np.ndarray, outside: np.ndarray, background: float
+) -> np.ndarray:
     """Linear interpolation along the first axis of a plane."""
-    return _between(lines[before], lines[before + 1], shares[:, None])
+    between = _between(lines[before], lines[before + 1], shares[:, None])
+    between[outside] = background
+    return between
 
 
 def _between(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
