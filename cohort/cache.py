@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from machine.cores import available_cores
 from preprocessing import GloResNetImageProcessor, VolumeError
+from preprocessing.image_processing_gloresnet import SETTINGS
 from run_folder.files import replacing_folder
 
 from .file_state import file_state
@@ -102,7 +103,7 @@ def _key(image: str | None, mask: str | None) -> str:
 
 def _folder(processor: GloResNetImageProcessor) -> Path:
     """The cache folder for these preprocessing settings and this version of the preprocessing code."""
-    settings = {name: getattr(processor, name) for name in ("image_size", "eps", "brain_mask")}
+    settings = {name: getattr(processor, name, None) for name in SETTINGS}  # earlier versions lack some
     package = Path(inspect.getfile(GloResNetImageProcessor)).parent
     code = "".join(path.read_text() for path in sorted(package.glob("*_gloresnet.py")))
     digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + code).encode()).hexdigest()

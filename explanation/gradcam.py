@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from architectures.networks import resnets_of
-from preprocessing import Volume
+from preprocessing import Frame, Volume, resample
+from preprocessing.volume_gloresnet import whole_grid
 
 METHODS = ("layercam", "gradcam")
 MAP_LEFT_RIGHT_AXIS = 1  # of a map (batch, R, A, S)
@@ -255,13 +256,19 @@ def stage_steps(model: Any) -> list[int]:
 
 
 def cube_affine(volume: Volume, size: int) -> np.ndarray:
-    """Affine of a cube of `size`^3 voxels whose corner voxels coincide with those of the scan: voxels to mm (RAS+).
+    """Affine of a cube of `size`^3 voxels that covers the volume's frame: voxels to mm (RAS+).
+
+    Without a frame, the corner voxels of the cube coincide with those of the scan.
 
     Returns:
         (4, 4) float64. For a volume without an affine, one voxel of the scan counts as 1 mm.
     """
-    edges = [(n - 1) / (size - 1) if min(n, size) > 1 else 1.0 for n in volume.data.shape]
-    return _affine(volume) @ np.diag([*edges, 1.0])
+    frame = volume.frame or whole_grid(volume.data.shape)
+    to_scan = np.eye(4)
+    for axis, (first, last) in enumerate(zip(frame.first, frame.last, strict=True)):
+        to_scan[axis, axis] = (last - first) / (size - 1) if size > 1 and last > first else 1.0
+        to_scan[axis, 3] = first
+    return _affine(volume) @ to_scan
 
 
 def map_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image:
@@ -273,11 +280,15 @@ def map_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image:
 def scan_image(heat: Tensor | np.ndarray, volume: Volume) -> nibabel.Nifti1Image:
     """A map (S, S, S) interpolated to the scan's own voxel grid, float32, with the axes in the file's order.
 
-    The interpolation is trilinear with aligned corners, as in the preprocessing. Affine and shape (first three axes)
-    are those of the file that the volume was read from.
+    The interpolation is trilinear, as in the preprocessing. Outside the volume's frame, the map is 0. Affine and shape
+    (first three axes) are those of the file that the volume was read from.
     """
-    batch = torch.from_numpy(_as_array(heat))[None, None]
-    data = nn.functional.interpolate(batch, size=volume.data.shape, mode="trilinear", align_corners=True)[0, 0].numpy()
+    cube, frame = _as_array(heat), volume.frame or whole_grid(volume.data.shape)
+    low, high = np.array(frame.first), np.array(frame.last)
+    # where the scan's corner voxels are in the cube
+    ends = [(corner - low) / (high - low) * (len(cube) - 1) for corner in (0.0, np.array(volume.data.shape) - 1)]
+    on_scan = resample(cube, volume.data.shape, Frame(tuple(ends[0]), tuple(ends[1])))
+    data = on_scan.astype(np.float32, copy=False)  # resample may compute in float64
     stored = nibabel.orientations.axcodes2ornt(tuple(volume.stored_orientation))
     ras = nibabel.orientations.axcodes2ornt(("R", "A", "S"))
     return nibabel.Nifti1Image(data, _affine(volume)).as_reoriented(nibabel.orientations.ornt_transform(ras, stored))

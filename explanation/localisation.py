@@ -48,6 +48,7 @@ from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
 from run_folder.tables import read_table
 from screening.loading import ModelError, load_pytorch_model
+from screening.one_scan import read_scan
 
 PROGRAM = "python -m explanation.localisation"
 MAPS = {  # name: title, colour, marker; in the order of tables and figures
@@ -84,16 +85,17 @@ def localise(run: Path, seed: int = 0) -> pd.DataFrame:
         untrained = random_twin(model, seed + int(fold))
         for row in tqdm(part.to_dict("records"), desc=f"fold {fold}", unit="scan", disable=None):
             mask = sibling(row["image"], "desc-brain_mask") if processor.brain_mask == "required" else None
-            pixel_values = processor(row["image"], mask=mask, return_tensors="pt")["pixel_values"]
+            volume, cube = read_scan(processor, row["image"], mask)
+            pixel_values = torch.from_numpy(cube[None])
             heat = {method: explain(model, pixel_values, method)[0] for method in METHODS}
             heat |= {f"{method}_random": explain(untrained, pixel_values, method)[0] for method in METHODS}
-            cases.append((row, heat))
+            cases.append((row, volume.frame, heat))
     rows = []
-    total = sum(heat["layercam"] for _, heat in cases)
-    for row, heat in cases:
+    total = sum(heat["layercam"] for _, _, heat in cases)
+    for row, frame, heat in cases:
         if len(cases) > 1:
             heat["layercam_others"] = (total - heat["layercam"]) / (len(cases) - 1)
-        volume = read_volume(row["image"])
+        volume = read_volume(row["image"])._replace(frame=frame)
         brain = _stored(sibling(row["image"], "desc-brain_mask")) > 0
         maps = {name: scan_image(values, volume).get_fdata(dtype=np.float32) for name, values in heat.items()}
         spacing = volume.stored_spacing

@@ -31,8 +31,17 @@ from torch import Tensor
 
 from architectures.networks import is_resnet
 from machine.programs import FAILED, complain, one_line, run_program
+from preprocessing.image_processing_gloresnet import SETTINGS
 from run_folder.files import WriteError, writing
-from screening.exported import FORMAT, SUFFIXES, ExportedModel, cpu_capabilities, is_converted_file, require_package
+from screening.exported import (
+    FORMAT,
+    FORMAT_WITH_FRAMING,
+    SUFFIXES,
+    ExportedModel,
+    cpu_capabilities,
+    is_converted_file,
+    require_package,
+)
 from screening.fast import smooth_noise
 from screening.loading import ModelError, load_model, load_pytorch_model
 
@@ -221,8 +230,10 @@ def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file
     config = model.config.to_dict()
     for name in ("auto_map", "custom_pipelines", "_name_or_path"):  # code files of the model folder, and its path
         config.pop(name, None)
-    settings = {name: getattr(processor, name) for name in ("image_size", "eps", "brain_mask")}
-    metadata = {"format": FORMAT, "dtype": dtype, "config": config, "processor": settings}
+    settings = {name: getattr(processor, name) for name in SETTINGS if hasattr(processor, name)}
+    # earlier versions would ignore the framing, and answer wrongly
+    number = FORMAT_WITH_FRAMING if settings.get("framing") == "head" else FORMAT
+    metadata = {"format": number, "dtype": dtype, "config": config, "processor": settings}
     if format == "onnx":
         write_onnx(graph, file, metadata)
     elif dtype == "int8":

@@ -16,8 +16,8 @@ from .out_of_distribution import MASKED_SHARE, describe, unusual
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."
 
 
-def read_scan(processor, scan: str, mask: str | None = None) -> tuple[Volume, np.ndarray]:
-    """Read a scan on its own voxel grid, and prepare the network's input `(1, S, S, S)` float32.
+def framed_scan(processor, scan: str, mask: str | None = None) -> Volume:
+    """Read a scan on its own voxel grid, with the `frame` that the network sees.
 
     Args:
         processor: of the model; it may be of another version of this project.
@@ -25,19 +25,42 @@ def read_scan(processor, scan: str, mask: str | None = None) -> tuple[Volume, np
         mask: path of its brain mask, if the model requires one.
 
     Returns:
-        The scan without the mask, with the `warnings` about both files; and the input.
+        The scan without the mask, with the `warnings` about both files and about the frame.
 
     Raises:
         ValueError: the scan or mask cannot be used.
     """
-    volume, brain = read_volume(scan), None
-    if mask is not None:
-        # the position of a mask can only be checked here, because arrays have none
-        volume = volume._replace(warnings=apply_mask(volume, mask).warnings)
-        brain = read_volume(mask).data
+    volume = read_volume(scan)
+    seen = volume if mask is None else apply_mask(volume, mask)
+    if frames(processor):
+        seen = processor.frame(seen)
+    return volume._replace(warnings=seen.warnings, frame=seen.frame)
+
+
+def frames(processor) -> bool:
+    """Whether a processor, perhaps of an earlier version, places the head on a frame."""
+    return getattr(processor, "framing", "field_of_view") == "head"
+
+
+def read_scan(processor, scan: str, mask: str | None = None) -> tuple[Volume, np.ndarray]:
+    """Read a scan on its own voxel grid, and prepare the network's input `(1, S, S, S)` float32.
+
+    Args:
+        processor, scan, mask: see `framed_scan`.
+
+    Returns:
+        The scan as in `framed_scan`, and the input.
+
+    Raises:
+        ValueError: the scan or mask cannot be used.
+    """
+    volume = framed_scan(processor, scan, mask)
+    # the position of a mask was checked above, because arrays have none
+    brain = None if mask is None else read_volume(mask).data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the doubts about these files are in volume.warnings
-        pixel_values = processor(volume.data, mask=brain, return_tensors="np").pixel_values[0]
+        source = volume if frames(processor) else volume.data
+        pixel_values = processor(source, mask=brain, return_tensors="np").pixel_values[0]
     for channel in pixel_values:  # a processor of another version may not check it
         check_standardised(channel, volume.source)
     return volume, pixel_values
@@ -134,6 +157,8 @@ def describe_preprocessing(volume: Volume, cube: np.ndarray, processor) -> dict:
         n * edge for n, edge in zip(volume.data.shape, np.linalg.norm(volume.affine[:3, :3], axis=0), strict=True)
     ]
     constant = describe(cube)["constant"]
+    framed = frames(processor)
+    seen = [processor.frame_mm] * 3 if framed else extent
     return {
         "stored_shape": list(volume.stored_shape),
         "stored_spacing_mm": [round(edge, 4) for edge in volume.stored_spacing],
@@ -143,10 +168,11 @@ def describe_preprocessing(volume: Volume, cube: np.ndarray, processor) -> dict:
         "intensity_window": intensity_window(volume.data),
         "orientation": "RAS",
         "shape": list(cube.shape),
-        "spacing_mm": [round(float(length) / processor.image_size, 3) for length in extent],
+        "spacing_mm": [round(float(length) / processor.image_size, 3) for length in seen],
         "intensity_mean": round(float(cube.mean()), 6),
         "intensity_sd": round(float(cube.std()), 6),
         "brain_mask": processor.brain_mask,
+        "framing": "head" if framed else "field_of_view",
         "background": f"constant over {100 * constant:.0f} % of the volume: it looks skull-stripped or masked"
         if constant > MASKED_SHARE
         else "carries signal or noise: it does not look skull-stripped",

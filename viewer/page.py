@@ -15,9 +15,8 @@ import torch
 
 from cohort.phantom import make_phantom_scan
 from explanation.gradcam import explain, map_image, peak_position, scan_image
-from preprocessing import read_volume
 from screening.fast import prepare
-from screening.one_scan import NOTICE, prepare_scan, screen_scan
+from screening.one_scan import NOTICE, framed_scan, prepare_scan, screen_scan
 
 from .entries import COLUMNS, next_to, table_row
 from .fragments import answers_table, masthead, page_css, result_panel
@@ -295,7 +294,7 @@ class Page:
         entry = entries[chosen]
         heat = torch.from_numpy(nibabel.load(next_to(entry, f"_{method}_cube.nii.gz")).get_fdata(dtype=np.float32))
         file = next_to(entry, f"_{method}.nii.gz")
-        nibabel.save(scan_image(heat, read_volume(entry["path"])), file)
+        nibabel.save(scan_image(heat, framed_scan(self.processor, entry["path"], entry["mask"])), file)
         return {self.map_file: gr.DownloadButton(value=str(file), interactive=True)}
 
     def start_over(self, request: gr.Request) -> dict:

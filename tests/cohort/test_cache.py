@@ -12,6 +12,7 @@ from datasets import config as datasets_config
 
 from cohort import cache
 from cohort.cache import standardised_volumes
+from cohort.phantom import make_phantom_scan
 from cohort.scans import find_scans
 from preprocessing import GloResNetImageProcessor
 
@@ -154,3 +155,17 @@ def test_leftovers_of_an_interrupted_build_are_removed(shared_tiny_cohort, built
     (folder / ".dead.partial" / "volumes.arrow").write_bytes(b"half")
     volumes, _ = standardised_volumes(scans, PROCESSOR)
     assert len(volumes) == 12 and not list(folder.glob(".*.partial"))
+
+
+def test_another_framing_is_another_cache(tiny_cohort, built):
+    scans = find_scans(tiny_cohort)[:2]  # noise, no heads
+    nib.save(make_phantom_scan(36.0, voxel_size=4.0).image(), scans[0].image)
+    framed = GloResNetImageProcessor(image_size=16, framing="head")
+    wider = GloResNetImageProcessor(image_size=16, framing="head", frame_mm=180)
+    found = [standardised_volumes(scans, processor) for processor in (PROCESSOR, framed, wider)]
+    assert [len(call) for call in built] == [2, 2, 2]
+    assert [[scan.status for scan in after] for _, after in found] == [["used"] * 2] + [["used", "unreadable"]] * 2
+    assert "no complete head" in found[1][1][1].reason
+    cubes = [np.array(volumes[0]["pixel_values"], np.float32) for volumes, _ in found]
+    assert not np.array_equal(cubes[0], cubes[1]) and not np.array_equal(cubes[1], cubes[2])
+    assert np.array_equal(cubes[1], framed(scans[0].image, return_tensors="np")["pixel_values"][0])

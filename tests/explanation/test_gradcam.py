@@ -26,7 +26,7 @@ from modeling_gloresnet import (
     GloResNetEnsembleForImageClassification,
     GloResNetForImageClassification,
 )
-from preprocessing import read_volume
+from preprocessing import Frame, read_volume
 
 GEOMETRIES = {
     "paper": {},
@@ -361,6 +361,29 @@ def test_the_corners_of_the_cube_are_those_of_the_scan():
         ours = nibabel.affines.apply_affine(affine, np.multiply(corner, 8))
         theirs = nibabel.affines.apply_affine(volume.affine, np.multiply(corner, np.subtract(volume.data.shape, 1)))
         assert np.allclose(ours, theirs)
+
+
+def test_a_map_of_a_frame_is_back_at_its_place_on_the_scan():
+    source, centre = scan_in("PIL")
+    volume = read_volume(source)
+    shape = np.array(volume.data.shape)
+    volume = volume._replace(frame=Frame(tuple(-0.1 * shape), tuple(0.9 * shape), -5.0))
+    size = 24
+    indices = np.stack(np.meshgrid(*[np.arange(float(size))] * 3, indexing="ij"))
+    at = nibabel.affines.apply_affine(np.linalg.inv(cube_affine(volume, size)), centre)  # scan to cube
+    blob = np.exp(-np.square(indices - at[:, None, None, None]).sum(axis=0) / 8).astype(np.float32)
+    back = scan_image(blob, volume)
+    values = back.get_fdata()
+    assert back.shape == source.shape and np.allclose(back.affine, source.affine)
+    peak = np.average(np.argwhere(values > 0), weights=values[values > 0], axis=0)  # cube to scan
+    expected = nibabel.affines.apply_affine(np.linalg.inv(source.affine), centre)
+    assert np.abs(peak - expected).max() < 0.1  # voxels of the scan
+    # every voxel compared with scipy; outside the frame there is no heat
+    to_cube = np.linalg.inv(cube_affine(volume, size)) @ back.affine
+    where = nibabel.affines.apply_affine(to_cube, np.argwhere(values > -1))
+    wanted = map_coordinates(blob, where.T, order=1, mode="constant").reshape(back.shape)
+    assert np.allclose(values, wanted, atol=1e-4)
+    assert not values[~((where >= 0) & (where <= size - 1)).all(axis=1).reshape(back.shape)].any()
 
 
 def test_a_file_with_a_fourth_axis_and_an_array_give_three_axes():

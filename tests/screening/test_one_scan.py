@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
+from cohort.phantom import make_phantom_scan
 from modeling_gloresnet import (
     BaselineConfig,
     GloResNetConfig,
@@ -17,7 +18,7 @@ from modeling_gloresnet import (
     GloResNetForImageClassification,
 )
 from modeling_gloresnet.inference_gloresnet import ScreeningInference
-from preprocessing import GloResNetImageProcessor, VolumeError, read_volume
+from preprocessing import GloResNetImageProcessor, VolumeError, VolumeWarning, read_volume
 from screening import one_scan
 from screening.many_scans import screen
 from screening.model import is_trained
@@ -175,3 +176,47 @@ def test_the_processor_warns_of_nothing_that_is_in_the_answer(model, tmp_path, r
 
     screen_scan(PyTorchModel(model), Doubtful(image_size=16), write(tmp_path / "scan.nii.gz"))
     assert not [warning for warning in recwarn if "probabilities" in str(warning.message)]
+
+
+def head(path):
+    """A phantom, cut at the front."""
+    scan = make_phantom_scan(36.0, voxel_size=4.0).image()
+    nibabel.save(scan.slicer[:, : scan.shape[1] - 6], path)
+    return str(path)
+
+
+def test_a_framed_scan_is_the_processors_and_brings_the_warnings_about_its_head(model, tmp_path):
+    processor, scan = GloResNetImageProcessor(image_size=16, framing="head"), head(tmp_path / "scan.nii.gz")
+    with pytest.warns(VolumeWarning, match="front"):
+        expected = processor(scan, return_tensors="np").pixel_values[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        volume, cube = one_scan.read_scan(processor, scan)
+    np.testing.assert_array_equal(cube, expected)
+    assert volume.frame is not None and any("edge of the scan at the front" in w for w in volume.warnings)
+    answer = screen_scan(PyTorchModel(model), processor, scan)
+    assert volume.warnings[0] in answer["warnings"]
+    assert answer["preprocessing"]["framing"] == "head"
+    assert answer["preprocessing"]["spacing_mm"] == [round(150 / 16, 3)] * 3
+    assert json.loads(json.dumps(answer)) == answer
+
+
+def test_a_framed_scan_with_a_mask_is_the_processors(tmp_path):
+    scan = make_phantom_scan(36.0, voxel_size=4.0)
+    image, mask = str(tmp_path / "scan.nii.gz"), str(tmp_path / "mask.nii.gz")
+    nibabel.save(scan.image(), image)
+    nibabel.save(nibabel.Nifti1Image(scan.brain_mask, scan.affine), mask)
+    processor = GloResNetImageProcessor(image_size=16, framing="head", brain_mask="required")
+    volume, cube = one_scan.read_scan(processor, image, mask)
+    np.testing.assert_array_equal(cube, processor(image, mask=mask, return_tensors="np").pixel_values[0])
+    np.testing.assert_array_equal(volume.data, read_volume(image).data)  # for display, without the mask
+
+
+def test_a_processor_from_before_framing_gets_an_array(tmp_path):
+    class Earlier:
+        def __call__(self, image, mask=None, return_tensors=None):
+            assert isinstance(image, np.ndarray)
+            return GloResNetImageProcessor(image_size=16)(image, return_tensors="np")
+
+    volume, _ = one_scan.read_scan(Earlier(), write(tmp_path / "scan.nii.gz"))
+    assert volume.frame is None
