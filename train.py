@@ -135,7 +135,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     """Return the options of the run, and the settings that override the recipe."""
     parser = argparse.ArgumentParser(
         prog="train.py",
-        usage="accelerate launch train.py [--fold K|all] [--data_dir BIDS] [--recipe demo|paper|FILE] [settings]",
+        usage="accelerate launch train.py [--fold K|all] [--data_dir BIDS] [--recipe NAME|FILE] [settings]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -146,7 +146,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     add("--acquisition", metavar="A", help="which image to use in sessions with several: the one with acq-A")
     add("--run", metavar="N", help="the same for run-N")
     add("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default: clear)")
-    add("--recipe", help="demo, paper or a YAML file (default: demo for phantoms, else paper)")
+    add("--recipe", help="demo, paper, clinical or a YAML file (default: demo for phantoms, else paper)")
     add("--output_dir", help="folder of the run (default: runs/<cohort>-<recipe>)")
     trackers = ("none", "tensorboard", "trackio", "wandb")
     add("--report_to", default="none", choices=trackers, help="where to log training (default: none)")

@@ -85,6 +85,7 @@ def render_card(
         image_size=config.image_size,
         threshold=f"{config.threshold:g}",
         brain_mask=recipe["brain_mask"],
+        framing=recipe.get("framing", "field_of_view"),  # absent from runs before version 0.2
         recipe={**recipe, "init_name": _initial_weights(recipe["init"], network)},
         precision={"no": "float32", "bf16": "bfloat16 (mixed)", "fp16": "float16 (mixed)"}[recipe["mixed_precision"]],
         metrics=metrics,

@@ -101,6 +101,7 @@ class Bench:
             epochs = load_recipe(self.recipe_name, **self.overrides, architecture="resnet10").num_train_epochs
             settings["num_train_epochs"] = max(2, round(epochs / self.patches_per_axis**3))
             settings["brain_mask"] = "none"  # already applied before the patches are cut
+            settings["framing"] = "field_of_view"  # a patch is no head
         return settings
 
     def recipe(self, cell: Cell) -> Recipe:
@@ -114,6 +115,8 @@ class Bench:
     def folder(self, cell: Cell) -> RunFolder:
         """The cell's run folder. Its name is derived from the settings, so equal settings share one run."""
         settings = {k: v for k, v in asdict(self.recipe(cell)).items() if k != "num_threads"}
+        if settings["framing"] == "field_of_view":
+            del settings["framing"]  # runs from before this setting keep their names
         settings["source"] = [str(self.data_dir.resolve()), self.labels and str(self.labels.resolve())]
         if cell.patches:
             settings["patches_per_axis"] = self.patches_per_axis

@@ -37,7 +37,9 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
         The Markdown file.
     """
     recipe = bench.recipe(COMPACT)
-    measured = measure_all(jobs(per_kind, recipe.image_size, recipe.brain_mask, voxel_size), bench.output / "phantoms")
+    measured = measure_all(
+        jobs(per_kind, recipe.image_size, recipe.brain_mask, voxel_size, recipe.framing), bench.output / "phantoms"
+    )
     records = pd.DataFrame([record for result in measured.values() for record in result.records])
     row = main_row(bench)
     records["p_injury"] = np.nan

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -26,7 +27,7 @@ from cohort.phantom.growth import WHITE_MATTER
 from cohort.phantom.pathology import PUNCTATE, Lesion, LesionMap, sphere_fraction
 from cohort.phantom.scan import infant_volumes, without_artefacts
 from machine.cores import available_cores
-from preprocessing import apply_mask, read_volume
+from preprocessing import apply_mask, frame_head, read_volume
 from preprocessing.volume_gloresnet import map_volume, resample
 from run_folder.files import replacing
 
@@ -50,12 +51,14 @@ class Job(NamedTuple):
     injury: str = ""
     severity: str = ""
     voxel_size: float = VOXEL_SIZE
+    framing: str = "field_of_view"
 
     @property
     def name(self) -> str:
         """Name of the file with the results."""
         what = f"{self.injury}-{self.severity}" if self.injury else "head"
-        return f"{what}-{self.number}-{self.image_size}-{self.brain_mask}-{self.voxel_size:g}mm"
+        framed = "-head" if self.framing == "head" else ""
+        return f"{what}-{self.number}-{self.image_size}-{self.brain_mask}-{self.voxel_size:g}mm{framed}"
 
     @property
     def weeks(self) -> float:
@@ -77,12 +80,19 @@ class Measured(NamedTuple):
     contrasts: list[dict]
 
 
-def jobs(per_kind: int, image_size: int, brain_mask: str, voxel_size: float = VOXEL_SIZE) -> list[Job]:
+def jobs(
+    per_kind: int,
+    image_size: int,
+    brain_mask: str,
+    voxel_size: float = VOXEL_SIZE,
+    framing: str = "field_of_view",
+) -> list[Job]:
     """`per_kind` scans of each injury and severity, and three times `per_kind` normal heads."""
-    every = [Job(number, image_size, brain_mask, voxel_size=voxel_size) for number in range(3 * per_kind)]
+    common = {"voxel_size": voxel_size, "framing": framing}
+    every = [Job(number, image_size, brain_mask, **common) for number in range(3 * per_kind)]
     for injury, severities in INJURIES.items():
         for severity in severities:
-            every += [Job(n, image_size, brain_mask, injury, severity, voxel_size) for n in range(per_kind)]
+            every += [Job(n, image_size, brain_mask, injury, severity, **common) for n in range(per_kind)]
     return every
 
 
@@ -228,5 +238,7 @@ def _peak(volume: np.ndarray, centre: tuple, diameter: float, grid: Grid, shift:
 
 def _network_input(volume: np.ndarray, mask: np.ndarray, job: Job) -> np.ndarray:
     """A RAS array, preprocessed for the network: (S, S, S)."""
-    read = read_volume(volume)
-    return map_volume(apply_mask(read, mask) if job.brain_mask == "required" else read, job.image_size)
+    read = read_volume(nibabel.Nifti1Image(volume, small_grid(job.voxel_size).affine))
+    if job.brain_mask == "required":
+        read = apply_mask(read, mask)
+    return map_volume(frame_head(read) if job.framing == "head" else read, job.image_size)

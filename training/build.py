@@ -73,8 +73,8 @@ def new_model(recipe: Recipe, pretrained: bool = True) -> Network:
 
 
 def new_processor(recipe: Recipe) -> GloResNetImageProcessor:
-    """Make the processor with the recipe's geometry and brain mask setting."""
-    return GloResNetImageProcessor(image_size=recipe.image_size, brain_mask=recipe.brain_mask)
+    """Make the processor with the recipe's geometry, brain mask and framing."""
+    return GloResNetImageProcessor(image_size=recipe.image_size, brain_mask=recipe.brain_mask, framing=recipe.framing)
 
 
 def new_loader(scans: ScanDataset, recipe: Recipe, accelerator: Accelerator, *, shuffle: bool = False) -> DataLoader:

@@ -32,6 +32,9 @@ class Recipe:
 
     image_size: int = setting("edge of the standardised volume in voxels", 16, 512)
     brain_mask: Literal["none", "required"] = setting("`required` multiplies each volume by its brain mask")
+    framing: Literal["field_of_view", "head"] = setting(
+        "map the whole field of view to the volume, as the paper does, or a frame of fixed size around the head"
+    )
     max_birth_age: float | None = setting("use only infants born before this age in weeks", 20, 50)
     num_folds: int = setting("number of folds of the cross-validation", 2, 100)
     split: Literal["family", "paper"] = setting(

@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from training.build import new_processor
 from training.recipe import Recipe, RecipeError, add_recipe_flags, load_recipe
 
 
@@ -97,5 +98,13 @@ def test_broken_recipe_files_are_named(tmp_path, text, message):
 
 
 def test_an_unknown_recipe_names_the_known_ones():
-    with pytest.raises(RecipeError, match="There is no recipe fast: choose one of demo, paper"):
+    with pytest.raises(RecipeError, match="There is no recipe fast: choose one of clinical, demo, paper"):
         load_recipe("fast")
+
+
+def test_the_clinical_recipe_frames_the_head_and_calibrates_on_inner_scans():
+    recipe, paper = load_recipe("clinical"), load_recipe("paper")
+    assert (recipe.framing, recipe.split, recipe.selection) == ("head", "family", "inner")
+    assert paper.framing == load_recipe("demo").framing == "field_of_view"
+    assert {line.split(":")[0] for line in recipe.differences(paper)} == {"framing", "selection"}
+    assert new_processor(recipe).framing == "head"
