@@ -6,6 +6,7 @@
 result. Imports neither torch nor transformers.
 """
 
+from .field_of_view import FieldOfView, draw_field_of_view
 from .grids import Grid, full_grid, small_grid
 from .pathology import INJURIES, Injury
 from .plan import PRESETS, PlannedScan, plan_cohort
@@ -15,11 +16,13 @@ from .writer import PhantomFolderError, generate_phantom_cohort, is_phantom, pha
 __all__ = [
     "INJURIES",
     "PRESETS",
+    "FieldOfView",
     "Grid",
     "Injury",
     "PhantomFolderError",
     "PhantomScan",
     "PlannedScan",
+    "draw_field_of_view",
     "full_grid",
     "generate_phantom_cohort",
     "is_phantom",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from machine.programs import FAILED, complain, run_program
 
+from .field_of_view import FIELDS_OF_VIEW
 from .plan import PRESETS
 from .writer import DEFAULT_VOXEL_SIZE, generate_phantom_cohort
 
@@ -54,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="0..1",
         help="0: motion is independent of the label; 1: all injured scans have motion, all normal scans have none",
+    )
+    parser.add_argument(
+        "--field_of_view",
+        choices=FIELDS_OF_VIEW,
+        default="fixed",
+        help="varied: more or less air and neck, another place and tilt of the head in each scan",
     )
     parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="processes (None: one per core)")
     return parser

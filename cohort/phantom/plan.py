@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .field_of_view import FieldOfView, draw_field_of_view
 from .fields import named_rng
 from .grids import Grid, full_grid, small_grid
 from .pathology import Injury
@@ -66,6 +67,7 @@ class PlannedScan:
         radiology_score: text, 1-5 or Q; label: 0, 1, or None for Q.
         injuries: what the image shows. In `null` they are unrelated to the score.
         motion: strength 0-1.
+        field_of_view: what the scan shows around the head; None for the whole grid.
     """
 
     participant_id: str
@@ -82,6 +84,7 @@ class PlannedScan:
     injuries: tuple[Injury, ...]
     motion: float
     grid: Grid
+    field_of_view: FieldOfView | None = None
 
     @property
     def label(self) -> int | None:
@@ -96,6 +99,7 @@ def plan_cohort(
     voxel_size: float = 1.25,
     use_full_grid: bool = False,
     motion_confounding: float = 0.0,
+    field_of_view: str = "fixed",
 ) -> list[PlannedScan]:
     """Plan every session of a cohort, sorted by participant and session.
 
@@ -105,6 +109,7 @@ def plan_cohort(
             infants of poor quality: 14 and 3 per 128.
         motion_confounding: 0 = motion in 12.5 % of the scans, independent of the label; 1 = motion in all scans
             labelled injured and in no others; linear in between.
+        field_of_view: `fixed` shows the same part of space in every scan, `varied` draws one for each.
     """
     count = DEFAULT_SUBJECTS[preset] if num_subjects is None else num_subjects
     # `null` is the cohort of `clear` with permuted labels
@@ -125,6 +130,11 @@ def plan_cohort(
         for s in scans
     ]
     scans = [replace(scan, grid=grid) for scan, grid in zip(scans, grids, strict=True)]
+    if field_of_view == "varied":
+        scans = [
+            replace(scan, field_of_view=draw_field_of_view(seed, scan.participant_id, scan.session_id))
+            for scan in scans
+        ]
     return sorted(scans, key=lambda scan: (scan.participant_id, scan.session_id))
 
 

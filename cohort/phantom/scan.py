@@ -11,6 +11,7 @@ import numpy as np
 
 from .acquisition import Acquisition, acquire, draw_acquisition, paint
 from .anatomy import build_anatomy
+from .field_of_view import FieldOfView, Placement, head_grid
 from .fields import named_rng
 from .grids import Grid, small_grid
 from .growth import (
@@ -19,6 +20,7 @@ from .growth import (
     TISSUE_NAMES,
     VENTRICLES,
     TissueVolumes,
+    intracranial_half_axes,
     normal_volumes,
 )
 from .pathology import LESION_NAMES, Injury, Lesion, as_injuries, injured_volumes, place_lesions
@@ -81,6 +83,7 @@ def make_phantom_scan(
     infant: str = "infant",
     session: str = "session",
     acquisition: Acquisition | None = None,
+    field_of_view: FieldOfView | None = None,
 ) -> PhantomScan:
     """Generate one scan.
 
@@ -94,6 +97,7 @@ def make_phantom_scan(
         family, infant, session: names. Twins share a family and most of their anatomy. An infant keeps its anatomy and
             lesions across sessions. Each session has its own imaging conditions.
         acquisition: fixed imaging conditions instead of random ones; its `motion` replaces the argument.
+        field_of_view: what the scan shows around the head, instead of the shape of the grid; adds a neck.
 
     Raises:
         ValueError: a value is out of range, or an injury is unknown.
@@ -108,13 +112,24 @@ def make_phantom_scan(
     conditions = acquisition or draw_acquisition(rng, motion)
 
     target = injured_volumes(infant_volumes(scan_age, seed, family, infant), injuries, seed, family + infant)
-    anatomy = build_anatomy(target, scan_age, grid, seed, family, infant, conditions.shift)
-    lesions = place_lesions(anatomy, injuries, grid, seed, family + infant, conditions.shift)
-    still = paint(anatomy, lesions, scan_age, conditions, grid, seed, family + infant)
+    home = grid
+    if field_of_view is not None:
+        half_axes = intracranial_half_axes(target.intracranial)
+        placement = Placement(field_of_view, half_axes, conditions.scalp_mm, grid)
+        grid, home = placement.grid, head_grid(half_axes, conditions.scalp_mm, grid.voxel_size)
+        conditions = replace(conditions, shift=(0.0, 0.0, 0.0))  # the field of view places the head
+    anatomy = build_anatomy(target, scan_age, home, seed, family, infant, conditions.shift)
+    lesions = place_lesions(anatomy, injuries, home, seed, family + infant, conditions.shift)
+    still = paint(anatomy, lesions, scan_age, conditions, home, seed, family + infant)
+    dseg, lesion_mask = anatomy.dseg, lesions.mask
+    if field_of_view is not None:
+        still, dseg, lesion_mask = (placement.placed(a, n) for a, n in ((still, 1), (dseg, 0), (lesion_mask, 0)))
+        if field_of_view.neck:
+            placement.add_neck(still, scan_age, conditions)
     volume = acquire(still, scan_age, conditions, grid, rng)
 
-    brain_mask = (anatomy.dseg > 0).astype(np.uint8)
-    volumes_ml = measure_volumes(anatomy.dseg, lesions.mask, grid.voxel_size)
+    brain_mask = (dseg > 0).astype(np.uint8)
+    volumes_ml = measure_volumes(dseg, lesion_mask, grid.voxel_size)
     left = anatomy.points[0] < 0
     in_ventricles = anatomy.dseg.ravel()[anatomy.inside] == VENTRICLES
     voxel_ml = grid.voxel_size**3 / 1000.0
@@ -138,13 +153,14 @@ def make_phantom_scan(
         "snr": conditions.snr,
         "psf_fwhm_mm": conditions.psf_fwhm_mm,
         "bias": conditions.bias,
+        **(field_of_view.truth if field_of_view else {}),
     }
     return PhantomScan(
         volume=grid.stored(volume),
         affine=grid.affine,
         brain_mask=grid.stored(brain_mask),
-        dseg=grid.stored(anatomy.dseg),
-        lesion_mask=grid.stored(lesions.mask),
+        dseg=grid.stored(dseg),
+        lesion_mask=grid.stored(lesion_mask),
         target_volumes=target,
         volumes_ml=volumes_ml,
         injuries=injuries,

@@ -41,6 +41,7 @@ def write_session(output: Path, scan: PlannedScan, seed: int) -> None:
         family=scan.family_id,
         infant=scan.participant_id,
         session=scan.session_id,
+        field_of_view=scan.field_of_view,
     )
     row = {
         "participant_id": scan.participant_id,

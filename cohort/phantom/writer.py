@@ -25,6 +25,7 @@ from tqdm import tqdm
 from machine.cores import available_cores
 from run_folder.files import read_json, write_json, write_text
 
+from .field_of_view import FIELDS_OF_VIEW
 from .grids import FULL_VOXEL_SIZE, small_grid
 from .growth import TISSUE_NAMES
 from .pathology import LESION_NAMES
@@ -103,6 +104,7 @@ def generate_phantom_cohort(
     motion_confounding: float = 0.0,
     num_workers: int | None = None,
     progress: bool = True,
+    field_of_view: str = "fixed",
 ) -> Path:
     """Generate a cohort, or the missing parts of it. A finished cohort is left unchanged.
 
@@ -117,6 +119,7 @@ def generate_phantom_cohort(
         motion_confounding: 0-1; see `plan_cohort`.
         num_workers: number of processes, by default one per core. The result does not depend on it.
         progress: show a progress bar on stderr.
+        field_of_view: `fixed`, or `varied` for another field of view, place and tilt of the head in each scan.
 
     Returns:
         The folder.
@@ -126,7 +129,7 @@ def generate_phantom_cohort(
         PhantomFolderError: the folder cannot be used (a ValueError).
         OSError: the files cannot be written, or a worker process was killed.
     """
-    settings = _checked_settings(preset, num_subjects, seed, voxel_size, full_grid, motion_confounding)
+    settings = _checked_settings(preset, num_subjects, seed, voxel_size, full_grid, motion_confounding, field_of_view)
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"the number of workers is {num_workers}; it must be at least 1")
     output = Path(output)
@@ -142,6 +145,7 @@ def generate_phantom_cohort(
             settings["voxel_size"],
             full_grid,
             settings["motion_confounding"],
+            field_of_view,
         )
         missing = [scan for scan in plan if not is_written(output, scan)]
         if _is_complete(output) and not missing and all((output / name).is_file() for name in _root_files()):
@@ -155,7 +159,13 @@ def generate_phantom_cohort(
 
 
 def _checked_settings(
-    preset: str, num_subjects: int | None, seed: int, voxel_size: float, full_grid: bool, motion_confounding: float
+    preset: str,
+    num_subjects: int | None,
+    seed: int,
+    voxel_size: float,
+    full_grid: bool,
+    motion_confounding: float,
+    field_of_view: str,
 ) -> dict[str, Any]:
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
@@ -170,6 +180,8 @@ def _checked_settings(
         raise ValueError(
             f"full grids have voxels of {FULL_VOXEL_SIZE} mm, not {voxel_size:g}; leave the voxel size out"
         )
+    if field_of_view not in FIELDS_OF_VIEW:
+        raise ValueError(f"the field of view is {field_of_view!r}; choose one of {', '.join(FIELDS_OF_VIEW)}")
     small_grid(voxel_size)
     return {
         "preset": preset,
@@ -178,6 +190,8 @@ def _checked_settings(
         "voxel_size": FULL_VOXEL_SIZE if full_grid else float(voxel_size),
         "full_grid": bool(full_grid),
         "motion_confounding": float(motion_confounding),
+        # absent from folders that were written before this setting existed
+        **({} if field_of_view == "fixed" else {"field_of_view": field_of_view}),
     }
 
 
@@ -191,7 +205,8 @@ def _check_folder(output: Path, settings: dict[str, Any]) -> None:
     found = phantom_description(output)
     if found is None:
         raise PhantomFolderError(f"{output} is not empty and is not a generated phantom; choose another folder")
-    wanted = dict(settings, version=VERSION)
+    default = {"field_of_view": "fixed"}
+    found, wanted = default | found, default | dict(settings, version=VERSION)
     for name in wanted:
         if found.get(name) != wanted[name]:
             raise PhantomFolderError(

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -325,6 +326,31 @@ def test_unwritable_output_exits_1(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["--output", str(tmp_path / "file" / "below"), "--num_subjects", "2"]) == 1
     assert "could not be written" in capsys.readouterr().err
+
+
+def test_varied_fields_of_view(tmp_path):
+    """Other grids and tilts in each scan, the same bytes each time, and everything else as in the fixed cohort."""
+    settings = TINY | {"num_subjects": 4, "field_of_view": "varied", "num_workers": 1}
+    folder = generate_phantom_cohort(tmp_path / "varied", **settings)
+    assert digest(folder) == digest(generate_phantom_cohort(tmp_path / "again", **settings))
+    assert phantom_description(folder)["field_of_view"] == "varied"
+    with pytest.raises(PhantomFolderError, match="field_of_view varied, but fixed was requested"):
+        generate_phantom_cohort(folder, **TINY | {"num_subjects": 4})
+    plan, varied = plan_cohort(num_subjects=40), plan_cohort(num_subjects=40, field_of_view="varied")
+    assert [dataclasses.replace(scan, field_of_view=None) for scan in varied] == plan
+    angles = [abs(scan.field_of_view.nod) for scan in varied]
+    assert max(angles) <= 15 and np.std(angles) > 2
+    shapes = {nib.load(path).shape for path in folder.glob("sub-*/ses-*/anat/*_T2w.nii.gz")}
+    assert len(shapes) == 4
+    for path in folder.glob("sub-*/ses-*/anat/*brain_mask.nii.gz"):  # no head is cut
+        brain = nib.load(path).get_fdata() > 0
+        assert not any(brain.take(end, axis=axis).any() for axis in range(3) for end in (0, -1))
+
+
+def test_a_fixed_cohort_does_not_mention_the_field_of_view(cohort):
+    assert "field_of_view" not in (cohort / "dataset_description.json").read_text()
+    assert "field_of_view" not in (cohort / "truth.tsv").read_text()
+    generate_phantom_cohort(cohort, field_of_view="fixed", **TINY)  # the same cohort as without the option
 
 
 def test_contact_sheet(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """One phantom scan: volumes, contrast, symmetry and injuries, compared with formulae written out by hand."""
 
+import dataclasses
 import math
 
 import nibabel as nib
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cohort.phantom import INJURIES, Grid, Injury, full_grid, make_phantom_scan
+from cohort.phantom import INJURIES, FieldOfView, Grid, Injury, full_grid, make_phantom_scan
 from cohort.phantom.acquisition import Acquisition, add_motion, add_rician_noise
 from cohort.phantom.fields import SmoothField, named_rng
 from cohort.phantom.growth import normal_volumes, with_atrophy, with_ventricles
@@ -284,3 +285,21 @@ def test_every_injury_can_be_generated_on_a_coarse_grid():
     for name, severities in INJURIES.items():
         scan = make_phantom_scan(31.0, {name: severities[-1]}, voxel_size=4.0)
         assert scan.truth["injuries"] == f"{name}:{severities[-1]}"
+
+
+def test_a_field_of_view_moves_and_turns_the_head_and_adds_a_neck():
+    plain = FieldOfView(10, 20, 15, 12, 30, 8)
+    scan = make_phantom_scan(36.0, voxel_size=3.0, field_of_view=plain)
+    turned = make_phantom_scan(36.0, voxel_size=3.0, field_of_view=dataclasses.replace(plain, nod=15.0))
+    bare = make_phantom_scan(36.0, voxel_size=3.0, field_of_view=dataclasses.replace(plain, neck=False))
+    wider = make_phantom_scan(36.0, voxel_size=3.0, field_of_view=dataclasses.replace(plain, left_mm=40))
+    assert wider.volume.shape[0] - scan.volume.shape[0] == 10 and wider.volume.shape[1:] == scan.volume.shape[1:]
+    brain, moved = (np.argwhere(each.brain_mask)[:, 0].mean() for each in (scan, wider))
+    assert moved - brain == pytest.approx(10, abs=0.5)  # 30 mm more on the left
+    assert scan.volumes_ml["brain"] == pytest.approx(scan.target_volumes.brain, rel=0.02)
+    assert turned.volumes_ml["brain"] == pytest.approx(scan.volumes_ml["brain"], rel=0.02)
+    axes = [np.linalg.eigh(np.cov(np.argwhere(each.brain_mask)[:, 1:].T))[1][:, 1] for each in (scan, turned)]
+    level, steep = (np.degrees(np.arctan2(up, front)) % 180 for front, up in axes)  # the long axis of the brain
+    assert (steep - level) % 180 == pytest.approx(15, abs=3)  # a positive nod lifts the front
+    assert scan.volume[:, :, 0].max() > 100 > bare.volume[:, :, 0].max()
+    assert "field_of_view_nod" in turned.truth and "field_of_view_nod" not in make_phantom_scan(voxel_size=4.0).truth
