@@ -7,7 +7,7 @@ are added. A neck fills what the field of view shows below the head. The head it
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
@@ -48,7 +48,7 @@ class FieldOfView:
     nod: float = 0.0
     roll: float = 0.0
     yaw: float = 0.0
-    neck: bool = True
+    neck: bool = field(default=True, kw_only=True)
 
     @property
     def rotation(self) -> np.ndarray:
