@@ -44,6 +44,7 @@ else:
 OTHER_ROOMS = """
 import machine.cores, machine.memory, machine.programs
 import cohort.images
+import dicomfiles
 import run_folder.files, run_folder.layout, run_folder.predictions, run_folder.tables
 import screening.errors, screening.model
 from screening.exported import ModelError, load_exported
@@ -51,6 +52,11 @@ from screening.out_of_distribution import training_appearance, unusual
 from screening.requests import find_requests
 
 open("scan.nii", "w").close()
+assert not dicomfiles.is_delivery("scan.nii")
+try:
+    dicomfiles.read("scan.nii")
+except dicomfiles.SeriesError as error:
+    assert "has no DICOM file" in str(error)
 assert [request.scan for request in find_requests(["scan.nii"])] == ["scan.nii"]
 run_folder.files.write_json("x.json", {"a": 1})
 assert run_folder.files.read_json("x.json") == {"a": 1}
