@@ -3,6 +3,7 @@
     python predict.py scan.nii.gz --model runs/phantom-clear-demo/fold-4/model
     python predict.py /data/bids --model ORG/NAME --output predictions.csv
     python predict.py 'scans/*.nii.gz' /more/scans --model FOLDER --no_tta
+    python predict.py DICOM_FOLDER study.zip --model FOLDER [--series 5]
     python predict.py scan.nii.gz --model model.onnx        (or .xml: a file written by python -m publishing.convert)
 
 Columns: scan, p_injury (mean of the scan and its mirror image), p_injury_no_tta (the scan alone), predicted_label,
@@ -62,6 +63,7 @@ def predict(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         test_time_augmentation=False if args.no_tta else None,
+        series=args.series,
     )
     counts = write_table(rows, args.output, total=len(requests))
     injury = model.config.id2label[INJURY]
@@ -83,8 +85,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "scans",
         nargs="+",
-        metavar="SCAN|FOLDER|BIDS|GLOB",
-        help="a BIDS tree gives one T2w image per session, any other folder all its scans",
+        metavar="SCAN|FOLDER|BIDS|DICOM|ZIP|GLOB",
+        help="a BIDS tree gives one T2w image per session, any other folder all its scans and DICOM studies",
     )
     add(
         "--model",
@@ -95,6 +97,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, default=Path("predictions.csv"), help="default predictions.csv")
     add("--acquisition", metavar="A", help="the T2w image with this `acq`, in BIDS sessions that have several")
     add("--run", metavar="N", help="the T2w image with this `run`, in BIDS sessions that have several")
+    add("--series", metavar="N|UID", help="the series of this number or UID, in DICOM studies where several fit")
     add("--no_tta", action="store_true", help="skip the mirrored view: half the work for a model folder")
     add(
         "--dtype",

@@ -18,6 +18,7 @@ from .headers_gloresnet import (
     states_orientation,
 )
 
+DICOM = "for DICOM: dicomfiles.read of the GloResNet repository, or dcm2niix"
 LARGEST = 1e6  # mm; the head is no kilometre from the origin, and no voxel edge is below the inverse
 PARALLEL = 0.5  # volume of the cell of three unit axes: 1 if they are perpendicular, 0.5 at 30 degrees
 SKEW = 0.02  # cosine of the angle between two axes: 1 degree from perpendicular
@@ -51,14 +52,14 @@ def open_image(path: str) -> SpatialImage:
             raise VolumeError(f"{path} is a link to a missing file, {os.readlink(path)}: restore it or fix the link.")
         raise VolumeError(f"{path or 'an empty path'} does not exist: check the path.")
     if not os.path.isfile(path):
-        raise VolumeError(f"{path} is a folder or device, not a file: give the path of one scan.")
+        raise VolumeError(f"{path} is a folder or device, not a file: give one scan ({DICOM}).")
     try:
         image = open_by_content(path) or _load(path)
     except ContradictionError as error:
         raise VolumeError(f"{path} has a header that contradicts itself ({error}): export it again.") from error
     except nibabel.filebasedimages.ImageFileError as error:
         reason = _one_line(error, path)
-        raise VolumeError(f"{path} is not a volume ({reason}): give NIfTI or MGH (dcm2niix converts DICOM).") from error
+        raise VolumeError(f"{path} is not a volume ({reason}): give NIfTI or MGH ({DICOM}).") from error
     except Exception as error:  # damaged bytes can make a decoder raise anything
         reason = _one_line(error, path)
         raise VolumeError(f"{path} cannot be opened ({reason}): copy it again, or convert it to NIfTI.") from error

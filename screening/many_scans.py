@@ -16,7 +16,7 @@ from machine.programs import one_line
 from run_folder.files import replacing
 
 from .model import INJURY, ScreeningModel, predicted_label
-from .one_scan import all_warnings, read_scan
+from .one_scan import all_warnings, open_scan, read_scan
 from .requests import Request, find_mask
 
 COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message", "warnings"]
@@ -38,10 +38,13 @@ class PreparedScans(Dataset):
         requests: from `find_requests`.
         processor: of the model.
         trained_on: `training_appearance` of the model's configuration.
+        series: see `screen`.
     """
 
-    def __init__(self, requests: list[Request], processor, trained_on: dict[str, list[float]] | None):
-        self.requests, self.processor, self.trained_on = requests, processor, trained_on
+    def __init__(
+        self, requests: list[Request], processor, trained_on: dict[str, list[float]] | None, series: str | None = None
+    ):
+        self.requests, self.processor, self.trained_on, self.series = requests, processor, trained_on, series
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -53,7 +56,7 @@ class PreparedScans(Dataset):
         try:
             mask = find_mask(scan) if self.processor.brain_mask == "required" else None
             # numpy arrays travel between processes through a pipe, so a container's small /dev/shm does not matter
-            volume, pixel_values = read_scan(self.processor, scan, mask)
+            volume, pixel_values = read_scan(self.processor, open_scan(scan, self.series), mask)
             return PreparedScan(scan, pixel_values, tuple(all_warnings(volume, pixel_values[0], self.trained_on)))
         except Exception as error:  # any error costs the row of this scan, not the run
             return PreparedScan(scan, message=one_line(error))
@@ -68,6 +71,7 @@ def screen(
     batch_size: int = 2,
     num_workers: int = 0,
     test_time_augmentation: bool | None = None,
+    series: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Screen scans, and yield one row of `COLUMNS` per request, in their order.
 
@@ -81,12 +85,13 @@ def screen(
         batch_size: scans per forward pass.
         num_workers: processes that read scans; 0 reads in this process.
         test_time_augmentation: `False` skips the mirrored view; `None` follows the model's configuration.
+        series: number or UID of the series to use in DICOM studies where several fit.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM arrived, see `until_a_signal`.
     """
     loader = DataLoader(
-        PreparedScans(requests, processor, model.config.training_appearance),
+        PreparedScans(requests, processor, model.config.training_appearance, series),
         batch_size=batch_size,
         num_workers=min(num_workers, len(requests) - 1),
         collate_fn=list,

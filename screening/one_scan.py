@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from architectures.networks import member_temperatures
+from dicomfiles import is_delivery
+from dicomfiles import read as read_delivery
 from preprocessing import Volume, apply_mask, read_volume
 from preprocessing.appearance_gloresnet import check_standardised
 
@@ -16,12 +18,25 @@ from .out_of_distribution import MASKED_SHARE, describe, unusual
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."
 
 
-def framed_scan(processor, scan: str, mask: str | None = None) -> Volume:
+def open_scan(scan: str, series: str | None = None) -> str | Volume:
+    """The volume of a DICOM folder, zip or file, with its warnings; the path of any other scan.
+
+    Args:
+        scan: its path.
+        series: number or UID of the DICOM series to use, where several fit.
+
+    Raises:
+        ValueError: the delivery does not give one T2w volume.
+    """
+    return read_delivery(scan, series).image if is_delivery(scan) else scan
+
+
+def framed_scan(processor, scan: str | Volume, mask: str | None = None) -> Volume:
     """Read a scan on its own voxel grid, with the `frame` that the network sees.
 
     Args:
         processor: of the model; it may be of another version of this project.
-        scan: path of the scan.
+        scan: from `open_scan`.
         mask: path of its brain mask, if the model requires one.
 
     Returns:
@@ -42,7 +57,7 @@ def frames(processor) -> bool:
     return getattr(processor, "framing", "field_of_view") == "head"
 
 
-def read_scan(processor, scan: str, mask: str | None = None) -> tuple[Volume, np.ndarray]:
+def read_scan(processor, scan: str | Volume, mask: str | None = None) -> tuple[Volume, np.ndarray]:
     """Read a scan on its own voxel grid, and prepare the network's input `(1, S, S, S)` float32.
 
     Args:
@@ -80,30 +95,40 @@ def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[fl
     return [*volume.warnings, *unusual(cube, trained_on)]
 
 
-def prepare_scan(processor, scan: str, mask: str | None = None, name: str = "") -> tuple[Volume, torch.Tensor]:
+def prepare_scan(
+    processor, scan: str, mask: str | None = None, name: str = "", series: str | None = None
+) -> tuple[Volume, torch.Tensor]:
     """`read_scan` for a single scan: its input is a batch `(1, 1, S, S, S)`, and no message contains a folder name.
 
     Args:
-        processor, scan, mask: see `read_scan`.
+        processor, mask: see `read_scan`.
+        scan, series: see `open_scan`.
         name: the name of the scan in messages; by default its file name.
 
     Raises:
         ValueError: the scan or mask cannot be used. The message is one sentence.
     """
     try:
-        volume, pixel_values = read_scan(processor, scan, mask)
+        volume, pixel_values = read_scan(processor, open_scan(scan, series), mask)
         return volume, torch.from_numpy(pixel_values[None])
     except ValueError as error:
         sentence = str(error).replace(scan, name or os.path.basename(scan))
         raise ValueError(sentence.replace(mask, os.path.basename(mask)) if mask else sentence) from error
 
 
-def screen_scan(model: ScreeningModel, processor, scan: str, mask: str | None = None, name: str = "") -> dict:
+def screen_scan(
+    model: ScreeningModel,
+    processor,
+    scan: str,
+    mask: str | None = None,
+    name: str = "",
+    series: str | None = None,
+) -> dict:
     """Screen one scan.
 
     Args:
         model, processor: from `load_model`; the model also from `prepare`.
-        scan, mask, name: see `prepare_scan`.
+        scan, mask, name, series: see `prepare_scan`.
 
     Returns:
         A dictionary of JSON values:
@@ -124,7 +149,7 @@ def screen_scan(model: ScreeningModel, processor, scan: str, mask: str | None = 
         ValueError: the scan or mask cannot be used, or the model did not return a probability.
     """
     name = name or os.path.basename(scan)
-    volume, pixel_values = prepare_scan(processor, scan, mask, name)
+    volume, pixel_values = prepare_scan(processor, scan, mask, name, series)
     with torch.inference_mode():
         each = model.predict_members(pixel_values.to(model.device))[:, :, 0, INJURY].double()  # (members, views)
     views, members = each.mean(dim=0).tolist(), each.mean(dim=1).tolist()

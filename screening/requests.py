@@ -1,4 +1,4 @@
-"""Which scans were asked for: files, folders, BIDS trees and glob patterns become a list of requests."""
+"""Which scans were asked for: files, folders, BIDS trees, DICOM and glob patterns become a list of requests."""
 
 import glob
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cohort.images import CohortError, mask_names, mask_of, session_images
+from dicomfiles import find_studies, is_delivery
 from machine.programs import one_line
 
 from .errors import NoScansError
@@ -19,7 +20,7 @@ class Request(NamedTuple):
     """One row of the future table.
 
     Attributes:
-        scan: the path of a scan, or of the folder where no scan could be chosen.
+        scan: the path of a scan, of a DICOM study (a folder or a zip), or of the folder where no scan could be chosen.
         problem: why no scan could be chosen; empty for a scan.
     """
 
@@ -31,7 +32,7 @@ def find_requests(sources: Iterable[str], *, acquisition: str | None = None, run
     """The scans that the sources name, in their order, each scan once.
 
     Args:
-        sources: scans, folders, BIDS trees and glob patterns; see `expand`.
+        sources: scans, folders, BIDS trees, DICOM studies and glob patterns; see `expand`.
         acquisition, run: which T2w image to use in a BIDS session that has several; see `session_images`.
 
     Raises:
@@ -46,7 +47,7 @@ def find_requests(sources: Iterable[str], *, acquisition: str | None = None, run
     if all(problems):
         more = f" and {len(problems) - LISTED} more like these." if len(problems) > LISTED else ""
         problem = " ".join(problems[:LISTED]) + more
-        raise NoScansError(f"no scans found: {problem} Give {', '.join(EXTENSIONS)} files, or their folder")
+        raise NoScansError(f"no scans found: {problem} Give {', '.join(EXTENSIONS)} files, DICOM, or their folder")
     return list(requests.values())
 
 
@@ -54,8 +55,8 @@ def expand(source: str, acquisition: str | None = None, run: str | None = None) 
     """The requests of one source, sorted by path.
 
     A file is one scan. A BIDS tree, or a subject, session or `anat` folder of one, gives one request per session: its
-    T2w image, or the reason why there is none. Any other folder gives all the scans below it. A pattern gives those of
-    every match.
+    T2w image, or the reason why there is none. Any other folder gives all the scans below it, and one request per
+    DICOM study. A pattern gives those of every match.
     """
     if glob.has_magic(source) and not os.path.lexists(source):
         matches = sorted(glob.glob(source, recursive=True))
@@ -66,7 +67,11 @@ def expand(source: str, acquisition: str | None = None, run: str | None = None) 
     sessions = bids_sessions(folder)
     if sessions or (folder / "dataset_description.json").is_file():
         return [choose_image(session, acquisition, run) for session in sessions]
-    return [Request(str(path)) for path in sorted(files_below(folder)) if is_scan(path.name)]
+    files = sorted(files_below(folder))
+    found = [(path, Request(str(path))) for path in files if is_scan(path.name)]
+    for path, problem in find_studies(folder, [path for path in files if not is_scan(path.name)]):
+        found.append((path, Request(source if path == folder else str(path), problem)))
+    return [request for _, request in sorted(found)]
 
 
 def bids_sessions(folder: Path) -> list[Path]:
@@ -128,6 +133,8 @@ def find_mask(scan: str) -> str:
     Raises:
         CohortError: there is none, or there are several.
     """
+    if is_delivery(scan):
+        raise CohortError(f"{scan} is DICOM, and this model needs a brain mask: convert it, and give both as NIfTI.")
     mask = mask_of(scan)
     if mask is None:
         raise CohortError(

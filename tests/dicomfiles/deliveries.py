@@ -55,7 +55,7 @@ def header(study="a", series=5) -> Dataset:
     found.StudyID, found.StationName, found.Manufacturer = "ZPHI1", "ZPHISTATION", "ZPHIMAKER"
     found.StudyInstanceUID, found.SeriesInstanceUID = uid("study", study), uid("series", study, series)
     found.FrameOfReferenceUID, found.SeriesNumber, found.AcquisitionNumber = uid("frame", study), series, 1
-    found.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    found.ImageType = ["ORIGINAL", "PRIMARY", "M", "NORM"]
     found.ScanningSequence, found.SequenceVariant, found.ScanOptions = "SE", "SK", ""
     found.EchoTime, found.RepetitionTime, found.EchoTrainLength = 120, 6000, 16
     found.PatientPosition, found.SliceThickness, found.MRAcquisitionType = "HFS", 1.2, "2D"

@@ -145,7 +145,7 @@ def study(folder, t2=5):
         2: {"EchoTime": 12, "RepetitionTime": 600, "SeriesDescription": "ZPHI t1_se"},
         3: {"InversionTime": 2200, "ScanningSequence": ["SE", "IR"], "SeriesDescription": "ZPHI dark"},
         4: {"ScanningSequence": ["SE", "EP"], "DiffusionBValue": 1000.0},
-        6: {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]},
+        6: {"ImageType": ["ORIGINAL", "PRIMARY", "P", "NORM"]},
         7: {"ImageType": ["DERIVED", "PRIMARY", "MPR"]},
     }
     for number, values in kinds.items():

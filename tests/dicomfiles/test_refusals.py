@@ -87,7 +87,7 @@ KINDS = {
     "two patients": ({"PatientID": "ZPHIOTHER"}, [3], "DICOM files of 2 patients"),
     "one without a patient": ({"PatientID": ""}, [3], "2 different patients"),
     "two echoes": ({"EchoTime": lambda n: (90, 180)[n % 2]}, None, "2 different echo times"),
-    "two types": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "NORM"]}, [2], "2 different image types"),
+    "two types": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "FS"]}, [2], "2 different image types"),
     "phases in the series": ({"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, [0, 2, 4], "2 different image types"),
     "two matrices": ({"Rows": 20, "Columns": 24}, [4], "2 different matrix sizes"),
     "two frames": ({"FrameOfReferenceUID": "1.2.3"}, [4], "2 different frames of reference"),
