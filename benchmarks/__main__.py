@@ -5,9 +5,9 @@
     python -m benchmarks network step           only these sections
     python -m benchmarks many --long            10,000 scans
 
-Sections: bounds scan network many step epoch startup growth. The other libraries are in requirements-benchmarks.txt;
-the report names those that are not installed. Run this on an otherwise idle machine; the report records the load.
-A missed target does not change the exit status.
+Sections: bounds scan network many step epoch startup growth dicom. The other libraries are in
+requirements-benchmarks.txt; the report names those that are not installed. Run this on an otherwise idle machine; the
+report records the load. A missed target does not change the exit status.
 """
 
 import argparse

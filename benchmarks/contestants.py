@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 JOBS = {"scan": "screening", "network": "screening", "many": "screening", "step": "training", "epoch": "training"}
-JOBS |= {"growth": "training", "bound": "bounds"}
+JOBS |= {"growth": "training", "bound": "bounds", "study": "dicom"}
 
 
 class Series(NamedTuple):

@@ -9,6 +9,7 @@ from machine.cores import available_cores
 
 from .bounds import pass_seconds, precisions
 from .contestants import ROOT, Series, interleave
+from .dicom import measure_study
 from .growth import measure_growth
 from .report import Measurement, compare, spread
 from .screening import QUICK_WAYS, WAYS
@@ -179,4 +180,5 @@ SECTIONS = {
     "epoch": measure_epoch,
     "startup": measure_startup,
     "growth": measure_growth,
+    "dicom": measure_study,
 }

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main, random_model
-from benchmarks.contestants import Contestant, Series, interleave
+from benchmarks.contestants import JOBS, Contestant, Series, interleave
+from benchmarks.dicom import measure_study, study
 from benchmarks.growth import expected_on_gpus
 from benchmarks.program_times import seconds_until
 from benchmarks.report import Measurement, compare, spread, to_markdown
-from benchmarks.setting import best
+from benchmarks.setting import Setting, best
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,23 @@ def test_it_writes_a_table_and_json(scans, tmp_path, capsys):
     assert [row["note"] for row in content["rows"] if row["seconds"] is None] == [
         "not measured: this processor has no bfloat16 instructions"
     ] * (best() == "float32")
+
+
+def test_a_dicom_study_is_timed_as_a_folder_a_zip_and_compressed(scans, tmp_path, monkeypatch):
+    answers = []
+
+    def in_this_process(job, contestants, turns):
+        assert (job, JOBS[job]) == ("study", "dicom")
+        turn = study(**contestants["dicom"])
+        answers.extend(turn(path) for path in turns)
+        return {"dicom": Series(list(range(1, len(turns) + 1)), None, 0)}
+
+    monkeypatch.setattr("benchmarks.dicom.interleave", in_this_process)
+    folder = random_model(tmp_path / "model", 16)
+    rows = measure_study(Setting(tmp_path, folder, [str(path) for path in sorted(scans.iterdir())], 16, 2, True, False))
+    assert [row.what for row in rows] == ["a folder of slices", "a zip", "a folder of JPEG lossless slices"]
+    assert [row.seconds[1:] for row in rows] == [(1, 4), (2, 5), (3, 6)] and rows[0].reached
+    assert len(set(answers)) == 1 and "18 slices" in rows[0].note
 
 
 def test_our_path_and_the_reference_path_give_the_same_probability(scans, tmp_path):
