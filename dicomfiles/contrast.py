@@ -45,8 +45,10 @@ def judge_slice(instance: Instance, frame: Frame) -> Verdict:
         return Verdict("no", "of another part of the body")
     if NAMED_FLAIR.search(instance.names):
         return Verdict("no", "FLAIR by its name")
-    if NAMED_T1.search(instance.names):
+    if NAMED_T1.search(instance.names) and not NAMED_T2.search(instance.names):
         return Verdict("no", "T1-weighted by its name")
+    if "EP" in instance.sequence:
+        return Verdict("no", "echo-planar")
     inversion = frame.inversion_time
     if inversion is not None and inversion >= MAX_INVERSION_TIME:
         return Verdict("no", f"with an inversion time of {inversion:g} ms (from {MAX_INVERSION_TIME:g} on it is FLAIR)")
@@ -54,8 +56,6 @@ def judge_slice(instance: Instance, frame: Frame) -> Verdict:
         return Verdict("yes")
     if frame.contrast not in ("", "UNKNOWN", "MIXED"):
         return Verdict("no", "not T2 by its acquisition contrast")
-    if "EP" in instance.sequence:
-        return Verdict("no", "echo-planar")
     if instance.sequence and "SE" not in instance.sequence:
         return Verdict("no", "not a spin echo")
     if "IR" in instance.sequence and inversion is None:

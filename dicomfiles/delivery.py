@@ -132,15 +132,10 @@ def _below(folder: str, where: str) -> Iterator[File]:
         folders[:] = [name for name in folders if _new(os.path.join(parent, name), seen)]
         for name in sorted(names):
             path = os.path.join(parent, name)
-            try:
-                status = os.stat(path)
-            except OSError:  # a slice may be missing
-                raise SeriesError(
-                    f"{where} contains a link to a missing file: fetch its content, or remove the link."
-                ) from None
-            if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                yield File(path, status.st_size)
+            if not os.path.exists(path):  # a slice may be missing
+                raise SeriesError(f"{where} contains a link to a missing file: fetch its content, or remove the link.")
+            if os.path.isfile(path) and _new(path, seen):
+                yield File(path, os.path.getsize(path))
     if unreadable:
         raise SeriesError(f"{where} contains a folder that cannot be read: allow this user to read it.")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO, NamedTuple
 
 from .delivery import MAGIC, MAGIC_AT, File, Opened
-from .thresholds import HEADER_BYTES, MAX_HEADERS
+from .thresholds import HEADER_BYTES, MAX_FRAMES, MAX_HEADERS, MAX_ITEMS
 
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")  # Enhanced MR, Legacy Converted
@@ -120,14 +120,14 @@ class Header(NamedTuple):
 
 
 class Headers:
-    """Reads headers, and counts the bytes of long ones.
+    """Reads headers, and counts their frames and the bytes of long ones.
 
     Args:
         opened: opens the files.
     """
 
     def __init__(self, opened: Opened):
-        self.opened, self.left = opened, MAX_HEADERS
+        self.opened, self.left, self.frames_left = opened, MAX_HEADERS, MAX_FRAMES
 
     def read(self, file: File) -> Header | None:
         """The header of a file; None if it is not DICOM.
@@ -152,6 +152,9 @@ class Headers:
                 dataset, syntax, pixels = parse(start, count)
                 problem = "ends before its pixels"
                 if pixels is not None:
+                    self.frames_left -= frames_claimed(dataset)
+                    if self.frames_left < 0:
+                        raise Damaged("has, with the others, more frames than scans have")
                     return _header(dataset, file, syntax, pixels)
                 if str(dataset.get("SOPClassUID", "")) not in ("", MR_IMAGE, *ENHANCED):
                     return Header(str(dataset.get("PatientID", "")), str(dataset.get("StudyInstanceUID", "")), None)
@@ -181,6 +184,8 @@ def parse(start: bytes, limit: int) -> tuple[Any, str, int | None]:
     syntax = str(read_meta(stream).get("TransferSyntaxUID", ""))
     if syntax == DEFLATED:
         stream = io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), limit))
+    if stream.getvalue().count(b"\xff\xfe\xe0\x00" if syntax == BIG_ENDIAN else b"\xfe\xff\x00\xe0") > MAX_ITEMS:
+        raise Damaged("has more header than scans have")
     reached: list[int] = []
 
     def at_pixels(tag: int, _vr: str | None, length: int) -> bool:
@@ -193,6 +198,11 @@ def parse(start: bytes, limit: int) -> tuple[Any, str, int | None]:
         stream, syntax == IMPLICIT, syntax != BIG_ENDIAN, stop_when=at_pixels, specific_tags=[*tags, PHILIPS_SCALE]
     )
     return dataset, syntax, reached[0] if reached else None
+
+
+def frames_claimed(dataset: Any) -> int:
+    """NumberOfFrames of an image; 1 if it has none."""
+    return max(1, _whole(dataset.get("NumberOfFrames")) or 1)
 
 
 def read_meta(stream: BinaryIO) -> Any:
@@ -214,7 +224,7 @@ def _header(dataset: Any, file: File, syntax: str, pixels: int) -> Header:
         groups = [(own, shared) for own in dataset.get("PerFrameFunctionalGroupsSequence") or []]
         if len(groups) != _whole(dataset.get("NumberOfFrames")):
             raise Damaged("does not have the number of frames that it claims")
-    elif (_whole(dataset.get("NumberOfFrames")) or 1) != 1:
+    elif frames_claimed(dataset) != 1:
         raise Damaged("claims several frames, which its kind cannot have")
     frames = tuple(_frame(index, *both, dataset) for index, both in enumerate(groups))
     first = groups[0] if groups else ({}, {})

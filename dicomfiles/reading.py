@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import nibabel
 
-from preprocessing import Volume, read_volume
+from preprocessing import Volume, VolumeError, read_volume
 
 from .age import UNKNOWN, age_in_days, too_old
 from .choice import choose, find_series
@@ -49,11 +49,20 @@ def read(source: Source | Sequence[Source], series: int | str | None = None) -> 
         VolumeError: the voxels are constant.
     """
     where = name_of(source)
+    try:
+        return _read(source, None if series is None else str(series).strip(), where)
+    except VolumeError:
+        raise
+    except Exception as error:  # a vanished file or exhausted memory; its message may name what is inside
+        kind = type(error).__name__
+    raise SeriesError(f"{where} cannot be read ({kind}): copy it again, or convert it to NIfTI.")
+
+
+def _read(source: Source | Sequence[Source], wanted: str | None, where: str) -> Series:
     with Opened() as opened:
         files = list_files(source, opened, where)
         require(where, "pydicom", "pydicom.pixels")
         with quiet():
-            wanted = None if series is None else str(series).strip()
             found, warnings = choose(find_series(files, opened, where), wanted, where)
             if any(map(too_old, found)):
                 raise SeriesError(f"{where}: the patient is a year old or older, and the method is for newborns.")

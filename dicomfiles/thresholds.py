@@ -58,4 +58,6 @@ MAX_UNPACKED = 4_000_000_000  # bytes of all files in a zip
 MAX_RATIO, RATIO_FROM = 100, 64_000_000  # a zip of more than so many bytes may be compressed by at most this factor
 MAX_DIRECTORY = 4_000_000  # bytes of the list of files in a zip: 20,000 with names of 150 letters
 HEADER_BYTES = (1 << 16, 1 << 20, 1 << 24)  # of a file, read until its header is complete
+MAX_ITEMS = 100_000  # of the sequences in a header; each takes about a kilobyte
+MAX_FRAMES = 200_000  # of all images
 MAX_HEADERS = 1 << 28  # bytes of all headers that are longer than the first of these

@@ -13,7 +13,7 @@ import pytest
 
 from dicomfiles import SeriesError, is_delivery, read
 
-from .deliveries import edit, save, slices_of, volume
+from .deliveries import edit, enhanced, save, slices_of, volume
 from .test_refusals import refused
 
 IMAGE = volume()
@@ -159,6 +159,30 @@ def test_a_header_without_end(tmp_path):
     path.write_bytes(content[:at] + filler + content[at:])
     with bounded():
         refused(folder, r"1 damaged DICOM file\(s\), the first of which ends before its pixels")
+
+
+def test_a_header_of_empty_items(tmp_path, monkeypatch):
+    folder = save([enhanced(IMAGE)], tmp_path / "study")
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    at = content.index(b"\x10\x00\x10\x00PN")
+    sequence = (
+        b"\x09\x00\x10\x10SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\0\0\0\0" * 120_000 + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    )
+    path.write_bytes(content[:at] + sequence + content[at:])
+    with bounded():
+        refused(folder, "the first of which has more header than scans have")
+    path.write_bytes(content)
+    monkeypatch.setattr("dicomfiles.headers.MAX_FRAMES", 9)
+    refused(folder, "more frames than scans have")
+
+
+def test_an_error_of_another_kind_gives_only_its_type(tmp_path, monkeypatch):
+    def fails(*_arguments):
+        raise OSError("ZPHI")
+
+    monkeypatch.setattr("dicomfiles.reading.decode", fails)
+    refused(save(slices_of(IMAGE), tmp_path / "study"), r"study cannot be read \(OSError\): copy it again")
 
 
 def test_a_deflated_bomb(tmp_path):
