@@ -24,7 +24,7 @@ def require(where: str, *names: str) -> None:
         except Exception as error:  # a folder named `dl` in the working folder makes gdcm raise AttributeError
             kind = type(error).__name__
         raise SeriesError(
-            f"{where} is DICOM, which needs the package {name.split('.')[0]} ({kind}):"
+            f"{where} cannot be read as DICOM without the package {name.split('.')[0]} ({kind}):"
             " run pip install -r requirements-hospital.txt."
         )
 

@@ -55,8 +55,8 @@ def expand(source: str, acquisition: str | None = None, run: str | None = None) 
     """The requests of one source, sorted by path.
 
     A file is one scan. A BIDS tree, or a subject, session or `anat` folder of one, gives one request per session: its
-    T2w image, or the reason why there is none. Any other folder gives all the scans below it, and one request per
-    DICOM study. A pattern gives those of every match.
+    T2w image, its DICOM studies, or the reason why there is none. Any other folder gives all the scans below it, and
+    one request per DICOM study. A pattern gives those of every match.
     """
     if glob.has_magic(source) and not os.path.lexists(source):
         matches = sorted(glob.glob(source, recursive=True))
@@ -66,12 +66,20 @@ def expand(source: str, acquisition: str | None = None, run: str | None = None) 
     folder = Path(source)
     sessions = bids_sessions(folder)
     if sessions or (folder / "dataset_description.json").is_file():
-        return [choose_image(session, acquisition, run) for session in sessions]
+        return [request for session in sessions for request in of_session(session, acquisition, run)]
     files = sorted(files_below(folder))
     found = [(path, Request(str(path))) for path in files if is_scan(path.name)]
     for path, problem in find_studies(folder, [path for path in files if not is_scan(path.name)]):
         found.append((path, Request(source if path == folder else str(path), problem)))
     return [request for _, request in sorted(found)]
+
+
+def of_session(session: Path, acquisition: str | None = None, run: str | None = None) -> list[Request]:
+    """The request of a BIDS session. One without `anat`, as in `sourcedata`, may hold DICOM studies instead."""
+    if session.resolve().name != "anat" and not (session / "anat").is_dir():
+        if studies := find_studies(session, files_below(session)):
+            return [Request(str(path), problem) for path, problem in studies]
+    return [choose_image(session, acquisition, run)]
 
 
 def bids_sessions(folder: Path) -> list[Path]:

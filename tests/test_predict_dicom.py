@@ -116,6 +116,10 @@ def test_nifti_and_bids_are_found_as_before(model, studies, tmp_path):
     shutil.copytree(folder, tmp_path / "bids" / "sourcedata" / "sub-01")
     assert run(tmp_path / "bids", "--model", model, "--output", tmp_path / "p.csv") == 0
     assert [row["scan"] for row in rows(tmp_path / "p.csv")] == [str(anat / "sub-01_T2w.nii.gz")]
+    shutil.copytree(studies / "studies" / "j2k", tmp_path / "bids" / "sourcedata" / "sub-02" / "ses-1")
+    assert run(tmp_path / "bids" / "sourcedata", "--model", model, "--output", tmp_path / "p.csv") == 0
+    expected = [str(tmp_path / "bids" / "sourcedata" / name) for name in ("sub-01", "sub-02/ses-1")]
+    assert [row["scan"] for row in rows(tmp_path / "p.csv")] == expected
 
 
 def test_a_model_folder_alone_names_both_ways(studies):

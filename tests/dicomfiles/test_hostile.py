@@ -218,5 +218,5 @@ def test_too_many_voxels(tmp_path, monkeypatch):
 def test_without_the_packages(tmp_path, monkeypatch):
     folder = save(slices_of(IMAGE), tmp_path / "study")
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with pytest.raises(SeriesError, match=r"needs the package pydicom .*pip install -r requirements-hospital.txt"):
+    with pytest.raises(SeriesError, match=r"without the package pydicom .*pip install -r requirements-hospital.txt"):
         read(folder)
