@@ -9,9 +9,13 @@ default only this machine can reach it. To open it to others, set --host, and pr
 Exit status: 2 for a wrong call, 1 if the page cannot be served.
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("app.py")
+
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +80,6 @@ def serve(args: argparse.Namespace) -> None:
     passwords = read_passwords(args.auth) if args.auth else None
     keep_freed_memory()
     model, processor, name, problem = choose_model(args.model)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     workspace = Workspace()
     try:
         # gradio reads its folder when the page is built; by default it would also send usage statistics

@@ -15,16 +15,20 @@ does not grow with the number of scans.
 Exit status: 0 all scans screened, 1 a scan failed or the run stopped, 2 wrong call, 130 interrupted.
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("predict.py")
+
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from machine.cores import available_cores
 from machine.memory import keep_freed_memory, keep_imported_modules
-from machine.programs import FAILED, complain, one_line, run_program
+from machine.programs import FAILED, one_line, run_program
 from screening.errors import ModelError, NoScansError
 from screening.fast import DTYPES, prepare
 from screening.loading import load_model
@@ -37,18 +41,21 @@ NAME = "predict.py"
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
-    try:
-        return run_program(
-            NAME,
-            lambda: predict(args),
-            wrong_call=(ModelError, NoScansError),
-            failed=(),
-            interrupted="interrupted, nothing was written: run it again.",
-        )
-    except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a killed worker, a full disk
-        reason = one_line(error).rstrip(".")[:300]
-        advice = "check disk and memory, or lower --batch_size."
-        return complain(NAME, f"stopped, nothing was written ({reason}): {advice}", FAILED)
+
+    def job() -> int:
+        try:
+            return predict(args)
+        except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a killed worker, a full disk
+            reason = one_line(error).rstrip(".")[:300]
+            advice = "check disk and memory, or lower --batch_size."
+            raise OSError(f"stopped, nothing was written ({reason}): {advice}") from error
+
+    return run_program(
+        NAME,
+        job,
+        wrong_call=(ModelError, NoScansError),
+        interrupted="interrupted, nothing was written: run it again.",
+    )
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -117,11 +124,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _interrupt(_signal, _frame):
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
     keep_imported_modules()
-    signal.signal(signal.SIGTERM, _interrupt)  # ends like Ctrl-C
     sys.exit(main())

@@ -13,6 +13,11 @@ Run the same command again to update a repository or to continue after an interr
 of all folds. Exit status: 0 published or unchanged, 1 failed, 2 wrong call, 130 interrupted.
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("publish.py")
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -9,6 +9,11 @@ Run the same command again to continue where it stopped. Results are written to 
 describes them. Exit status: 0 written (an empty cell gives its reason), 1 failed, 2 wrong call, 130 interrupted.
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("reproduce.py")
+
 import argparse
 import sys
 from collections.abc import Sequence

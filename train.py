@@ -9,6 +9,11 @@
 The same command continues a run that was stopped. docs/train.md describes the output.
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("train.py")
+
 import argparse
 import sys
 from collections.abc import Sequence

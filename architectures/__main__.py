@@ -3,6 +3,11 @@
 python -m architectures [--image_size 128]
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("architectures")
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -10,6 +10,11 @@ requirements-benchmarks.txt; the report names those that are not installed. Run 
 report records the load. A missed target does not change the exit status.
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("python -m benchmarks")
+
 import argparse
 import os
 import platform

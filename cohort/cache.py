@@ -12,6 +12,7 @@ import json
 import shutil
 import uuid
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -20,6 +21,7 @@ from datasets import Array4D, Dataset, Features, Value, concatenate_datasets
 from filelock import FileLock
 
 from machine.cores import available_cores
+from machine.workers import in_workers
 from preprocessing import GloResNetImageProcessor, VolumeError
 from preprocessing.image_processing_gloresnet import SETTINGS
 from run_folder.files import replacing_folder
@@ -67,16 +69,19 @@ def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Pa
     """Add a shard with the volumes of the scans. Returns key -> reason for scans that could not be read."""
     rows = [{"key": key, "image": scan.image, "mask": scan.mask} for scan, key in keys.items()]
     num_workers = min(num_workers, len(rows))
-    with replacing_folder(folder / uuid.uuid4().hex) as shard:
+    name = uuid.uuid4().hex
+    with (
+        replacing_folder(folder / name) as shard,
+        in_workers(partial(_standardise, processor=processor), rows, num_workers) as standardised,
+    ):
         built = Dataset.from_list(rows).map(
-            _standardise,
-            fn_kwargs={"processor": processor},
+            lambda _row: next(standardised),  # in the order in which they are ready; the key says which scan it is
             features=_features(processor),
             remove_columns=["image", "mask"],
             writer_batch_size=8,  # the default, 1000 volumes, takes gigabytes
-            num_proc=num_workers if num_workers > 1 else None,
             cache_file_name=str(shard / "volumes.arrow"),
             load_from_cache_file=False,
+            new_fingerprint=name,
             desc="Standardising scans",
         )
         return {row["key"]: row["error"] for row in built.select_columns(["key", "error"]) if row["error"]}

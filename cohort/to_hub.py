@@ -9,6 +9,11 @@ Exit status: 0 done, 1 failed, 2 wrong call, 130 interrupted.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("cohort.to_hub")
+
 import argparse
 import os
 import shutil

@@ -9,6 +9,11 @@ predictions stay fixed while labels are permuted over families.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("python -m evaluation.chance")
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -10,6 +10,11 @@ arguments.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("python -m evaluation.report")
+
 import argparse
 import os
 import sys

@@ -8,6 +8,11 @@ One row per scan: participant_id, session_id, f000 ... f511. The volumes are tho
 status: 0 written, 1 the run or the weights cannot be used, 2 wrong call.
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("python -m explanation.embedding")
+
 import argparse
 import sys
 from collections.abc import Sequence

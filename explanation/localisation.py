@@ -11,6 +11,11 @@ scan, region and map, and `figures/localisation.*`. Exit status: 0 written, 1 th
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("python -m explanation.localisation")
+
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,1 +1,1 @@
-"""The machine a program runs on: its cores, its memory, and how a program starts and ends."""
+"""The machine a program runs on: its cores, its memory, its worker processes, and how a program starts and ends."""

@@ -1,12 +1,16 @@
 """How every program of this project starts and ends: expected errors become one sentence and an exit status.
 
-Exit status: 0 success, 1 the job failed, 2 the call was wrong, 130 interrupted.
+Exit status: 0 success, 1 the job failed, 2 the call was wrong, 130 interrupted by Ctrl-C or SIGTERM.
 """
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 
-FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
+from .interruption import INTERRUPTED, Job, said
+
+FAILED, WRONG_CALL = 1, 2
 
 
 def run_program(
@@ -24,28 +28,55 @@ def run_program(
         job: the body. It returns an exit status, or None for success.
         wrong_call: errors that mean the arguments or settings are wrong (status 2). Checked first.
         failed: errors that mean the job could not be done (status 1).
-        interrupted: the message after Ctrl-C (status 130).
+        interrupted: the message after Ctrl-C or SIGTERM (status 130). For SIGTERM, the program's file must call
+            `begin_program` first.
 
     Returns:
         The exit status. An error that is in neither list is a bug: it is raised, with its traceback.
     """
     try:
-        return job() or 0
-    except KeyboardInterrupt:
-        return complain(name, interrupted, INTERRUPTED)
-    except wrong_call as error:
-        return complain(name, error, WRONG_CALL)
-    except failed as error:
-        return complain(name, error, FAILED)
+        with (running := Job(_sentence(name, interrupted))):
+            status = job() or 0
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or running.interrupted:
+            status = complain(name, interrupted, INTERRUPTED)
+        elif isinstance(error, wrong_call):
+            status = complain(name, error, WRONG_CALL)
+        elif isinstance(error, failed):
+            status = complain(name, error, FAILED)
+        else:
+            raise
+    said(status)
+    return status
 
 
 def complain(name: str, message: Exception | str, status: int) -> int:
     """Print `NAME: MESSAGE` to standard error, as a sentence with a full stop, and return the exit status."""
-    text = str(message)
-    print(f"{name}: {text}" + ("" if text.endswith((".", "!", "?")) else "."), file=sys.stderr)
+    print(_sentence(name, message), file=sys.stderr)
     return status
 
 
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks, or the name of its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def explain(error: Exception) -> str:
+    """An error's message. For an error of the operating system: which file, what is wrong with it, and what to do."""
+    if not isinstance(error, OSError) or error.errno is None or error.strerror is None or error.filename is None:
+        return str(error)
+    advice = "check the path and the disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some space, then run the same command again"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "change its permissions, or choose another place"
+    elif error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        advice = "choose another place"
+    elif error.errno == errno.ENOENT:
+        advice = "check that it exists and is spelt correctly"
+    return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror.lower()}; {advice}"
+
+
+def _sentence(name: str, message: Exception | str) -> str:
+    text = explain(message) if isinstance(message, Exception) else message
+    return f"{name}: {text}" + ("" if text.endswith((".", "!", "?")) else ".")

@@ -13,12 +13,16 @@ Exit status: 0 converted, 1 the conversion failed or differs too much from PyTor
 130 interrupted.
 """
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("publishing.convert")
+
 import argparse
 import contextlib
 import glob
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,7 +34,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from architectures.networks import is_resnet
-from machine.programs import FAILED, complain, one_line, run_program
+from machine.programs import one_line, run_program
 from preprocessing.image_processing_gloresnet import SETTINGS
 from run_folder.files import WriteError, writing
 from screening.exported import (
@@ -65,18 +69,24 @@ class ConversionError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert a model, and return the exit status."""
     args = parse_arguments(argv)
-    try:
-        return run_program(
-            NAME,
-            lambda: run(args),
-            wrong_call=(WrongCall, ModelError),
-            failed=(ConversionError, WriteError),
-            interrupted="interrupted, no file was kept: run the same command again.",
-        )
-    except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a full disk, an operation without a kernel
-        reason = one_line(error).rstrip(".")[:300]
-        advice = "check disk and memory, or use another --format."
-        return complain(NAME, f"stopped, no file was kept ({reason}): {advice}", FAILED)
+
+    def job() -> None:
+        try:
+            run(args)
+        except WriteError:
+            raise
+        except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a full disk, an operation without kernel
+            reason = one_line(error).rstrip(".")[:300]
+            advice = "check disk and memory, or use another --format."
+            raise OSError(f"stopped, no file was kept ({reason}): {advice}") from error
+
+    return run_program(
+        NAME,
+        job,
+        wrong_call=(WrongCall, ModelError),
+        failed=(ConversionError, OSError),
+        interrupted="interrupted, no file was kept: run the same command again.",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -268,10 +278,5 @@ def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_od
     return torch.stack(differences).max().item()
 
 
-def _interrupt(_signal, _frame):
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # ends like Ctrl-C
     sys.exit(main())

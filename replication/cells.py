@@ -21,6 +21,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from architectures.networks import DEPTHS, new_config
 from cohort.phantom import phantom_description
+from machine.interruption import STARTED_BY
 from modeling_gloresnet import medicalnet_repository
 from replication.patches import patch_cohort, whole_scans
 from run_folder.files import InputError, write_text
@@ -174,7 +175,7 @@ class Bench:
                 call.append(f"--{name}" if value else f"--no-{name}")
             else:
                 call += [f"--{name}", str(value)]
-        environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+        environment = os.environ | {"PYTHONWARNINGS": "ignore", STARTED_BY: str(os.getpid())}
         ended = subprocess.run(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
         if ended.returncode == 130:
             raise KeyboardInterrupt

@@ -21,6 +21,11 @@ Exit status: 0 checked, whether reachable or not; 1 the input cannot be used; 2 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("python -m replication.consistency")
+
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence

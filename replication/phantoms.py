@@ -7,9 +7,8 @@ one injured scan. Its results are saved in a file, so an interrupted analysis ca
 from __future__ import annotations
 
 import json
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from cohort.phantom.growth import WHITE_MATTER
 from cohort.phantom.pathology import PUNCTATE, Lesion, LesionMap, sphere_fraction
 from cohort.phantom.scan import infant_volumes, without_artefacts
 from machine.cores import available_cores
+from machine.workers import in_workers
 from preprocessing import apply_mask, frame_head, read_volume
 from preprocessing.volume_gloresnet import map_volume, resample
 from run_folder.files import replacing
@@ -102,14 +102,14 @@ def measure_all(todo: list[Job], folder: Path) -> dict[Job, Measured]:
     missing = [job for job in todo if not (folder / f"{job.name}.npz").is_file()]
     if missing:
         # spawn, because a forked child would wait forever for torch's threads, which exist only in the parent
-        with ProcessPoolExecutor(min(available_cores(), len(missing)), mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(_measure_into, job, folder) for job in missing]
-            for done in tqdm(waiting, desc="0.5 mm phantoms", unit="phantom", disable=None):
-                done.result()
+        workers = min(available_cores(), len(missing))
+        with in_workers(partial(_measure_into, folder), missing, workers, start_method="spawn") as measured:
+            for _ in tqdm(measured, desc="0.5 mm phantoms", total=len(missing), unit="phantom", disable=None):
+                pass
     return {job: _read(folder / f"{job.name}.npz") for job in todo}
 
 
-def _measure_into(job: Job, folder: Path) -> None:
+def _measure_into(folder: Path, job: Job) -> None:
     torch.set_num_threads(1)
     measured = measure_injured(job) if job.injury else measure_head(job)
     words = json.dumps([measured.records, measured.contrasts])

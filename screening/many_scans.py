@@ -1,7 +1,6 @@
 """From requests to the rows of a table: scans are read in worker processes and screened in batches."""
 
 import csv
-import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from machine.programs import one_line
+from machine.workers import leave_signals_to_the_parent
 from run_folder.files import replacing
 
 from .model import INJURY, ScreeningModel, predicted_label
@@ -86,18 +86,15 @@ def screen(
         num_workers: processes that read scans; 0 reads in this process.
         test_time_augmentation: `False` skips the mirrored view; `None` follows the model's configuration.
         series: number or UID of the series to use in DICOM studies where several fit.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM arrived, see `until_a_signal`.
     """
     loader = DataLoader(
         PreparedScans(requests, processor, model.config.training_appearance, series),
         batch_size=batch_size,
         num_workers=min(num_workers, len(requests) - 1),
         collate_fn=list,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
     )
-    for batch in until_a_signal(loader):
+    for batch in loader:
         readable = [torch.from_numpy(item.pixel_values) for item in batch if item.pixel_values is not None]
         if readable:
             stack = torch.stack(readable).to(model.device)
@@ -116,30 +113,6 @@ def screen(
                 continue
             # 9 digits keep a float32 exactly
             yield _row(scan, f"{p_injury:.9g}", f"{p_plain:.9g}", label, "ok", warnings=doubts)
-
-
-def until_a_signal(batches: Iterable) -> Iterator:
-    """Yield the batches until Ctrl-C or SIGTERM, then raise KeyboardInterrupt.
-
-    It is raised between two batches, or at once if a second signal arrives. Python would raise it at any moment, and in
-    a fork or a destructor it can get lost.
-    """
-    received: list[int] = []
-
-    def note(number, _frame):
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for batch in batches:
-            if received:
-                raise KeyboardInterrupt
-            yield batch
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int) -> Counter[str]:
@@ -168,9 +141,3 @@ def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int) -> Cou
 
 def _row(scan: str, p_injury="", p_plain="", label="", status="", message="", warnings="") -> dict[str, Any]:
     return dict(zip(COLUMNS, [scan, p_injury, p_plain, label, status, message, warnings], strict=True))
-
-
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    """A worker that is interrupted prints a traceback, and the parent ends it anyway."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -27,6 +27,7 @@ LIBRARIES = (
     *("nibabel", "pandas", "pyarrow.dataset", "PIL.Image", "statsmodels.genmod.generalized_linear_model"),
     *("fastapi", "httpx", "jinja2", "pydantic", "rich", "uvicorn"),
 )
+TRAIN = ("train", "evaluation.report")  # imported for train.py
 
 
 class Program:
@@ -96,7 +97,7 @@ def run_program(arguments, cwd, environment: dict[str, str]) -> subprocess.Compl
 
 def start_train(arguments, cwd) -> Program:
     """Start `python train.py ARGUMENTS` in the folder `cwd` with the environment of the tests."""
-    return Program([ROOT / "train.py", *arguments], cwd, os.environ, ("train", "evaluation.report"))
+    return Program([ROOT / "train.py", *arguments], cwd, os.environ, TRAIN)
 
 
 def run_train(arguments, cwd) -> subprocess.CompletedProcess:

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from architectures.networks import MissingPackageError, build, new_config
+from machine.workers import leave_signals_to_the_parent
 from modeling_gloresnet import (
     BaselineForImageClassification,
     GloResNetConfig,
@@ -89,6 +90,7 @@ def new_loader(scans: ScanDataset, recipe: Recipe, accelerator: Accelerator, *, 
         drop_last=shuffle and accelerator.num_processes == 1 and len(scans) % batch_size == 1,
         # reading is slower than a GPU; on a CPU, workers would take cores from the network
         num_workers=4 if on_gpu else 0,
+        worker_init_fn=leave_signals_to_the_parent,
         persistent_workers=on_gpu,
         pin_memory=on_gpu,
     )

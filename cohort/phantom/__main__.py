@@ -6,12 +6,17 @@ If it is interrupted, run the same command again: it generates only what is miss
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("python -m cohort.phantom")
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from machine.programs import FAILED, complain, run_program
+from machine.programs import explain, run_program
 
 from .field_of_view import FIELDS_OF_VIEW
 from .plan import PRESETS
@@ -74,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             folder = generate_phantom_cohort(**options)
         except OSError as error:
-            return complain(PROGRAM, f"the cohort could not be written: {error}", FAILED)
+            raise OSError(f"the cohort could not be written: {explain(error)}") from error
         print(f"{folder}: a synthetic phantom cohort, never clinical evidence")
         return 0
 

@@ -5,6 +5,11 @@ Radiological display: the patient's right is on the left of the picture. Needs m
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("python -m cohort.phantom.contact_sheet")
+
 import argparse
 import io
 import math
@@ -16,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from machine.programs import FAILED, complain, run_program
+from machine.programs import FAILED, complain, explain, run_program
 from run_folder.files import replacing
 
 from .acquisition import Acquisition
@@ -204,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ImportError as error:
             return complain(PROGRAM, f"the picture needs matplotlib ({error}): pip install matplotlib", FAILED)
         except OSError as error:
-            return complain(PROGRAM, f"the picture could not be written: {error}", FAILED)
+            raise OSError(f"the picture could not be written: {explain(error)}") from error
         return 0
 
     return run_program(PROGRAM, draw)

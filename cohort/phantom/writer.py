@@ -8,21 +8,18 @@ same settings give the same bytes, independent of the number of workers and of i
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from machine.cores import available_cores
+from machine.workers import in_workers
 from run_folder.files import read_json, write_json, write_text
 
 from .field_of_view import FIELDS_OF_VIEW
@@ -255,37 +252,13 @@ def _write_sessions(
     output: Path, missing: list[PlannedScan], total: int, seed: int, num_workers: int | None, progress: bool
 ) -> None:
     num_workers = min(num_workers or available_cores(), len(missing))
-    bar = tqdm(total=total, initial=total - len(missing), desc="phantom", unit="scan", disable=not progress)
-    with bar:
-        if num_workers <= 1:
-            for scan in missing:
-                write_session(output, scan, seed)
-                bar.update()
-            return
-        pool = ProcessPoolExecutor(num_workers, initializer=_end_with_parent, initargs=(os.getpid(),))
-        try:
-            for future in as_completed([pool.submit(write_session, output, scan, seed) for scan in missing]):
-                future.result()
-                bar.update()
-        except BrokenProcessPool as error:
-            raise OSError(
-                "a worker process was killed (out of memory?); run the same command again to continue, with "
-                "fewer workers if it happens twice"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent(parent: int) -> None:
-    """End a worker when its parent was killed, instead of waiting for work forever. The parent handles Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    write = functools.partial(write_session, output, seed=seed)
+    with (
+        tqdm(total=total, initial=total - len(missing), desc="phantom", unit="scan", disable=not progress) as bar,
+        in_workers(write, missing, num_workers) as written,
+    ):
+        for _ in written:
+            bar.update()
 
 
 def _tsv(rows: list[dict[str, Any]]) -> str:
