@@ -29,6 +29,7 @@ from pathlib import Path
 from machine.cores import available_cores
 from machine.memory import keep_freed_memory, keep_imported_modules
 from machine.programs import FAILED, one_line, run_program
+from run_folder.files import WriteError
 from screening.errors import ModelError, NoScansError
 from screening.fast import DTYPES, prepare
 from screening.loading import load_model
@@ -45,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def job() -> int:
         try:
             return predict(args)
-        except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a killed worker, a full disk
+        except WriteError:
+            raise
+        except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a killed worker
             reason = one_line(error).rstrip(".")[:300]
             advice = "check disk and memory, or lower --batch_size."
             raise OSError(f"stopped, nothing was written ({reason}): {advice}") from error

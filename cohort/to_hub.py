@@ -32,7 +32,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm import tqdm
 
 from machine.programs import run_program
-from run_folder.files import replacing_folder
+from run_folder.files import replacing_folder, writing
 
 from .dataset_card import render_dataset_card
 from .from_hub import FILE_COLUMNS, HUB_NAME, ROOT_FILES
@@ -245,7 +245,8 @@ def _share(options: argparse.Namespace) -> None:
         cache = Path(datasets.config.HF_DATASETS_CACHE)  # not in /tmp, which may be in memory
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".to-hub-", dir=cache) as folder:
-            write_dataset(options.bids_folder, Path(folder), scans, options.repo_id, licence)
+            with writing(folder):
+                write_dataset(options.bids_folder, Path(folder), scans, options.repo_id, licence)
             print(push_dataset(Path(folder), options.repo_id, public=public))
         return
     output = options.output.absolute()

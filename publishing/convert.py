@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(args)
         except WriteError:
             raise
-        except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a full disk, an operation without kernel
+        except (RuntimeError, MemoryError, OSError) as error:  # out of memory, an operation without a kernel
             reason = one_line(error).rstrip(".")[:300]
             advice = "check disk and memory, or use another --format."
             raise OSError(f"stopped, no file was kept ({reason}): {advice}") from error

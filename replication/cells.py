@@ -24,7 +24,7 @@ from cohort.phantom import phantom_description
 from machine.interruption import STARTED_BY
 from modeling_gloresnet import medicalnet_repository
 from replication.patches import patch_cohort, whole_scans
-from run_folder.files import InputError, write_text
+from run_folder.files import ADVICE, InputError, WriteError, write_text
 from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions
 from training.recipe import Recipe, load_recipe
@@ -165,6 +165,8 @@ class Bench:
                     self.output / "patches",
                     self.patches_per_axis,
                 )
+            except WriteError:  # an empty cell would hide that the disk is full
+                raise
             except (InputError, ValueError, OSError) as error:
                 return f"no patches could be cut: {error}"
         call = [*(shlex.split(self.launcher) or [sys.executable]), str(TRAIN), "--data_dir", str(data_dir)]
@@ -181,7 +183,10 @@ class Bench:
             raise KeyboardInterrupt
         if ended.returncode:
             lines = [line for line in ended.stderr.strip().splitlines() if line.strip()] or ["no error message"]
-            return f"train.py ended with status {ended.returncode}: {lines[-1].removeprefix('train.py: ')}"
+            reason = lines[-1].removeprefix("train.py: ")
+            if ADVICE in reason:
+                raise WriteError(reason)
+            return f"train.py ended with status {ended.returncode}: {reason}"
         for fold in folder.existing_folds():
             if fold.checkpoints.is_dir():  # three times the model's size, and no longer needed
                 shutil.rmtree(fold.checkpoints)

@@ -22,6 +22,7 @@ class WriteError(OSError):
     """A file could not be written, most often because its disk is full. The message says where and what to do."""
 
 
+ADVICE = "Free some space, then run the same command again."
 # of torch and safetensors, which raise RuntimeError or a class of their own; torch's text depends on the moment
 _FAILED_WRITES = ("pytorchstreamwriter failed", "unexpected pos", "iostream error", "file write failed", "i/o error:")
 
@@ -46,10 +47,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         if not full and not library:
             raise
         reason = "its disk is full" if full else f"is its disk full? ({text})"
-        raise WriteError(
-            f"{path} could not be written: {reason}; {_free(Path(path))} are left. Free some space, then run the same "
-            "command again."
-        ) from error
+        raise WriteError(f"{path} could not be written: {reason}; {_free(Path(path))} are left. {ADVICE}") from error
 
 
 @contextmanager
@@ -79,18 +77,16 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     folder = Path(folder)
     temporary, retired = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "retired"))
-    _restore(retired, folder)  # a process may have been killed here before
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with writing(folder):
-            temporary.mkdir(parents=True)
+    with writing(folder), _claimed(temporary, folder):
+        _restore(retired, folder)  # a process may have been killed here before
+        try:
             yield temporary
             if folder.exists():
                 folder.rename(retired)
             temporary.rename(folder)
-    finally:
-        _restore(retired, folder)
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            _restore(retired, folder)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -135,6 +131,39 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold `name: value` lines, found {type(content).__name__}.")
     return content
+
+
+@contextmanager
+def _claimed(temporary: Path, folder: Path) -> Iterator[None]:
+    """Make the temporary folder, empty, for this process only. The system releases it when the process ends.
+
+    Raises:
+        WriteError: another process is filling it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock; the user must not start two processes
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield
+        return
+    temporary.mkdir(parents=True, exist_ok=True)
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = temporary.exists() and os.path.samestat(os.fstat(handle), temporary.stat())
+        except BlockingIOError:
+            free = False
+        except OSError:  # a file system without locks
+            free = True
+        if not free:  # or the other process has just renamed it to `folder`
+            raise WriteError(f"{folder} is being written by another process: wait until it has ended.")
+        for left in temporary.iterdir():  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield
+    finally:
+        os.close(handle)
 
 
 def _free(path: Path) -> str:

@@ -98,6 +98,27 @@ def finished_run(shared_tiny_cohort, tmp_path_factory):
 
 
 @pytest.fixture
+def small_disk(tmp_path):
+    """Mount an empty disk of a number of bytes, or change its size."""
+    import shutil
+    import subprocess
+
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size):
+        options = "remount," if folder.is_mount() else ""
+        call = ["mount", "-t", "tmpfs", "-o", f"{options}size={size}", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(call, capture_output=True).returncode:
+            pytest.skip("this test mounts a small disk, which needs root")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
 def hub():
     """An empty Hub on loopback."""
     with Hub() as hub:

@@ -172,24 +172,6 @@ def test_every_kind_of_unfinished_run_continues_to_the_same_bytes(finished, shar
     assert not list(run.glob("fold-0/**/.*partial*"))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount an empty disk of a number of bytes, or change its size."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(size):
-        options = "remount," if folder.is_mount() else ""
-        call = ["mount", "-t", "tmpfs", "-o", f"{options}size={size}", "tmpfs", folder]
-        if shutil.which("mount") is None or subprocess.run(call, capture_output=True).returncode:
-            pytest.skip("this test mounts a small disk, which needs root")
-        return folder
-
-    yield mount
-    if folder.is_mount():
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 @pytest.mark.parametrize("checkpoints", [0.7, 1.5])
 def test_a_full_disk_is_one_sentence_and_the_same_command_continues(
     finished, shared_tiny_cohort, small_disk, checkpoints

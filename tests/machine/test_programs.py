@@ -1,8 +1,11 @@
 """How a program ends: one sentence on standard error and an exit status, but a traceback for a bug."""
 
+import errno
+import os
+
 import pytest
 
-from machine.programs import FAILED, INTERRUPTED, WRONG_CALL, complain, one_line, run_program
+from machine.programs import FAILED, INTERRUPTED, WRONG_CALL, complain, explain, one_line, run_program
 
 
 class WrongSettingError(ValueError):
@@ -34,6 +37,39 @@ def test_an_expected_error_is_one_sentence(error, status, sentence, capsys):
     found = run_program("train.py", raising(error), wrong_call=(WrongSettingError,), interrupted="stopped")
     assert found == status and (WRONG_CALL, FAILED, INTERRUPTED) == (2, 1, 130)
     assert capsys.readouterr() == ("", f"train.py: {sentence}\n")
+
+
+def opened(path, tmp_path):
+    (tmp_path / "file").touch()
+    return lambda: open(tmp_path / path, "w")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (".", "is a directory; choose another place"),
+        ("file/below", "not a directory; choose another place"),
+        ("gone/below", "no such file or directory; check that it exists and is spelt correctly"),
+    ],
+)
+def test_an_error_of_the_system_names_the_file_and_says_what_to_do(path, reason, tmp_path, capsys):
+    assert run_program("train.py", opened(path, tmp_path)) == FAILED
+    assert capsys.readouterr().err == f"train.py: {tmp_path / path} cannot be used: {reason}.\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space, then run the same command again"),
+        (errno.EACCES, "change its permissions, or choose another place"),
+        (errno.EROFS, "change its permissions, or choose another place"),
+        (errno.EIO, "check the path and the disk"),
+    ],
+)
+def test_advice_for_errors_of_the_system(number, advice):
+    reason = os.strerror(number)
+    assert explain(OSError(number, reason, "x.csv")) == f"x.csv cannot be used: {reason.lower()}; {advice}"
+    assert explain(OSError("two words")) == "two words"
 
 
 def test_a_wrong_call_is_checked_before_a_failure():

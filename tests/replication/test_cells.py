@@ -6,6 +6,7 @@ import pytest
 from replication import cells
 from replication.cells import Bench, Cell, medicalnet_problem
 from replication.rows import BASELINE, FULL, all_cells, compact_rows, table_2, table_3, table_4, table_6, with_twins
+from run_folder.files import WriteError
 
 
 def new_bench(**changes):
@@ -62,6 +63,17 @@ def test_a_cell_that_fails_gives_the_reason_and_does_not_stop_the_others(tmp_pat
     small = new_bench(output=tmp_path, overrides={"image_size": 40})
     assert small.run(Cell("swin_unet_encoder")) is None
     assert "the nearest are 32 and 64" in small.problems[Cell("swin_unet_encoder")]
+
+
+def test_a_full_disk_stops_the_others(tmp_path, monkeypatch):
+    script = tmp_path / "train.py"
+    reason = (
+        "x could not be written: its disk is full; 0.0 MB are left. Free some space, then run the same command again."
+    )
+    script.write_text(f"import sys; print('train.py: {reason}', file=sys.stderr); sys.exit(1)")
+    monkeypatch.setattr(cells, "TRAIN", script)
+    with pytest.raises(WriteError, match="its disk is full"):
+        new_bench(output=tmp_path).run(Cell())
 
 
 @pytest.mark.parametrize("recipe", ["reproduce", "paper"])

@@ -2,6 +2,8 @@
 
 import errno
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from run_folder import files
 from run_folder.files import (
     InputError,
     WriteError,
@@ -107,6 +110,22 @@ def test_a_folder_whose_writer_was_killed_after_its_renames_stays(tmp_path):
     with pytest.raises(RuntimeError), replacing_folder(folder):
         raise RuntimeError
     assert names(tmp_path) == ["model"] and (folder / "weights").read_text() == "new"
+
+
+def test_two_processes_do_not_fill_one_folder(tmp_path):
+    folder = tmp_path / "model"
+    with replacing_folder(folder) as temporary:
+        fill(temporary, "first")
+        command = "import sys; from run_folder.files import replacing_folder\nwith replacing_folder(sys.argv[1]): pass"
+        second = subprocess.run(
+            [sys.executable, "-c", command, folder],
+            cwd=Path(files.__file__).parent.parent,
+            capture_output=True,
+            text=True,
+        )
+        assert f"{folder} is being written by another process: wait until it has ended." in second.stderr
+        assert (temporary / "weights").read_text() == "first"
+    assert names(tmp_path) == ["model"] and (folder / "weights").read_text() == "first"
 
 
 @pytest.fixture
