@@ -122,7 +122,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error("--batch_size must be at least 1 and --num_workers at least 0")
-    if args.output.is_dir() or not os.access(args.output.parent, os.W_OK):
+    folder = args.output.parent
+    if args.output.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
         parser.error(f"--output {args.output} cannot be written: give a file in a folder that exists and is writable")
     return args
 

@@ -82,6 +82,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if unknown := sorted(set(args.sections) - set(SECTIONS)):
         parser.error(f"unknown section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output} is a file; give a folder")
     if args.scans and not any(args.scans.rglob("*_T2w.nii.gz")):
         parser.error(f"--scans {args.scans} contains no *_T2w.nii.gz files; give a folder of scans")
     return args

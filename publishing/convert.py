@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
             "model folder itself."
         )
     output = args.output or default_output(args.folder, args.format, args.dtype)
-    if not os.access(output.parent, os.W_OK):
+    if not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
         raise WrongCall(f"{output.parent} cannot be written: give --output in a folder that exists and is writable.")
     volumes = read_scans(args.calibration, processor) if args.dtype == "int8" else random_volumes(model.config)
     largest = convert(model.cpu(), processor, args.format, args.dtype, volumes, output)

@@ -195,6 +195,7 @@ def test_wrong_calls_exit_with_2_and_one_sentence(folders, tmp_path, monkeypatch
         ([scan, "--model", model, "--dtype", "float64"], "float64"),
         ([scan, "--model", model, "--output", "missing/p.csv"], "missing/p.csv"),
         ([scan, "--model", model, "--output", "empty"], "--output empty"),
+        ([scan, "--model", model, "--output", f"{scan}/p.csv"], "give a file in a folder that exists"),
     ]:
         with pytest.raises(SystemExit) as caught:
             run(*arguments)

@@ -107,6 +107,7 @@ def test_a_wrong_call_exits_with_2_and_a_sentence(tmp_path, capsys):
     for call, sentence in [
         (["sleep"], "unknown section sleep; choose from bounds, scan"),
         (["--scans", str(tmp_path)], "contains no *_T2w.nii.gz files"),
+        (["--output", __file__], "is a file; give a folder"),
     ]:
         with pytest.raises(SystemExit) as caught:
             main(call)

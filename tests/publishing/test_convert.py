@@ -286,6 +286,7 @@ def test_wrong_calls_are_explained_and_write_nothing(folder, scans, tmp_path, mo
         (["masked", *int8, "--calibration", *scans], "brain masks"),
         (["nowhere", "--format", "onnx"], "nowhere does not exist"),
         ([folder, "--format", "onnx", "--output", "absent/m.onnx"], "absent cannot be written"),
+        ([folder, "--format", "onnx", "--output", "flat.nii/m.onnx"], "flat.nii cannot be written"),
     ]:
         assert run(*arguments) == 2
         assert needle in capsys.readouterr().err
