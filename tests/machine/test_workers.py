@@ -3,13 +3,15 @@
 import os
 import signal
 import time
+from multiprocessing import active_children
 
 import numpy as np
+import psutil
 import pytest
 
 from machine.workers import WorkerError, in_workers
 from run_folder.files import WriteError
-from tests.processes import descendants, wait_until_gone
+from tests.processes import wait_until_gone
 
 
 def square(number):
@@ -33,11 +35,7 @@ def die_in_the_middle_of_a_result(number):
 def test_every_item_has_one_result(num_workers, start_method):
     with in_workers(square, iter(range(20)), num_workers, start_method=start_method) as results:
         assert sorted(results) == [number**2 for number in range(20)]
-    assert not workers()
-
-
-def workers():
-    return [process for process in descendants(os.getpid()) if "resource_tracker" not in " ".join(process.cmdline())]
+    assert not active_children()
 
 
 def test_no_items():
@@ -49,14 +47,14 @@ def test_the_error_of_a_worker_keeps_its_type_and_its_place():
     with pytest.raises(WriteError, match="no room for 0") as raised, in_workers(write, [0, 0], 2) as results:
         list(results)
     assert "in write" in raised.value.__notes__[0]
-    assert not workers()
+    assert not active_children()
 
 
 def test_workers_end_with_the_block_also_in_the_middle_of_an_item():
     started = time.monotonic()
     with in_workers(time.sleep, [0, 1000, 1000], 2) as results:
         next(results)
-        busy = workers()
+        busy = [psutil.Process(child.pid) for child in active_children()]
         assert len(busy) == 2
     wait_until_gone(busy)
     assert time.monotonic() - started < 100
@@ -67,4 +65,4 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_result_is_an_error():
         with in_workers(die_in_the_middle_of_a_result, range(8), 2) as results:
             for _ in results:
                 time.sleep(0.3)
-    assert not workers()
+    assert not active_children()
