@@ -1,106 +1,251 @@
-"""One checkpoint per epoch. A checkpoint under its final name is complete.
+"""One checkpoint per epoch, in files that cannot run code when they are read: safetensors and JSON.
+
+A checkpoint under its final name is complete. The newest two are kept: if a file of the newest is damaged, training
+continues from the one before. `manifest.json` has the size and the SHA-256 of every other file, so that a file that was
+cut short, changed, or copied from another checkpoint is noticed.
 
 All processes of a run write into the same folder before the main one renames it, so `run_folder.files`, which serves
 one process, cannot do it. The weights are saved under the names of the network itself: a run may continue with or
-without `torch.compile`, whose wrapper adds to the names.
+without `torch.compile`, whose wrapper adds to the names. The schedule is not saved: it depends only on the number of
+epochs.
 """
 
+import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from run_folder.files import writing
+from run_folder.files import InputError, read_json, writing
 
-WEIGHTS = "model.safetensors"  # Accelerate's name of them
-SELECTED = "selected.safetensors"
-HISTORY = "history.json"
+from .random_state import random_state, set_random_state
+
+MANIFEST, PROGRESS = "manifest.json", "progress.json"
+WEIGHTS, OPTIMIZER, SELECTED = "model.safetensors", "optimizer.safetensors", "selected.safetensors"
+PICKLED = "optimizer.bin"  # in checkpoints of version 0.1, which hold pickle files
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the latest epoch in `folder`, or None."""
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in `folder`, the newest first."""
     complete = [path for path in folder.glob("epoch-*") if re.fullmatch(r"epoch-\d+", path.name)]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return sorted(complete, key=_epoch, reverse=True)
 
 
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, history: list[dict], selected: dict[str, Tensor] | None
+    accelerator: Accelerator,
+    folder: Path,
+    fold: int | str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict],
+    selected: dict[str, Tensor] | None,
 ) -> None:
-    """Save the state after the last epoch of `history`, then remove earlier checkpoints.
+    """Save the state after the last epoch of `history`.
+
+    Of the earlier checkpoints, only that of the epoch before stays. The others are removed first, so that there are
+    never more than two on the disk.
 
     Args:
-        accelerator: holds the prepared model and optimizer and the registered schedule.
+        accelerator: has prepared the model and the optimizer.
         folder: the fold's checkpoints.
+        fold: the fold's number, or `refit`.
+        model, optimizer: in training.
         history: one row per epoch so far.
         selected: the weights selected so far; None if the last epoch counts.
 
     Raises:
         WriteError: the disk is full. The checkpoint of the epoch before is kept.
     """
-    final = folder / f"epoch-{history[-1]['epoch']:03d}"
+    final = folder / f"epoch-{len(history):03d}"
     partial = folder / f".{final.name}.partial"
     if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
+        with writing(final):
+            for path in [*folder.glob("epoch-*"), *folder.glob(".epoch-*.partial")]:
+                if re.fullmatch(r"\.?epoch-\d+(\.partial)?", path.name) and _epoch(path) != len(history) - 1:
+                    _remove(path)
+            partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
     try:
-        with writing(final), _network_names(accelerator):
-            accelerator.save_state(str(partial))
+        with writing(final):
+            _write_json(partial / _random_name(accelerator.process_index), random_state(accelerator.device))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             with writing(final):
-                (partial / HISTORY).write_text(json.dumps(history))
+                _save(_network(accelerator, model).state_dict(), partial / WEIGHTS)
+                _save(_optimizer_tensors(optimizer), partial / OPTIMIZER)
                 if selected is not None:
-                    # safetensors cannot save tensors in channels_last order
-                    save_file({name: value.contiguous() for name, value in selected.items()}, partial / SELECTED)
+                    _save(selected, partial / SELECTED)
+                scaler = accelerator.scaler and accelerator.scaler.state_dict()
+                _write_json(partial / PROGRESS, {"fold": fold, "history": history, "scaler": scaler})
+                _write_json(partial / MANIFEST, {path.name: _fingerprint(path) for path in sorted(partial.iterdir())})
                 partial.rename(final)
     finally:
         if accelerator.is_main_process:  # after an error: half a checkpoint would keep the disk full
             shutil.rmtree(partial, ignore_errors=True)
-    if accelerator.is_main_process:
-        for older in folder.iterdir():
-            if older != final and re.fullmatch(r"\.?epoch-\d+(\.partial)?", older.name):
-                shutil.rmtree(older)
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> tuple[list[dict], dict[str, Tensor] | None]:
-    """Restore a checkpoint into the accelerator. Returns its history and selected weights (see `save_checkpoint`)."""
-    with _network_names(accelerator):
-        accelerator.load_state(str(checkpoint))
-    history = json.loads((checkpoint / HISTORY).read_text())
-    selected = load_file(checkpoint / SELECTED) if (checkpoint / SELECTED).is_file() else None
-    return history, selected and _without_wrappers(selected)
+def load_checkpoint(
+    accelerator: Accelerator, folder: Path, fold: int | str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[list[dict], dict[str, Tensor] | None]:
+    """Restore the newest checkpoint that is whole. What is wrong with a newer one is printed.
+
+    Args:
+        accelerator, folder, fold, model, optimizer: see `save_checkpoint`.
+
+    Returns:
+        The history and the selected weights. Without any checkpoint, an empty history and None.
+
+    Raises:
+        InputError: there are checkpoints, and none of them can be used. The message names each damaged file.
+    """
+    problems = []
+    for checkpoint in checkpoints(folder):
+        try:
+            history, selected = _restore(accelerator, checkpoint, fold, model, optimizer)
+        except InputError as error:
+            problems.append(str(error).rstrip("."))
+            continue
+        if problems:
+            accelerator.print(f"{'; '.join(problems)}. Training continues after epoch {len(history)}.", file=sys.stderr)
+        return history, selected
+    if problems:
+        raise InputError(
+            f"{'; '.join(problems)}. No checkpoint can be used: delete {folder} to train this fold from the start."
+        )
+    return [], None
 
 
-@contextmanager
-def _network_names(accelerator: Accelerator) -> Iterator[None]:
-    """Let `save_state` and `load_state` use the names of the network without its wrappers."""
+def _restore(
+    accelerator: Accelerator, checkpoint: Path, fold: int | str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[list[dict], dict[str, Tensor] | None]:
+    """Restore one checkpoint: read and check all of it first, then change the network, the optimizer and the rest."""
+    randoms = [_random_name(process) for process in range(accelerator.num_processes)]
+    recorded = _check_files(checkpoint, [WEIGHTS, OPTIMIZER, PROGRESS, *randoms])
+    progress = read_json(checkpoint / PROGRESS)
+    history = progress.get("history")
+    if progress.get("fold") != fold or not isinstance(history, list) or len(history) != _epoch(checkpoint):
+        number = len(history) if isinstance(history, list) else "no"
+        raise InputError(
+            f"{checkpoint} holds {number} epochs of fold {progress.get('fold')}: it was renamed, or copied here"
+        )
+    network = _network(accelerator, model)
+    expected = network.state_dict()
+    weights = _read_weights(checkpoint / WEIGHTS, expected)
+    selected = _read_weights(checkpoint / SELECTED, expected) if SELECTED in recorded else None
+    state = _read_optimizer(checkpoint / OPTIMIZER, optimizer)
+    randoms_here = checkpoint / randoms[accelerator.process_index]
+    set_random_state(read_json(randoms_here), accelerator.device, where=randoms_here)
+    network.load_state_dict(weights)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(progress["scaler"])
+    return history, selected
 
-    def network(model: nn.Module) -> nn.Module:
-        return accelerator.unwrap_model(model, keep_torch_compile=False)
 
-    def save(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
-        weights[:] = [network(model).state_dict() for model in models]
+def _check_files(checkpoint: Path, required: Iterable[str]) -> dict[str, Any]:
+    """Compare the files of a checkpoint with its manifest, and return the manifest."""
+    if (checkpoint / PICKLED).exists() and not (checkpoint / MANIFEST).exists():
+        raise InputError(
+            f"{checkpoint} was written by an earlier version of this project, in pickle files, which can run code when "
+            "they are read: finish this fold with that version, or train it from the start"
+        )
+    recorded = read_json(checkpoint / MANIFEST)
+    for name in [*required, *({SELECTED} & recorded.keys())]:
+        path, entry = checkpoint / name, recorded.get(name)
+        if not path.is_file():
+            raise InputError(f"{path} is missing")
+        if not isinstance(entry, dict):
+            raise InputError(f"{checkpoint / MANIFEST} is damaged: it does not list {name}")
+        size = path.stat().st_size
+        if size != entry.get("bytes"):
+            raise InputError(f"{path} is damaged: it has {size} bytes, and {entry.get('bytes')} were saved")
+        if _fingerprint(path) != entry:
+            raise InputError(f"{path} is damaged, or a file of another checkpoint: its SHA-256 is not the saved one")
+    return recorded
 
-    def load(models: list[nn.Module], folder: str) -> None:
-        (model,) = models
-        network(model).load_state_dict(_without_wrappers(load_file(Path(folder) / WEIGHTS)))
-        models.clear()  # Accelerate then loads none
 
-    hooks = (accelerator.register_save_state_pre_hook(save), accelerator.register_load_state_pre_hook(load))
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read finite tensors on the CPU."""
     try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({' '.join(str(error).split())})") from error
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise InputError(f"{path} is damaged: {name} is not finite")
+    return tensors
 
 
-def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name the weights of an older checkpoint, saved with its wrappers, as the network does."""
-    return {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in weights.items()}
+def _read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Read weights with the names and shapes of `expected`."""
+    weights = _read_tensors(path)
+    shapes, expected_shapes = ({name: value.shape for name, value in each.items()} for each in (weights, expected))
+    if wrong := sorted(name for name, _ in shapes.items() ^ expected_shapes.items()):
+        raise InputError(f"{path} does not fit this network: {wrong[0]} is missing, unknown or of another shape")
+    return weights
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimizer as `exp_avg.3`: the name of the tensor and the number of the parameter."""
+    state = optimizer.state_dict()["state"]
+    return {f"{name}.{number}": value for number, tensors in state.items() for name, value in tensors.items()}
+
+
+def _read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """Read the state of an optimizer: number of a parameter -> name -> tensor."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in _read_tensors(path).items():
+        name, _, number = key.rpartition(".")
+        parameter = parameters[int(number)] if number.isdecimal() and int(number) < len(parameters) else None
+        if parameter is None or value.shape not in (parameter.shape, ()):
+            raise InputError(f"{path} does not fit this network: {key} is unknown or of another shape")
+        if value.shape == parameter.shape:  # in the memory order of the parameter, so that sums round as they did
+            value = torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
+        state.setdefault(int(number), {})[name] = value
+    return state
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    # safetensors cannot save tensors in channels_last order
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+
+
+def _network(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """The network without its wrappers."""
+    return accelerator.unwrap_model(model, keep_torch_compile=False)
+
+
+def _epoch(checkpoint: Path) -> int:
+    return int(re.search(r"epoch-(\d+)", checkpoint.name)[1])  # type: ignore[index]  # callers match the name
+
+
+def _random_name(process: int) -> str:
+    return f"random-{process}.json"
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or whatever took its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

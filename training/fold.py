@@ -1,6 +1,7 @@
 """One fold of a run: `open_fold` builds it or resumes it, `Fold.epoch` trains an epoch, `Fold.finish` predicts."""
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ from run_folder.layout import REFIT, ModelFolder, RunFolder
 from screening.out_of_distribution import training_appearance
 
 from .build import Network, new_loader, new_model
-from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 from .data import TrainingData, labels_of, split_scans
 from .launch import compiling, start_accelerator
 from .loop import check_finite, mean_log_loss, predict_fold, train_one_epoch
@@ -43,8 +44,8 @@ class FoldResult(NamedTuple):
 class Fold:
     """One fold while it trains: network, optimizer, schedule, loaders, class weights and history.
 
-    Make it with `open_fold`. Every epoch ends in a checkpoint, and a fold starts from its newest one, so training that
-    was stopped at any moment continues to the same weights.
+    Make it with `open_fold`. Every epoch ends in a checkpoint, and a fold starts from the newest one that is whole, so
+    training that was stopped at any moment continues to the same weights.
 
     Args:
         which: the fold's number, or `refit`.
@@ -80,9 +81,7 @@ class Fold:
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, T_max=recipe.num_train_epochs, eta_min=recipe.min_learning_rate
         )
-        # not prepared: a prepared schedule would advance once per process
-        accelerator.register_for_checkpointing(self.schedule)
-        parts = (
+        parts = (  # without the schedule: a prepared one would advance once per process
             model,
             optimizer,
             new_loader(data.dataset(self.scans.train), recipe, accelerator, shuffle=True),
@@ -96,10 +95,14 @@ class Fold:
             loss_weights = class_weights(labels_of(self.scans.train))
         self.loss_weights = loss_weights.to(accelerator.device)
 
-        self.history: list[dict] = []
-        self.selected: dict[str, Tensor] | None = None  # the best weights so far, unless the last epoch counts
-        if (checkpoint := newest_checkpoint(folder.checkpoints)) is not None:
-            self.history, self.selected = load_checkpoint(accelerator, checkpoint)
+        # selected: the best weights so far, unless the last epoch counts
+        self.history, self.selected = load_checkpoint(
+            accelerator, folder.checkpoints, which, self.model, self.optimizer
+        )
+        with warnings.catch_warnings():  # torch expects a step of the optimizer before one of the schedule
+            warnings.simplefilter("ignore")
+            for _ in self.history:
+                self.schedule.step()
         accelerator.init_trackers("gloresnet", config={k: str(v) for k, v in asdict(recipe).items()})
         self.progress = tqdm(
             desc=which if which == REFIT else f"fold {which}",
@@ -160,7 +163,8 @@ class Fold:
         self.history.append(row)
         if rule != "last" and select_epoch(self.history, rule) == number:
             self.selected = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-        save_checkpoint(self.accelerator, self.folder.checkpoints, self.history, self.selected)
+        accelerator, folder = self.accelerator, self.folder.checkpoints
+        save_checkpoint(accelerator, folder, self.which, self.model, self.optimizer, self.history, self.selected)
         self.accelerator.log({k: v for k, v in row.items() if v is not None and k != "epoch"}, step=number)
         return row
 
@@ -248,6 +252,7 @@ def open_fold(
 
     Raises:
         RunError: another process is training this fold.
+        InputError: the fold has checkpoints, and none of them can be used.
     """
     recipe = recipe if seed is None else replace(recipe, seed=seed)
     folder = run.trained(which)

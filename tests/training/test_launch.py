@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from safetensors.torch import load_file, save_file
 
 import train as train_script
 from run_folder.layout import RunFolder
@@ -125,18 +124,5 @@ def test_a_run_continues_with_and_without_the_compiler(data, tmp_path, launch, f
     weights = train(data, tmp_path / "run", INNER, finish=True)
     for name in expected:
         torch.testing.assert_close(weights[name], expected[name], rtol=1e-3, atol=1e-5)
-    history = json.loads((tmp_path / "run/fold-0/checkpoints/epoch-002/history.json").read_text())
+    history = json.loads((tmp_path / "run/fold-0/checkpoints/epoch-002/progress.json").read_text())["history"]
     assert [row["epoch"] for row in history] == [1, 2]
-
-
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "_orig_mod.module."])
-def test_a_checkpoint_with_the_names_of_a_wrapper_still_loads(data, tmp_path, launch, prefix):
-    launch()
-    expected = train(data, tmp_path, INNER)
-    checkpoint = tmp_path / "fold-0/checkpoints/epoch-002"
-    for name in ("model.safetensors", "selected.safetensors"):
-        weights = load_file(checkpoint / name)
-        save_file({prefix + key: value for key, value in weights.items()}, checkpoint / name)
-    assert_equal(expected, train(data, tmp_path, INNER))
-    with open_fold(0, data, INNER, RunFolder(tmp_path)) as fold:
-        assert fold.selected.keys() == fold.state().keys()

@@ -1,4 +1,4 @@
-"""One epoch of training, predictions and checkpoints, on a tiny network in this process."""
+"""One epoch of training, and predictions, on a tiny network in this process."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from training.build import ScanDataset, new_loader
-from training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from training.loop import NonFiniteLossError, check_finite, mean_log_loss, predict_fold, train_one_epoch
 from training.recipe import load_recipe
 
@@ -103,29 +102,6 @@ def test_no_scans_give_no_predictions():
     accelerator, model, _, _ = start()
     loader = accelerator.prepare(new_loader(ScanDataset(volumes(), [], []), RECIPE, accelerator))
     assert predict_fold(model, loader, accelerator) == {}
-
-
-def test_a_checkpoint_restores_weights_optimizer_history_and_selection(tmp_path):
-    accelerator, model, optimizer, loader = start()
-    history = [{"epoch": 1, "inner_loss": epoch(accelerator, model, optimizer, loader), "val_auc": None}]
-    save_checkpoint(accelerator, tmp_path, history, None)
-    selected = weights(model)
-    history.append({"epoch": 2, "inner_loss": 1 / 3, "val_auc": 0.1 + 0.2})
-    save_checkpoint(accelerator, tmp_path, history, selected)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-002"]
-    epoch(accelerator, model, optimizer, loader, number=3)
-    restored, chosen = load_checkpoint(accelerator, newest_checkpoint(tmp_path))
-    assert all(torch.equal(value, selected[name]) for name, value in model.state_dict().items())
-    assert all(torch.equal(chosen[name], value) for name, value in selected.items())
-    assert restored == history
-
-
-def test_an_unfinished_checkpoint_is_ignored(tmp_path):
-    (tmp_path / ".epoch-007.partial").mkdir()
-    assert newest_checkpoint(tmp_path) is None
-    (tmp_path / "epoch-002").mkdir()
-    (tmp_path / "epoch-010").mkdir()
-    assert newest_checkpoint(tmp_path).name == "epoch-010"
 
 
 def test_mean_log_loss_equals_scikit_learn():
