@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from huggingface_hub import snapshot_download
 
+from run_folder.cells import quoted
 from run_folder.files import replacing_folder
 
 from .file_state import file_state
@@ -152,7 +153,9 @@ def _unpack(tables: list[Path], folder: Path) -> None:
                 _write_file(anat, stem, column, file)
         lines.append([participant, session or "n/a", *(_cell(row.get(column)) for column in columns)])
     table = [["participant_id", "session_id", *columns], *lines]
-    (folder / "combined.tsv").write_text("".join("\t".join(line) + "\n" for line in table), encoding="utf-8")
+    (folder / "combined.tsv").write_text(
+        "".join("\t".join(map(quoted, line)) + "\n" for line in table), encoding="utf-8"
+    )
 
 
 def _columns(tables: list[Path]) -> list[str]:

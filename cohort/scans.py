@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from run_folder.files import write_text
-from run_folder.tables import read_table
+from run_folder.tables import csv_text, read_table
 
 from .ids import require_distinct_families, require_distinct_ids, whole
 from .images import (
@@ -169,9 +168,7 @@ def write_cohort(scans: Iterable[Scan], path: str | os.PathLike[str]) -> None:
         [["" if (value := getattr(scan, f.name)) is None else str(value) for f in fields(Scan)] for scan in scans],
         columns=[f.name for f in fields(Scan)],
     )
-    text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n")
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(table))
 
 
 def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from run_folder.files import replacing
+from run_folder.tables import csv_text
 
 # Okabe & Ito's palette (DOI 10.1038/nmeth.1618); lines also differ in dash and marker
 BLACK, BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = (
@@ -80,7 +81,7 @@ def save_drawing(drawing: Drawing, folder: Path) -> str:
         The SVG as a ``data:`` URL, so that a page can contain the figure.
     """
     contents = {kind: rendered(drawing.figure, kind) for kind in ("svg", "pdf", "png")}
-    contents["csv"] = drawing.data.to_csv(index=False).encode("utf-8")
+    contents["csv"] = csv_text(drawing.data).encode("utf-8")
     for kind, content in contents.items():
         with replacing(folder / f"{drawing.name}.{kind}") as temporary:
             temporary.write_bytes(content)

@@ -28,7 +28,7 @@ from machine.programs import run_program
 from run_folder.files import InputError, write_json, write_text
 from run_folder.layout import ModelFolder, RunFolder
 from run_folder.predictions import read_predictions
-from run_folder.tables import read_table
+from run_folder.tables import csv_text, read_table
 
 from .comparison import compare_studies
 from .controls import QUALITY_COLUMNS, VOLUME_COLUMNS, measured_features
@@ -152,7 +152,7 @@ def _measurements(study: Study, folder: Path, wanted: bool | None) -> dict[str, 
             if wanted is False or not paths or len(present) < len(paths) or not (wanted or small):
                 continue
             known = measure(study.table)
-            write_text(kept, known.to_csv(index=False))
+            write_text(kept, csv_text(known))
         results[name] = (known, columns)
     return results
 

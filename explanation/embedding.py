@@ -31,6 +31,7 @@ from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetModel, Medi
 from preprocessing import GloResNetImageProcessor
 from run_folder.files import InputError, read_yaml, write_text
 from run_folder.layout import RunFolder
+from run_folder.tables import csv_text
 
 PROGRAM = "python -m explanation.embedding"
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def write_features() -> None:
         table = frozen_features(options.run, options.init, options.seed)
-        write_text(options.output, table.to_csv(index=False))
+        write_text(options.output, csv_text(table))
         print(f"{options.output}: {table.shape[1] - 2} features of {len(table)} scans")
 
     return run_program(

@@ -51,7 +51,7 @@ from machine.programs import run_program
 from preprocessing import read_volume
 from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
-from run_folder.tables import read_table
+from run_folder.tables import csv_text, read_table
 from screening.loading import ModelError, load_pytorch_model
 from screening.one_scan import read_scan
 
@@ -322,7 +322,7 @@ def _write_localisation(run: RunFolder, seed: int) -> None:
         raise InputError(f"No injured scan of {run} has a focal lesion or enlarged ventricles.")
     summary = summarise(table, Resampling(seed=seed))
     save_drawing(localisation_figure(table, summary), run.figures)
-    write_text(run.localisation, table.to_csv(index=False))
+    write_text(run.localisation, csv_text(table))
     print(markdown(summary))
 
 

@@ -20,7 +20,7 @@ from preprocessing import GloResNetImageProcessor
 from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions
-from run_folder.tables import read_table
+from run_folder.tables import csv_text, read_table
 from screening.loading import load_model
 
 CHANCE_LOSS = math.log(2)  # of a network that always predicts 0.5; the class weights average to 1
@@ -91,7 +91,7 @@ def train_accuracy(run: RunFolder) -> Value:
         InputError: scans of the run can no longer be read.
     """
     if not run.train_predictions.is_file():
-        write_text(run.train_predictions, _predict_training_scans(run).to_csv(index=False))
+        write_text(run.train_predictions, csv_text(_predict_training_scans(run)))
     table = read_table(run.train_predictions, ("fold", "label", "p_injury_no_tta"))
     right = (table["p_injury_no_tta"] >= 0.5) == (table["label"] == 1)
     folds = right.groupby(table["fold"]).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ class WriteError(OSError):
 
 
 ADVICE = "Free some space, then run the same command again."
+
+# far more than any file of a run needs, and little enough to be read or refused within a second
+MOST_JSON = 16 * 2**20  # bytes; splits.json has about 300 per scan
+MOST_YAML = 16 * 2**10  # bytes; PyYAML reads slowly
+MOST_LEVELS = 50  # of objects and lists inside each other
+
 # of torch and safetensors, which raise RuntimeError or a class of their own; torch's text depends on the moment
 _FAILED_WRITES = ("pytorchstreamwriter failed", "unexpected pos", "iostream error", "file write failed", "i/o error:")
 
@@ -102,16 +109,18 @@ def write_json(path: str | os.PathLike[str], content: Any) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object. It is as strict as `write_json`, and limited in size and depth.
 
     Raises:
-        InputError: the file is missing, cut short, or holds something other than an object.
+        InputError: the file is missing, cut short, too large or too deep, or holds something other than an object, or
+            a number that is not finite.
     """
-    text = _read_text(path, "JSON")
+    text = _read_text(path, "JSON", MOST_JSON)
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
         raise InputError(f"{path} is not valid JSON ({error}); it may have been cut short.") from error
+    _check_content(content, path)
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object, found {type(content).__name__}.")
     return content
@@ -121,13 +130,16 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file of `name: value` lines.
 
     Raises:
-        InputError: the file is missing, is not YAML, or holds something other than `name: value` lines.
+        InputError: the file is missing, is not YAML, too large or too deep, holds something other than `name: value`
+            lines, a name twice or that is no text, an alias, or a number that is not finite.
     """
-    text = _read_text(path, "YAML")
+    text = _read_text(path, "YAML", MOST_YAML)
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = yaml.load(text, Loader=_PlainLoader)
+    # the last three are PyYAML's own, for values such as `!!int ""`
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
+    _check_content(content, path)
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold `name: value` lines, found {type(content).__name__}.")
     return content
@@ -166,6 +178,45 @@ def _claimed(temporary: Path, folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which can make a small file huge, and with every name once."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()
+            raise yaml.composer.ComposerError(None, None, f"*{event.anchor} is an alias", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        names = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.constructor.ConstructorError(None, None, "a name is not text", key.start_mark)
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            names.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _check_content(content: Any, path: str | os.PathLike[str]) -> None:
+    """Refuse content that is too deep for code that calls itself, and numbers that are not finite or beyond 64 bits."""
+    level = [content]
+    for _ in range(MOST_LEVELS):
+        below = []
+        for each in level:
+            for value in each.values() if isinstance(each, dict) else each if isinstance(each, list) else ():
+                if isinstance(value, dict | list):
+                    below.append(value)
+                elif isinstance(value, float) and not math.isfinite(value):
+                    raise InputError(f"{path} holds the number {value}, which is not finite: it is damaged.")
+                elif isinstance(value, int) and value.bit_length() > 64:
+                    raise InputError(f"{path} holds an integer of {value.bit_length()} bits: it is damaged.")
+        level = below
+        if not level:
+            return
+    raise InputError(f"{path} has more than {MOST_LEVELS} levels of objects or lists inside each other: it is damaged.")
+
+
 def _free(path: Path) -> str:
     """The free space of the disk that `path` is on."""
     existing = next((folder for folder in path.absolute().parents if folder.is_dir()), Path.cwd())
@@ -179,10 +230,18 @@ def _restore(retired: Path, folder: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _read_text(path: str | os.PathLike[str], kind: str) -> str:
-    if not Path(path).is_file():
-        raise InputError(f"{path} is missing.")
+def _read_text(path: str | os.PathLike[str], kind: str, most: int) -> str:
+    require_file(path)
+    if (size := Path(path).stat().st_size) > most:
+        raise InputError(f"{path} has {size} bytes, and at most {most} are read: it is damaged or another file.")
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not valid {kind} ({error}); it may be damaged.") from error
+
+
+def require_file(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless `path` is a file, also through links."""
+    if not Path(path).is_file():
+        what = "is not a file" if os.path.lexists(path) else "is missing"
+        raise InputError(f"{path} {what}.")

@@ -1,4 +1,4 @@
-"""CSV and TSV tables, read so that identifiers stay text."""
+"""CSV and TSV tables: written so that no spreadsheet runs a cell, read so that identifiers stay text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,25 @@ from pathlib import Path
 
 import pandas as pd
 
-from .files import InputError
+from .cells import quoted, unquoted
+from .files import InputError, require_file
 
 TEXT_COLUMNS = (  # always read as text; any other column becomes numbers if all its cells are numbers or empty
     *("participant_id", "session_id", "family", "radiology_score", "status", "reason", "sex", "singleton"),
     *("image", "mask", "segmentation", "scan", "message", "predicted_label"),
 )
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV for people: one line per row, text cells as in `quoted`, no index."""
+    table, quoting = table.copy(deep=False), csv.QUOTE_MINIMAL
+    for name in table.select_dtypes(exclude="number"):
+        cells = [quoted(cell) if isinstance(cell, str) else cell for cell in table[name]]
+        if cells != table[name].tolist():  # other columns keep their type, and so the way their cells are written
+            table[name] = pd.Series(cells, index=table.index, dtype=object)
+        if any(isinstance(cell, str) and "\r" in cell for cell in cells):  # a line break, which pandas does not see
+            quoting = csv.QUOTE_NONNUMERIC
+    return table.to_csv(index=False, lineterminator="\n", quoting=quoting)
 
 
 def read_table(path: Path, required: tuple[str, ...] = (), as_text: bool = False) -> pd.DataFrame:
@@ -45,15 +58,14 @@ def read_cells(path: Path) -> pd.DataFrame:
     """Read a table separated by tabs, semicolons or commas, every cell as text. The file's extension does not matter.
 
     The header shows the separator. With semicolons, as spreadsheets in many languages write them, a decimal comma
-    becomes a point.
+    becomes a point. The apostrophes of `quoted` are removed.
 
     Raises:
         InputError: the file is missing, empty or not a table, a row has more cells than the header, or two columns have
             the same name.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is missing.")
+    require_file(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
             separator = _separator(next((line for line in file if line.strip()), ""))
@@ -77,6 +89,7 @@ def read_cells(path: Path) -> pd.DataFrame:
         table = table.map(lambda text: text.strip(" ").removeprefix('"').removesuffix('"'))
     if separator == ";":
         table = table.map(lambda text: re.sub(r"^(\s*[+-]?\d+),(\d+\s*)$", r"\1.\2", text))
+    table = table.map(unquoted)
     columns = [name.strip() or f"unnamed {number}" for number, name in enumerate(table.iloc[0])]
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise InputError(f"{path} has more than one column {twice[0]}: keep one of them.")

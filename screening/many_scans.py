@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from machine.programs import one_line
 from machine.workers import leave_signals_to_the_parent
+from run_folder.cells import quoted
 from run_folder.files import replacing
 
 from .model import INJURY, ScreeningModel, predicted_label
@@ -134,7 +135,7 @@ def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int) -> Cou
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         for row in tqdm(rows, total=total, desc="screening", unit="scan"):
-            table.writerow(row)
+            table.writerow({column: quoted(text) for column, text in row.items()})
             counts.update([row["status"], row["predicted_label"], *(["warnings"] if row["warnings"] else [])])
     return counts
 

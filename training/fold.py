@@ -18,6 +18,7 @@ from tqdm import tqdm
 from evaluation.metrics import screening_metrics
 from run_folder.files import write_text
 from run_folder.layout import REFIT, ModelFolder, RunFolder
+from run_folder.tables import csv_text
 from screening.out_of_distribution import training_appearance
 
 from .build import Network, new_loader, new_model
@@ -202,7 +203,7 @@ class Fold:
         write_text(self.folder.history, history.to_csv(index=False))
         if self.scans.held_out:
             predictions = prediction_table(self.data.rows, self.scans.held_out, views, self.number)
-            write_text(self.folder.predictions, predictions.to_csv(index=False))
+            write_text(self.folder.predictions, csv_text(predictions))
             metrics |= screening_metrics(predictions["label"], predictions["p_injury"], network.config.threshold)
         metrics["train_scans"] = len(self.scans.train)
         self._describe(network)

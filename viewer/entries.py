@@ -7,6 +7,8 @@ An entry is a dictionary with the name of the scan (`scan`), its `path`, the pat
 import re
 from pathlib import Path
 
+from run_folder.cells import quoted
+
 COLUMNS = ["scan", "p_injury", "predicted_label", "view_spread", "warnings", "message"]
 
 
@@ -20,7 +22,8 @@ def table_row(entry: dict) -> list:
     """An entry as one row of the CSV file, in the order of `COLUMNS`. Warnings are sentences, separated by spaces."""
     answer = entry["answer"]
     if answer is None:
-        return [entry["scan"], None, None, None, None, entry["problem"]]
+        return [quoted(entry["scan"]), None, None, None, None, quoted(entry["problem"])]
     spread = None if answer["view_spread"] is None else round(answer["view_spread"], 4)
     warnings = " ".join(answer["warnings"])
-    return [entry["scan"], round(answer["p_injury"], 4), answer["predicted_label"], spread, warnings, ""]
+    label = quoted(answer["predicted_label"])
+    return [quoted(entry["scan"]), round(answer["p_injury"], 4), label, spread, quoted(warnings), ""]
