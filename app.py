@@ -137,7 +137,10 @@ def newest_model() -> str | None:
     newest = max(finished, key=lambda fold: fold.metrics.stat().st_mtime)
     run = newest.run
     if run.cv_metrics.is_file():
-        newest = run.fold(read_json(run.cv_metrics)["best_fold"])
+        best = read_json(run.cv_metrics).get("best_fold")
+        if type(best) is not int or run.fold(best).path not in [fold.path for fold in run.existing_folds()]:
+            raise InputError(f"{run.cv_metrics} is damaged: its best_fold is {str(best)[:50]}. Give --model.")
+        newest = run.fold(best)
     return str(newest.model)
 
 

@@ -28,6 +28,7 @@ from cohort.hub_access import HubError, hub_name, require_token
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError
 from evaluation.metrics import write_cv_metrics
+from evaluation.records import read_pooled
 from machine.memory import keep_freed_memory, keep_imported_modules
 from machine.programs import run_program
 from modeling_gloresnet import MedicalNetImportError
@@ -35,7 +36,7 @@ from publishing.card import render_card
 from publishing.export import export_model
 from publishing.hub import publish_trained
 from publishing.release import write_cards
-from run_folder.files import InputError, read_json, write_json
+from run_folder.files import InputError, write_json
 from run_folder.layout import REFIT, RunFolder
 from training.build import new_model, new_processor
 from training.data import TrainingData, prepare_data
@@ -90,7 +91,7 @@ def train(options: argparse.Namespace, settings: dict) -> None:
             write_cv_metrics(run.path)  # first, so that an error while drawing loses no figures
             write_cards(run.path)
             write_report(run.path)
-        pooled = read_json(run.cv_metrics)["pooled"]
+        pooled = read_pooled(run)
         print(f"all {recipe.num_folds} folds, pooled out-of-fold: {summary(pooled)}; read {run.report}")
     if options.refit:
         if not run.refit.config.is_file():

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from run_folder.files import read_json, write_text
+from run_folder.layout import MOST_FOLDS
 
 from .labels import name
 from .scans import CohortError, Scan
@@ -111,15 +112,18 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, Any]:
         splits = read_json(path)
         if splits["version"] != VERSION:
             raise ValueError(f"version {splits['version']} instead of {VERSION}")
-        if type(splits["num_folds"]) is not int or not splits["participants"]:
+        if type(splits["num_folds"]) is not int or splits["num_folds"] > MOST_FOLDS or not splits["participants"]:
             raise ValueError("no folds or no participants")
         if splits["rule"] not in ("family", "paper"):
             raise ValueError(f"rule {splits['rule']!r}")
         for participant, entry in splits["participants"].items():
             if type(entry["fold"]) is not int or not 0 <= entry["fold"] < splits["num_folds"]:
                 raise ValueError(f"fold {entry['fold']!r} of sub-{participant}")
-            for record in entry["sessions"].values():
-                _ = record["label"], entry["family"]
+            if not isinstance(entry["family"], str):
+                raise ValueError(f"family {entry['family']!r} of sub-{participant}")
+            for session, record in entry["sessions"].items():
+                if record["label"] not in CLASSES or not isinstance(record.get("sha256", ""), str):
+                    raise ValueError(f"the record of {name(participant, session)}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CohortError(
             f"{path} does not hold usable splits ({type(error).__name__}: {error}). {START_AGAIN}"

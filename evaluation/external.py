@@ -22,6 +22,7 @@ from run_folder.layout import ModelFolder
 from run_folder.predictions import check_predictions
 from run_folder.tables import read_table
 
+from .records import read_metrics
 from .study import KEYS, Study, phantom_preset
 
 COLUMNS = ("scan", "p_injury", "p_injury_no_tta", "status", "message")
@@ -198,13 +199,15 @@ def _frozen_thresholds(
     trained = ModelFolder(folder.parent)
     config = read_json(folder / trained.config.name)
     own = config.get("threshold", 0.5)
+    if isinstance(own, bool) or not isinstance(own, int | float) or not 0 <= own <= 1:
+        raise InputError(f"{folder / trained.config.name} is damaged: its threshold is {str(own)[:50]}, not 0 to 1.")
     if own != 0.5:
         thresholds["Model's own"] = np.full(n, float(own))
         notes["Model's own"] = f"{own:g}, from the model's configuration"
     record = trained.metrics
     if not record.is_file():
         return thresholds, notes, "unknown"
-    metrics = read_json(record)
+    metrics = read_metrics(trained, complete=False)
     inner = metrics.get("inner") or {}
     for key, title in (("threshold_youden", "Youden"), ("threshold_sensitivity_90", "Sensitivity 0.90")):
         if isinstance(inner.get(key), int | float):

@@ -12,10 +12,11 @@ import pandas as pd
 
 from cohort.phantom import phantom_description
 from cohort.scans import CohortError, Scan, flow, read_cohort
-from run_folder.files import InputError, read_json, read_yaml
+from run_folder.files import InputError, read_json
 from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions, scan_name
-from run_folder.tables import read_table
+
+from .records import read_environment, read_history, read_metrics, read_recipe
 
 KEYS = ["participant_id", "session_id"]
 COVARIATES = ["image", "segmentation", "sex", "birth_age", "birth_weight", "singleton", "scan_age"]
@@ -76,12 +77,9 @@ def read_run(run_folder: str | os.PathLike[str]) -> Study:
     scans = _read_scans(run.cohort)
     table = _join(predictions, scans, run)
     _check_splits(table, splits, run)
-    environment = read_json(run.environment)
+    environment = read_environment(run)
     folds = {int(k): run.fold(k) for k in sorted(predictions["fold"].unique())}
-    fold_metrics = {k: read_json(fold.metrics) for k, fold in folds.items()}
-    for k, metrics in fold_metrics.items():
-        if metrics.get("selection") not in ("last", "inner", "paper"):
-            raise InputError(f"{folds[k].metrics} does not say how the epoch was selected (last, inner or paper).")
+    fold_metrics = {k: read_metrics(fold, complete=False) for k, fold in folds.items()}
     selections = sorted({metrics["selection"] for metrics in fold_metrics.values()})
     if len(selections) > 1:
         raise InputError(f"{run}: the folds chose their epochs by different rules ({', '.join(selections)}).")
@@ -98,9 +96,9 @@ def read_run(run_folder: str | os.PathLike[str]) -> Study:
         thresholds=thresholds,
         threshold_notes=notes,
         splits=splits,
-        recipe=read_yaml(run.recipe),
+        recipe=read_recipe(run),
         environment=environment,
-        histories={k: read_table(fold.history, HISTORY_COLUMNS) for k, fold in folds.items()},
+        histories={k: read_history(fold, HISTORY_COLUMNS) for k, fold in folds.items()},
         fold_metrics=fold_metrics,
     )
 
@@ -149,8 +147,9 @@ def _check_splits(table: pd.DataFrame, splits: dict[str, Any], run: RunFolder) -
         raise InputError(f"{run.splits} does not list the participants' folds; the run folder is damaged.")
     for row in table.to_dict("records"):
         entry = participants.get(row["participant_id"])
-        if entry is None or entry.get("fold") != row["fold"]:
-            place = "in no fold" if entry is None else f"in fold {entry.get('fold')}"
+        fold = entry.get("fold") if isinstance(entry, dict) else None
+        if fold != row["fold"]:
+            place = "in no fold" if fold is None else f"in fold {fold}"
             raise InputError(
                 f"{run}: sub-{row['participant_id']} was predicted in fold {row['fold']}, "
                 f"but {run.splits.name} has it {place}."

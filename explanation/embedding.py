@@ -26,10 +26,11 @@ from tqdm import tqdm
 
 from cohort.cache import standardised_volumes
 from cohort.scans import CohortError, read_cohort
+from evaluation.records import read_recipe
 from machine.programs import run_program
 from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetModel, MedicalNetImportError
 from preprocessing import GloResNetImageProcessor
-from run_folder.files import InputError, read_yaml, write_text
+from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
 from run_folder.tables import csv_text
 
@@ -73,7 +74,7 @@ def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.Da
         raise InputError(
             f"{run} is not the folder of a run: {folder.recipe.name} is missing. Give runs/NAME of a started run."
         )
-    recipe = read_yaml(folder.recipe)
+    recipe = read_recipe(folder, required=("image_size", "brain_mask"))
     settings = {name: recipe[name] for name in ("image_size", "brain_mask", "framing") if name in recipe}
     processor = GloResNetImageProcessor(**settings)
     used = [scan for scan in read_cohort(folder.cohort) if scan.status == "used"]

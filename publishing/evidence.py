@@ -9,12 +9,12 @@ import pandas as pd
 
 from evaluation.calibration import Calibration, calibration
 from evaluation.metrics import best_fold, cross_validation_metrics
+from evaluation.records import read_history
 from evaluation.study import Study, read_run
 from evaluation.subgroups import SUBGROUPS, Part, evaluate_parts
 from evaluation.table_one import table_one
 from evaluation.uncertainty import Interval, bootstrap_metrics
 from run_folder.layout import RunFolder
-from run_folder.tables import read_table
 
 FEWEST = 5  # smaller counts of people in a real cohort are not published
 
@@ -139,7 +139,7 @@ def _cost(run: RunFolder, study: Study) -> tuple[float | None, float | None, str
     """Hours and core-hours of the epochs of all folds and of the refit if there is one, and the hardware."""
     histories = list(study.histories.values())
     if run.refit.history.is_file():
-        histories.append(read_table(run.refit.history))
+        histories.append(read_history(run.refit))
     cores, gpus = study.environment.get("cores"), study.environment.get("gpus") or []
     hardware = f"{cores} CPU cores" + (f" and {', '.join(gpus)}" if gpus else "")
     if not all("seconds" in history for history in histories):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from run_folder.files import read_json
+from evaluation.records import read_environment
 from run_folder.layout import RunFolder
 from run_folder.tables import read_table
 
@@ -82,7 +82,7 @@ def private_words(run_folder: str | os.PathLike[str]) -> list[str]:
                     words.add(text)
             if row.get("image"):
                 words.add(Path(str(row["image"])).name)
-    source = read_json(run.environment).get("source", {}) if run.environment.is_file() else {}
+    source = read_environment(run).get("source", {}) if run.environment.is_file() else {}
     paths = [Path.home(), run.path.resolve(), *(Path(path) for path in source.values() if path)]
     return sorted(words | {str(path) for path in paths if len(path.parts) > 1})
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from architectures.networks import is_resnet
+from evaluation import records
+from evaluation.records import read_metrics
+from machine.programs import one_line
 from modeling_gloresnet import (
     BaselineConfig,
     GloResNetConfig,
@@ -18,10 +23,11 @@ from preprocessing import GloResNetImageProcessor
 from publishing.card import render_card
 from publishing.evidence import Evidence, gather_evidence
 from publishing.export import export_model
-from run_folder.files import InputError, read_json, read_yaml, write_text
+from run_folder.files import InputError, read_json, write_text
 from run_folder.layout import ENSEMBLE, REFIT, ModelFolder, RunFolder
 from screening.loading import ModelError, load_pytorch_model
 
+PROVENANCE = {"cohort": str, "synthetic": bool, "fold": int | str, "train_scans": int}  # what a card states
 WHAT = ("best", "all", ENSEMBLE, REFIT)
 
 
@@ -99,7 +105,7 @@ def write_cards(run_folder: str | os.PathLike[str], evidence: Evidence | None = 
     folds = run.folds(recipe["num_folds"])
     for trained in [*folds, run.refit, run.ensemble]:
         if trained.config.is_file():
-            metrics = read_json(trained.metrics) if trained in folds else None
+            metrics = read_metrics(trained) if trained in folds else None
             write_text(trained.card, render_card(_read_config(trained), recipe, metrics, evidence))
 
 
@@ -139,10 +145,7 @@ def read_recipe(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not run.recipe.is_file():
         what = "is not the folder of a run" if run.path.is_dir() else "does not exist"
         raise InputError(f"{run} {what}: give the folder of a run written by train.py, runs/NAME.")
-    recipe = read_yaml(run.recipe)
-    if "num_folds" not in recipe:
-        raise InputError(f"{run.recipe} does not say how many folds there are (num_folds): the folder is damaged.")
-    return recipe
+    return records.read_recipe(run, required=records.CARD)
 
 
 def _require_sound(trained: ModelFolder) -> None:
@@ -158,7 +161,14 @@ def _read_config(trained: ModelFolder) -> GloResNetConfig | BaselineConfig:
     model_type = read_json(trained.config).get("model_type")
     for config_class in (GloResNetConfig, BaselineConfig):
         if config_class.model_type == model_type:
-            return config_class.from_pretrained(trained.model)
+            try:
+                config = config_class.from_pretrained(trained.model)
+                for name, kind in PROVENANCE.items():
+                    if not isinstance(config.provenance[name], kind):
+                        raise TypeError(f"its provenance has no {name}")
+                return config
+            except (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+                raise InputError(f"{trained.config} is damaged ({one_line(error)}): train this fold again.") from error
     raise InputError(f"{trained.config} has the model_type {model_type!r}, which is not one of this project's.")
 
 
@@ -167,4 +177,4 @@ def _finished_metrics(run: RunFolder, fold: int) -> dict[str, Any]:
     trained = run.fold(fold)
     if not trained.metrics.is_file() or not trained.config.is_file():
         raise InputError(f"{run} has no finished fold {fold}: run its train.py command again with --fold {fold}.")
-    return read_json(trained.metrics)
+    return read_metrics(trained)

@@ -15,6 +15,7 @@ from cohort.folds import fold_scans, read_splits
 from cohort.scans import Scan, read_cohort
 from evaluation.metrics import cross_validation_metrics
 from evaluation.published import number
+from evaluation.records import read_history
 from evaluation.uncertainty import DEFAULT_RESAMPLING, Resampling, bootstrap_metrics
 from preprocessing import GloResNetImageProcessor
 from run_folder.files import InputError, write_text
@@ -140,7 +141,7 @@ def epochs_to_converge(run: RunFolder) -> Value:
     """Epochs to converge, mean and SD over folds, by the rule in `CONVERGED`. Words say if folds did not converge."""
     epochs = []
     for fold in run.existing_folds():
-        epochs.append(convergence(read_table(fold.history, ("epoch", "train_loss"))["train_loss"].to_numpy(float)))
+        epochs.append(convergence(read_history(fold, ("epoch", "train_loss"))["train_loss"].to_numpy(float)))
     reached = [epoch for epoch in epochs if epoch is not None]
     if not reached:
         return Value(words="did not converge")

@@ -187,7 +187,7 @@ class _PlainLoader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"*{event.anchor} is an alias", event.start_mark)
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         names = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
@@ -195,7 +195,8 @@ class _PlainLoader(yaml.SafeLoader):
             if key.value in names:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
             names.add(key.value)
-        return super().construct_mapping(node, deep)
+        content: dict[Any, Any] = super().construct_mapping(node, deep)
+        return content
 
 
 def _check_content(content: Any, path: str | os.PathLike[str]) -> None:

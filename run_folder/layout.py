@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from .files import InputError
+
+MOST_FOLDS = 100
 REFIT, ENSEMBLE = "refit", "ensemble"
 
 
@@ -140,8 +144,17 @@ class RunFolder:
     def fold(self, number: int) -> ModelFolder:
         return ModelFolder(self.path / f"fold-{number}")
 
-    def folds(self, count: int) -> list[ModelFolder]:
-        """The folders of folds 0 to `count - 1`, whether they exist or not."""
+    def folds(self, count: Any) -> list[ModelFolder]:
+        """The folders of folds 0 to `count - 1`, whether they exist or not.
+
+        Raises:
+            InputError: `count`, which a file of the run states, is not a number of folds.
+        """
+        if type(count) is not int or not 2 <= count <= MOST_FOLDS:
+            raise InputError(
+                f"{self} is damaged: its number of folds (num_folds) is {str(count)[:50]}, not 2 to {MOST_FOLDS}. "
+                "Restore the run folder, or start the run again in another --output_dir."
+            )
         return [self.fold(number) for number in range(count)]
 
     def existing_folds(self) -> list[ModelFolder]:

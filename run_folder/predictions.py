@@ -75,17 +75,11 @@ def read_predictions(run_folder: str | os.PathLike[str]) -> pd.DataFrame:
     if not run.splits.is_file():
         raise InputError(f"{run} is not the folder of a run, or the run has not started: {run.splits.name} is missing.")
     splits = read_json(run.splits)
-    num_folds = splits.get("num_folds")
-    if not isinstance(num_folds, int) or num_folds < 2:
-        raise InputError(
-            f"{run.splits} does not say how many folds there are (num_folds); the run folder is damaged: start the run "
-            "again in another --output_dir."
-        )
-    files = {number: fold.predictions for number, fold in enumerate(run.folds(num_folds))}
+    files = {number: fold.predictions for number, fold in enumerate(run.folds(splits.get("num_folds")))}
     missing = [str(path.relative_to(run.path)) for path in files.values() if not path.is_file()]
     if missing:
         raise InputError(
-            f"{run} is not finished: {', '.join(missing)} missing ({num_folds - len(missing)} of {num_folds} folds "
+            f"{run} is not finished: {', '.join(missing)} missing ({len(files) - len(missing)} of {len(files)} folds "
             "done); run the same train.py command again with --fold all to complete it."
         )
     tables = []

@@ -26,7 +26,8 @@ def csv_text(table: pd.DataFrame) -> str:
             table[name] = pd.Series(cells, index=table.index, dtype=object)
         if any(isinstance(cell, str) and "\r" in cell for cell in cells):  # a line break, which pandas does not see
             quoting = csv.QUOTE_NONNUMERIC
-    return table.to_csv(index=False, lineterminator="\n", quoting=quoting)
+    text: str = table.to_csv(index=False, lineterminator="\n", quoting=quoting)
+    return text
 
 
 def read_table(path: Path, required: tuple[str, ...] = (), as_text: bool = False) -> pd.DataFrame:

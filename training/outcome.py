@@ -9,7 +9,7 @@ from torch import nn
 
 from cohort.scans import Scan
 from evaluation.metrics import screening_metrics
-from run_folder.files import read_json
+from evaluation.records import read_metrics
 from run_folder.layout import ModelFolder
 
 from .loop import NonFiniteLossError, mean_log_loss
@@ -79,6 +79,6 @@ def summary(metrics: dict) -> str:
 
 def fold_summary(folder: ModelFolder) -> str:
     """Return the line that is printed for a finished fold."""
-    metrics = read_json(folder.metrics)
+    metrics = read_metrics(folder)
     optimistic = " (optimistic: the epoch was chosen on these scans)" if metrics["selection"] == "paper" else ""
     return f"fold {metrics['fold']}: {summary(metrics)}{optimistic}; model in {folder.model}"

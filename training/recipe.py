@@ -13,6 +13,7 @@ import yaml
 
 from architectures.networks import Architecture, problem
 from run_folder.files import InputError, read_yaml, write_text
+from run_folder.layout import MOST_FOLDS
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -36,7 +37,7 @@ class Recipe:
         "map the whole field of view to the volume, as the paper does, or a frame of fixed size around the head"
     )
     max_birth_age: float | None = setting("use only infants born before this age in weeks", 20, 50)
-    num_folds: int = setting("number of folds of the cross-validation", 2, 100)
+    num_folds: int = setting("number of folds of the cross-validation", 2, MOST_FOLDS)
     split: Literal["family", "paper"] = setting(
         "keep families together in a fold, or, as the paper does, only subjects"
     )
@@ -49,7 +50,7 @@ class Recipe:
     )
     init: str = setting("initial encoder weights: medicalnet, random, or a MedicalNet .pth file")
     gradient_checkpointing: bool = setting("recompute activations in the backward pass to save memory")
-    num_train_epochs: int = setting("epochs per fold", 1)
+    num_train_epochs: int = setting("epochs per fold", 1, 100_000)
     per_device_train_batch_size: int = setting("scans per step and process; BatchNorm and mixup need two", 2)
     gradient_accumulation_steps: int = setting("steps whose gradients are accumulated before an update", 1)
     learning_rate: float = setting("learning rate of AdamW at the start of the cosine schedule", 0)

@@ -11,9 +11,10 @@ from dataclasses import replace
 import torch
 from filelock import FileLock, Timeout
 
+from evaluation.records import read_environment
 from machine.cores import available_cores
 from machine.version import project_version
-from run_folder.files import read_json, write_json
+from run_folder.files import write_json
 from run_folder.layout import ModelFolder, RunFolder
 
 from .recipe import Recipe, RecipeError, load_recipe
@@ -103,18 +104,20 @@ def _processes_here(num_processes: int) -> int:
 
 def _same_run(run: RunFolder, recipe: Recipe, source: dict, num_processes: int) -> Recipe:
     """Return the recipe to continue this run with. Raises RunError if it was started with other settings."""
-    before = read_json(run.environment)
+    before = read_environment(run)
     try:
         saved = load_recipe(str(run.recipe))
     except RecipeError as error:
         raise RunError(f"{error} Or start a new run with --overwrite.") from error
+    if saved.num_threads is None:
+        raise RunError(f"{run.recipe} is damaged (num_threads has no value): start a new run with --overwrite.")
     if recipe.num_threads is None:
         recipe = replace(recipe, num_threads=saved.num_threads)
     differences = recipe.differences(saved)
-    started_from = before["source"]
+    started_from = before.get("source", {})
     differences += [f"{k}: {v!r}, not {started_from.get(k)!r}" for k, v in source.items() if v != started_from.get(k)]
-    if num_processes != before["num_processes"]:
-        differences.append(f"number of processes: {num_processes}, not {before['num_processes']}")
+    if num_processes != before.get("num_processes"):
+        differences.append(f"number of processes: {num_processes}, not {before.get('num_processes')}")
     if differences:
         raise RunError(
             f"{run} holds a run with other settings ({'; '.join(differences)}): use the recorded settings, choose "

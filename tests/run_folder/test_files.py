@@ -1,6 +1,7 @@
 """Files are replaced whole or not at all, and JSON and YAML errors name the file and the problem."""
 
 import errno
+import os
 import resource
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from run_folder.files import (
     write_json,
     write_text,
 )
+from run_folder.tables import read_cells
 
 
 def names(folder):
@@ -184,6 +186,13 @@ def test_json_with_nan_is_refused_and_nothing_is_written(tmp_path):
         (b'{"n": 3, ', "metrics.json is not valid JSON .* cut short"),
         (b"[1, 2]", "must hold a JSON object, found list"),
         (b'{"n": "\xff"}', "metrics.json is not valid JSON .* damaged"),
+        (b'{"n": ' + b"[" * 100_000, "metrics.json is not valid JSON .*recursion"),
+        (b'{"n": ' + b"[" * 60 + b"]" * 60 + b"}", "metrics.json has more than 50 levels"),
+        (b'{"n": "' + b"x" * 2**24 + b'"}', "metrics.json has 16777225 bytes, and at most 16777216 are read"),
+        (b'{"n": [NaN]}', "metrics.json holds the number nan"),
+        (b'{"n": {"m": 1e999}}', "metrics.json holds the number inf"),
+        (b'{"n": ' + b"9" * 30 + b"}", "metrics.json holds an integer of 100 bits"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "metrics.json is not valid JSON"),
     ],
 )
 def test_broken_json_is_one_sentence(tmp_path, content, message):
@@ -208,6 +217,18 @@ def test_yaml_settings(tmp_path):
         (b"- 1\n- 2\n", "must hold `name: value` lines, found list"),
         (b"", "must hold `name: value` lines, found NoneType"),
         (b"a: \xff", "recipe.yaml is not valid YAML .* damaged"),
+        (b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "recipe.yaml is not valid YAML ..a is an alias"),
+        (b"a: 1\nb: 2\na: 3\n", "recipe.yaml is not valid YAML .a is there twice"),
+        (b"a: {b: 1, b: 2}\n", "recipe.yaml is not valid YAML .b is there twice"),
+        (b"1: 2\n", "recipe.yaml is not valid YAML .a name is no text"),
+        (b"? [a]\n: 2\n", "recipe.yaml is not valid YAML .a name is no text"),
+        (b"a: " + b"[" * 2_000, "recipe.yaml is not valid YAML .*recursion"),
+        (b"a: " + b"[" * 60 + b"]" * 60, "recipe.yaml has more than 50 levels"),
+        (b"a: " + b"x" * 2**14, "recipe.yaml has 16387 bytes"),
+        (b"a: .nan\n", "recipe.yaml holds the number nan"),
+        (b"a: !!int ''\n", "recipe.yaml is not valid YAML"),
+        (b"a: 2001-99-99\n", "recipe.yaml is not valid YAML"),
+        (b"a: !!python/object/apply:os.system [true]\n", "recipe.yaml is not valid YAML"),
     ],
 )
 def test_broken_yaml_is_one_sentence(tmp_path, content, message):
@@ -217,3 +238,17 @@ def test_broken_yaml_is_one_sentence(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         read_yaml(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop", "queue", "device"])
+def test_what_is_not_a_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "metrics.json"
+    {
+        "folder": path.mkdir,
+        "loop": lambda: path.symlink_to(path.name),
+        "queue": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+    }[kind]()
+    for read in (read_json, read_yaml, read_cells):
+        with pytest.raises(InputError, match="metrics.json is not a file"):
+            read(path)

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from run_folder.files import InputError
 from run_folder.layout import ModelFolder, RunFolder
 
 
@@ -38,3 +41,9 @@ def test_existing_folds(tmp_path):
     for name in ("fold-1", "fold-0", "fold-x", "refit"):
         (tmp_path / name).mkdir()
     assert [fold.path.name for fold in RunFolder(tmp_path).existing_folds()] == ["fold-0", "fold-1"]
+
+
+@pytest.mark.parametrize("count", [10**9, 101, 1, 0, -1, True, 5.0, "5", None, [], {}])
+def test_a_number_of_folds_that_no_run_has_is_refused(count):
+    with pytest.raises(InputError, match="runs/demo is damaged: its number of folds .num_folds. is .*, not 2 to 100"):
+        RunFolder("runs/demo").folds(count)

@@ -76,6 +76,10 @@ def test_a_file_lists_only_its_changes(tmp_path):
         ({"split": "scan"}, "split is 'scan': choose one of family, paper"),
         ({"per_device_train_batch_size": 1}, "per_device_train_batch_size is 1: it must be 2 or more"),
         ({"seed": None}, "seed is None"),
+        ({"num_train_epochs": 10**9}, "num_train_epochs is 1000000000: it must be from 1 to 100000"),
+        ({"num_folds": 10**9}, "num_folds is 1000000000: it must be from 2 to 100"),
+        ({"image_size": 10**6}, "image_size is 1000000: it must be from 16 to 512"),
+        ({"weight_decay": -1}, "weight_decay is -1.0: it must be 0 or more"),
     ],
 )
 def test_impossible_settings_are_named(settings, message):
