@@ -3,82 +3,26 @@
 import json
 import os
 import re
-import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
-import torch
 from gradio_client import Client, handle_file
 
 import app
-from cohort.phantom import make_phantom_scan
-from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
-from preprocessing import GloResNetImageProcessor
 from publishing import convert
-from publishing.export import export_model
-from screening.out_of_distribution import training_appearance
-from tests.programs import Program, run_program
+from tests.programs import run_program
+from tests.viewer.served import ROOT, expected, start, stop, tiny_models
 
-ROOT = Path(app.__file__).parent
-SIZE = 32
 MINUTE = 60_000  # milliseconds; only a heavily loaded machine takes this long
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """Models with and without a brain mask, scans, and files that are not scans."""
-    base = tmp_path_factory.mktemp("app")
-    for number, injuries in enumerate([{}, {"ivh": "major"}]):
-        phantom = make_phantom_scan(38, injuries, seed=number, voxel_size=4.0)
-        nibabel.save(phantom.image(), base / f"scan{number}.nii.gz")
-        nibabel.save(nibabel.Nifti1Image(phantom.brain_mask.astype(np.uint8), phantom.affine), base / "mask.nii.gz")
-    torch.manual_seed(0)
-    config = GloResNetConfig(image_size=SIZE, stem_channels=4, widths=[4, 8, 8, 16], head_init_std=2.0)
-    untrained = GloResNetForImageClassification(config)
-    export_model(untrained, GloResNetImageProcessor(image_size=SIZE), base / "untrained", "card")
-    processor = GloResNetImageProcessor(image_size=SIZE)
-    scans = [processor(base / f"scan{number}.nii.gz", return_tensors="np").pixel_values[0, 0] for number in (0, 1)]
-    config.provenance = {"cohort": "phantom-test", "synthetic": True, "run": "r1", "fold": 3, "train_scans": 8}
-    config.training_appearance = training_appearance(scans)
-    model = GloResNetForImageClassification(config)
-    export_model(model, processor, base / "model", "card")
-    export_model(model, GloResNetImageProcessor(image_size=SIZE, brain_mask="required"), base / "masked", "card")
-    flat = nibabel.Nifti1Image(np.ones((9, 9, 9), np.float32), np.eye(4))
-    nibabel.save(flat, base / "flat.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9, 5), np.float32), np.eye(4)), base / "bold.nii.gz")
-    (base / "cut.nii.gz").write_bytes((base / "scan0.nii.gz").read_bytes()[:2000])
-    return base
-
-
-def start(*arguments, cwd, temp, **environment):
-    """Start app.py on a free port and wait until it accepts connections. Its temporary files are in `temp`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    temp.mkdir(exist_ok=True)
-    environment = {**os.environ, "TMPDIR": str(temp), "GLORESNET_MODEL": "", **environment}
-    process = Program([ROOT / "app.py", *arguments, "--port", port], cwd, environment)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return SimpleNamespace(process=process, url=f"http://127.0.0.1:{port}", temp=temp)
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    raise AssertionError(process.stdout + process.stderr)
-
-
-def stop(served):
-    served.process.send_signal(signal.SIGTERM)
-    served.process.wait(timeout=60)
-    return served.process.stdout + served.process.stderr
+    return tiny_models(tmp_path_factory.mktemp("app"))
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +73,6 @@ def wait_until(condition, seconds=90):
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert condition()
-
-
-def expected(base, scan):
-    """The probability that the model gives without the page."""
-    model = GloResNetForImageClassification.from_pretrained(base / "model")
-    pixel_values = GloResNetImageProcessor(image_size=SIZE)(scan, return_tensors="pt").pixel_values
-    return model.predict_proba(pixel_values)[0, 1].item()
 
 
 # -------------------------------------------------------------------------------------------------- in the browser
