@@ -26,6 +26,7 @@ from run_folder.files import InputError, read_json
 from run_folder.layout import RunFolder
 from screening.loading import ModelError, load_model
 from screening.model import is_trained
+from viewer.fragments import public_name
 from viewer.workspace import Workspace
 
 
@@ -86,7 +87,7 @@ def serve(args: argparse.Namespace) -> None:
         os.environ |= {"GRADIO_TEMP_DIR": str(workspace.root), "GRADIO_ANALYTICS_ENABLED": "False"}
         from viewer.page import Page
 
-        page = Page(model, processor, name, workspace, problem)
+        page = Page(model, processor, public_name(name), workspace, problem)
         print(f"Model: {name or 'none'}. Open http://{args.host}:{args.port}", flush=True)
         page.launch(
             server_name=args.host, server_port=args.port, auth=passwords, max_file_size=f"{args.max_file_size}mb"
@@ -118,6 +119,8 @@ def choose_model(asked: str | None) -> tuple:
         if asked:
             raise
         sentence = str(error).removesuffix(".")
+        if name is not None:
+            sentence = sentence.replace(name, public_name(name))
         return None, None, "", sentence[0].upper() + sentence[1:] + "."
     return model, processor, name, ""
 

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import nibabel
 import numpy as np
 import pytest
@@ -299,6 +300,18 @@ def test_passwords_keep_others_out(base, browser, tmp_path):
             Client(served.url, verbose=False)
         client = Client(served.url, auth=("anna", "secret"), verbose=False)
         assert client.predict(handle_file(base / "scan0.nii.gz"), api_name="/screen")["status"] == "ok"
+        stranger = httpx.Client(base_url=served.url)
+        for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a", "/gradio_api/file=/tmp"):
+            assert stranger.get(path).status_code == 401, path
+        scan = {"files": ("scan0.nii.gz", (base / "scan0.nii.gz").read_bytes())}
+        assert stranger.post("/gradio_api/upload", files=scan).status_code == 401
+        guess = {"username": "anna", "password": "guess"}
+        assert [stranger.post("/login", data=guess).status_code for _ in range(4)] == [400, 400, 400, 429]
+        answer = stranger.post("/login", data={**guess, "password": "secret"})
+        assert answer.status_code == 429 and answer.json()["detail"] == "Too many failed logins. Try again in 1 second."
+        time.sleep(1)
+        assert stranger.post("/login", data={**guess, "password": "secret"}).status_code == 200
+        assert stranger.post("/gradio_api/upload", files=scan).status_code == 200
     finally:
         stop(served)
     assert not list((tmp_path / "temp").glob("gloresnet-page-*"))  # deleted when the page stopped

@@ -16,6 +16,14 @@ def page_css() -> str:
     return (HERE / "page.css").read_text(encoding="utf-8")
 
 
+def public_name(model: str) -> str:
+    """How the page names a model: a folder or file without the folders around it, which are nobody else's concern."""
+    path = Path(model)
+    if not path.is_absolute():
+        return model
+    return "/".join(path.parts[-3:]) if path.name == "model" and len(path.parts) > 4 else path.name
+
+
 def masthead(model: Any, name: str, problem: str = "") -> str:
     """The top of the page: its purpose and the model, or why there is no model and how to train one.
 

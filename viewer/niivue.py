@@ -44,9 +44,13 @@ def static_paths() -> list[Path]:
     return [STATIC]
 
 
-def head() -> str:
-    """The script tag for `launch(head=...)`. Its address is relative, so it also works below a sub-path."""
-    return f'<script type="module" src="gradio_api/file={(STATIC / "viewer.js").as_posix()}"></script>'
+def head(folder: str = f"gradio_api/file={STATIC.as_posix()}") -> str:
+    """The script tag for `launch(head=...)`. Its address is relative, so it also works below a sub-path.
+
+    Args:
+        folder: the address of `static/`. The default, gradio's own, shows visitors where it lies on this machine.
+    """
+    return f'<script type="module" src="{folder}/viewer.js"></script>'
 
 
 def css() -> str:

@@ -4,8 +4,8 @@ import csv
 import json
 import logging
 import threading
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -19,8 +19,11 @@ from screening.fast import prepare
 from screening.one_scan import NOTICE, framed_scan, prepare_scan, screen_scan
 
 from .entries import COLUMNS, next_to, table_row
-from .fragments import answers_table, masthead, page_css, result_panel
-from .niivue import Viewer, css, head, scene, static_paths
+from .fragments import answers_table, masthead, result_panel
+from .niivue import Viewer, scene
+from .serving import launch
+from .turns import LineIsFull, Turns
+from .visits import place_in_line, unless_visitor_left
 from .workspace import Workspace
 
 EXAMPLES = {
@@ -33,7 +36,7 @@ EXAMPLES = {
 }
 EXAMPLE_AGE = 38.0  # weeks, postmenstrual age
 METHODS = [("LayerCAM (finer)", "layercam"), ("Grad-CAM (coarser)", "gradcam")]
-KEEP_UPLOADS = 20  # seconds; gradio stores identical uploads once, and each of their visitors must find the file
+ENDINGS = (".nii", ".gz")  # of files that the page takes
 KEEP_PAIRS = 900  # seconds; the scan waits until its visitor has uploaded the mask
 ABOUT_MAPS = (
     "Colour marks what the network counted as evidence for injury, relative to the maximum within this scan. The map is"
@@ -41,27 +44,10 @@ ABOUT_MAPS = (
     " generally occur. It does not outline a lesion."
 )
 NO_MAPS = "Heat maps are not available for converted models and other architectures. Scans are shown without a map."
-WAITING = 64  # requests in the queue; further ones are told to try again later
-THEME = gr.themes.Default(
-    font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
-    font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
-)
+WAITING = 64  # scans that wait for their turn; further ones are told to try again later
+THREADS = WAITING + 16  # each waiting event has one, so that it takes over its upload at once
+PROGRESS = gr.Progress()  # as a default, it tells gradio to pass the progress of the event
 log = logging.getLogger(__name__)
-
-
-def unless_visitor_left(event: Callable) -> Callable:
-    """Let an event do nothing if its visitor has left, because leaving deletes the visitor's files."""
-
-    @wraps(event)
-    def answer(*arguments, **options) -> dict:
-        try:
-            return event(*arguments, **options)
-        except FileNotFoundError as error:
-            if error.filename is None or Path(error.filename).parent.is_dir():
-                raise
-            return gr.skip()
-
-    return answer
 
 
 class Page:
@@ -79,35 +65,21 @@ class Page:
         # float32 reproduces the predictions of the training run; heat maps need the unmodified model
         self.screening_model = model and prepare(model, "float32")
         self.explains = model is not None and bool(model.networks)
-        keep = KEEP_PAIRS if model is not None and processor.brain_mask == "required" else KEEP_UPLOADS
-        self.one_at_a_time = threading.Semaphore(1)  # two passes at once would each take twice as long
-        # apart from its own files, gradio serves only what is named here
-        gr.set_static_paths(static_paths())
-        with gr.Blocks(
-            title="GloResNet", analytics_enabled=False, delete_cache=(5, keep), fill_width=True
-        ) as self.blocks:
+        if model is not None and processor.brain_mask == "required":
+            workspace.keep_uploads = KEEP_PAIRS
+        self.turns = Turns(WAITING)
+        with gr.Blocks(title="GloResNet", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(masthead(model, name, problem))
             if model is not None:
                 first = torch.zeros(1, 1, *[processor.image_size] * 3, device=model.device)
                 self.screening_model.predict_views(first)  # warm up: the first pass is slow
                 self._lay_out()
                 self._connect()
-        self.blocks.queue(max_size=WAITING, default_concurrency_limit=WAITING)
+        self.blocks.queue(max_size=WAITING, default_concurrency_limit=THREADS, api_open=False)
 
     def launch(self, **options) -> None:
-        """Serve the page. `options` are passed to gradio's `launch`."""
-        self.blocks.launch(
-            theme=THEME,
-            css=page_css() + css(),
-            head=head(),
-            run_history=False,  # would keep names and results in the browser
-            ssr_mode=False,  # needs Node.js
-            share=False,
-            quiet=True,
-            footer_links=["api"],
-            enable_monitoring=False,
-            **options,
-        )
+        """Serve the page. `options` are those of `serving.launch`."""
+        launch(self.blocks, self.workspace, THREADS, **options)
 
     # ----------------------------------------------------------------------------------------------------- layout
 
@@ -158,6 +130,7 @@ class Page:
         screened = [self.upload, self.mask, self.entries, self.chosen, self.picker, self.table, self.result]
         screened += [self.answer_file, self.table_file, self.map_file, self.viewer]
         private = {"api_visibility": "private"}
+        raw = {"preprocess": False}  # a file as a dictionary; else gradio leaves an empty file behind for each
 
         shown = [self.entries, self.chosen, self.method]
 
@@ -166,7 +139,8 @@ class Page:
             event.then(self.offer_map, shown, [self.map_file], **private)
 
         for source in [self.upload] + ([self.mask] if self.mask.visible else []):
-            then_explain(source.upload(self.receive, [self.upload, self.mask, self.entries], screened, **private))
+            uploaded = [self.upload, self.mask, self.entries]
+            then_explain(source.upload(self.receive, uploaded, screened, **private, **raw))
         if not self.mask.visible:
             for button in self.examples:
                 then_explain(button.click(self.receive_example, [button, self.entries], screened, **private))
@@ -180,43 +154,69 @@ class Page:
         if self.mask.visible:
             asked.append(gr.File(label="mask", visible=False))
         answer = gr.JSON(label="answer", visible=False)
-        gr.Button(visible=False).click(self.answer_program, asked, answer, api_name="screen")
+        gr.Button(visible=False).click(self.answer_program, asked, answer, api_name="screen", **raw)
 
     # ----------------------------------------------------------------------------------------------------- events
 
     @unless_visitor_left
     def receive(
         self,
-        uploads,
-        mask: str | None,
+        uploads: dict | list[dict] | None,
+        mask: dict | None,
         entries: list[dict],
         request: gr.Request,
-        progress=gr.Progress(),  # noqa: B008
+        progress=PROGRESS,
     ) -> dict:
         """Take over the uploaded scans, then screen them one after another."""
-        uploads = [uploads] if isinstance(uploads, str) else uploads or []
+        uploads = [uploads] if isinstance(uploads, dict) else uploads or []
         if self.processor.brain_mask == "required" and not (uploads and mask):
             missing = "the brain mask" if uploads else "the scan"
             sentence = f"This model needs a scan and its brain mask. Upload {missing} as well."
             return {self.result: result_panel(problem=sentence)}
-        scans = [str(self.workspace.take(upload, request.session_hash)) for upload in uploads]
-        mask = str(self.workspace.take(mask, request.session_hash)) if mask else None
-        new = [self._entry(scan, mask) for scan in progress.tqdm(scans, desc="Screening", unit="scans")]
-        return self._received(entries, new, request.session_hash)
+        for name in [Path(upload["path"]).name for upload in uploads + ([mask] if mask else [])]:
+            if not name.lower().endswith(ENDINGS):
+                raise gr.Error(f"{name} is neither .nii nor .nii.gz. Convert it to NIfTI.", print_exception=False)
+        visitor = request.session_hash
+        with self.workspace.present(visitor):
+            scans = [self._take(upload, visitor) for upload in uploads]
+            own_mask = self._take(mask, visitor) if mask else None
+            new = []
+            for number, scan in enumerate(scans):
+                new.append(self._entry(scan, own_mask, place_in_line(progress, scan, (number, len(scans)))))
+            return self._received(entries, new)
 
     @unless_visitor_left
-    def receive_example(self, kind: str, entries: list[dict], request: gr.Request) -> dict:
+    def receive_example(self, kind: str, entries: list[dict], request: gr.Request, progress=PROGRESS) -> dict:
         """Generate a synthetic scan and screen it like an upload."""
-        path = self.workspace.folder(request.session_hash) / f"synthetic {kind.lower()}.nii.gz"
-        with self.one_at_a_time:
-            nibabel.save(make_phantom_scan(EXAMPLE_AGE, EXAMPLES[kind], seed=7).image(), path)
-        return self._received(entries, [self._entry(str(path), None)], request.session_hash)
+        if kind not in EXAMPLES:
+            raise gr.Error(f"There is no such example. Choose from: {', '.join(EXAMPLES)}.", print_exception=False)
+        with self.workspace.present(request.session_hash):
+            path = self.workspace.folder(request.session_hash) / f"synthetic {kind.lower()}.nii.gz"
+            with self._turn(place_in_line(progress, path.parent)):
+                nibabel.save(make_phantom_scan(EXAMPLE_AGE, EXAMPLES[kind], seed=7).image(), path)
+            return self._received(entries, [self._entry(str(path), None, place_in_line(progress, path))])
 
-    def _received(self, entries: list[dict], new: list[dict], visitor: str) -> dict:
+    def _take(self, upload: dict, visitor: str) -> str:
+        try:
+            return str(self.workspace.take(upload["path"], visitor))
+        except FileNotFoundError:
+            sentence = f"{Path(upload['path']).name} was used already, or has been deleted. Upload it again."
+            raise gr.Error(sentence, print_exception=False) from None
+
+    @contextmanager
+    def _turn(self, told: Callable[[int], None]) -> Iterator[None]:
+        """Wait until no other scan is read. If too many wait, say so."""
+        try:
+            with self.turns.turn(told):
+                yield
+        except LineIsFull as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def _received(self, entries: list[dict], new: list[dict]) -> dict:
         """Show the first of the new entries, and list all entries in the table."""
         chosen, entries = len(entries), entries + new
         names = [(f"{number + 1}. {entry['scan']}", number) for number, entry in enumerate(entries)]
-        table = self.workspace.folder(visitor) / "gloresnet.csv"
+        table = Path(new[-1]["path"]).with_name("gloresnet.csv")  # not in a new folder: the visitor may have left
         with open(table, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([COLUMNS, *map(table_row, entries)])
         return {
@@ -231,15 +231,17 @@ class Page:
             **self._show(entries, chosen),
         }
 
-    def _entry(self, scan: str, mask: str | None) -> dict:
+    def _entry(self, scan: str, mask: str | None, told: Callable[[int], None] = lambda ahead: None) -> dict:
         """Screen one scan. An error becomes the entry's problem, so that the other scans are still screened."""
         entry = {"scan": Path(scan).name, "path": scan, "mask": mask, "answer": None, "problem": ""}
         try:
-            with self.one_at_a_time:
+            with self.turns.turn(told):
                 entry["answer"] = screen_scan(self.screening_model, self.processor, scan, mask)
-        except ValueError as error:
+        except (ValueError, LineIsFull) as error:
             entry["problem"] = str(error)
         except (MemoryError, RuntimeError, OSError) as error:
+            if not Path(scan).exists():  # the visitor has left
+                raise
             log.exception("a scan could not be screened")
             reason = type(error).__name__
             entry["problem"] = (
@@ -265,7 +267,7 @@ class Page:
         return {self.chosen: chosen, **self._show(entries, chosen)}
 
     @unless_visitor_left
-    def explain(self, entries: list[dict], chosen: int, method: str) -> dict:
+    def explain(self, entries: list[dict], chosen: int, method: str, progress=PROGRESS) -> dict:
         """Show the chosen scan with its heat map."""
         entry = entries[chosen] if chosen < len(entries) else None
         nothing = {self.viewer: None, self.map_file: gr.DownloadButton(value=None, interactive=False)}
@@ -274,17 +276,17 @@ class Page:
         low, high = entry["answer"]["preprocessing"]["intensity_window"]
         if not self.explains:
             return nothing | {self.viewer: scene(entry["path"], low=low, high=high, name=entry["scan"])}
-        with self.one_at_a_time:
+        overlay = next_to(entry, f"_{method}_cube.nii.gz")
+        with self._turn(place_in_line(progress, entry["path"])):
             volume, pixel_values = prepare_scan(self.processor, entry["path"], entry["mask"])
             heat = explain(self.model.networks, pixel_values.to(self.model.device), method)[0].cpu()
-        overlay = next_to(entry, f"_{method}_cube.nii.gz")
-        nibabel.save(map_image(heat, volume), overlay)
-        peak = peak_position(heat, volume) if heat.any() else None
+            nibabel.save(map_image(heat, volume), overlay)
+            peak = peak_position(heat, volume) if heat.any() else None
         shown = scene(entry["path"], str(overlay), low=low, high=high, peak=peak, name=entry["scan"])
         return nothing | {self.viewer: shown}
 
     @unless_visitor_left
-    def offer_map(self, entries: list[dict], chosen: int, method: str) -> dict:
+    def offer_map(self, entries: list[dict], chosen: int, method: str, progress=PROGRESS) -> dict:
         """Offer the heat map on the scan's own voxel grid as a file.
 
         This is a separate event, so that `explain` shows the map without waiting for the file.
@@ -292,9 +294,10 @@ class Page:
         if chosen >= len(entries) or not entries[chosen]["answer"] or not self.explains:
             return gr.skip()
         entry = entries[chosen]
-        heat = torch.from_numpy(nibabel.load(next_to(entry, f"_{method}_cube.nii.gz")).get_fdata(dtype=np.float32))
-        file = next_to(entry, f"_{method}.nii.gz")
-        nibabel.save(scan_image(heat, framed_scan(self.processor, entry["path"], entry["mask"])), file)
+        cube, file = next_to(entry, f"_{method}_cube.nii.gz"), next_to(entry, f"_{method}.nii.gz")
+        with self._turn(place_in_line(progress, entry["path"])):
+            heat = torch.from_numpy(nibabel.load(cube).get_fdata(dtype=np.float32))
+            nibabel.save(scan_image(heat, framed_scan(self.processor, entry["path"], entry["mask"])), file)
         return {self.map_file: gr.DownloadButton(value=str(file), interactive=True)}
 
     def start_over(self, request: gr.Request) -> dict:
@@ -319,7 +322,9 @@ class Page:
         """Delete the scans of a visitor who has closed the page."""
         self.workspace.clear(request.session_hash)
 
-    def answer_program(self, scan: str | None, mask: str | None = None, request: gr.Request = None) -> dict:
+    def answer_program(
+        self, scan: dict | None, mask: dict | None = None, request: gr.Request = None, progress=PROGRESS
+    ) -> dict:
         """Screen one scan. The server deletes it afterwards.
 
         Args:
@@ -334,8 +339,9 @@ class Page:
             return {"status": "error", "scan": None, "message": "No scan was sent. Send a file as `scan`."}
         visitor = f"program-{threading.get_ident()}-{request.session_hash}"
         try:
-            own = str(self.workspace.take(scan, visitor))
-            entry = self._entry(own, str(self.workspace.take(mask, visitor)) if mask else None)
+            with self.workspace.present(visitor):
+                own = self._take(scan, visitor)
+                entry = self._entry(own, self._take(mask, visitor) if mask else None, place_in_line(progress, own))
         finally:
             self.workspace.clear(visitor)
         if entry["problem"]:

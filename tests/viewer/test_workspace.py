@@ -3,10 +3,12 @@
 import os
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from viewer import workspace as module
 from viewer.workspace import FORGET_AFTER, PREFIX, Workspace
 
 
@@ -19,47 +21,88 @@ def workspace(tmp_path, monkeypatch):
 
 
 def upload(workspace, name="scan.nii.gz"):
-    folder = workspace.root / "hash"
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_bytes(b"voxels")
+    with workspace.receive_upload() as folder:
+        (folder / name).write_bytes(b"voxels")
     return str(folder / name)
 
 
-def test_clearing_one_visitor_keeps_the_same_upload_of_another(workspace):
-    path = upload(workspace)
-    one, two = workspace.take(path, "one"), workspace.take(path, "two")
-    workspace.clear("one")
+def long_absent(path):
+    long_ago = time.time() - FORGET_AFTER - 1
+    os.utime(path, (long_ago, long_ago))
+
+
+def test_clearing_one_visitor_keeps_everything_of_others(workspace):
+    one, two = workspace.take(upload(workspace), "one"), workspace.take(upload(workspace), "two")
+    waiting = upload(workspace)
+    with workspace.receive_upload() as arriving:
+        (arriving / "tmpabc").touch()  # empty, because the first bytes are still on their way
+        workspace.clear("one")
+        workspace.sweep()
+        assert (arriving / "tmpabc").exists()
     assert not one.exists() and two.read_bytes() == b"voxels" and two.name == "scan.nii.gz"
+    assert workspace.holds_upload(waiting)
     workspace.clear("two")
     workspace.clear("two")
     assert not two.exists()
 
 
 def test_two_scans_with_the_same_name_get_separate_folders(workspace):
-    path = upload(workspace)
-    assert workspace.take(path, "one") != workspace.take(path, "one")
+    paths = {workspace.take(upload(workspace), "one") for _ in range(3)}
+    assert len(paths) == 3 and all(path.read_bytes() == b"voxels" for path in paths)
 
 
-def test_an_upload_is_copied_if_hard_links_are_unavailable(workspace, monkeypatch):
-    def refuse(*_):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    assert workspace.take(upload(workspace), "one").read_bytes() == b"voxels"
-
-
-def test_clearing_a_visitor_removes_empty_files_left_by_gradio(workspace):
-    (workspace.root / "tmpabc").touch()
-    workspace.clear("nobody")
-    assert not (workspace.root / "tmpabc").exists()
+def test_half_an_upload_does_not_stay(workspace):
+    with pytest.raises(ConnectionError), workspace.receive_upload() as folder:
+        (folder / "tmpabc").write_bytes(b"vox")
+        raise ConnectionError
+    assert not folder.exists()
 
 
-def test_a_visitor_without_activity_is_forgotten(workspace):
-    path = workspace.take(upload(workspace), "silent")
-    long_ago = time.time() - FORGET_AFTER - 1
-    os.utime(path.parent.parent, (long_ago, long_ago))
-    workspace.folder("another")
-    assert not path.exists()
+def test_a_complete_upload_that_nobody_asks_about_is_deleted_but_not_one_that_arrives(workspace, monkeypatch):
+    now = time.monotonic()
+    forgotten = upload(workspace)
+    with workspace.receive_upload() as arriving:
+        monkeypatch.setattr(module.time, "monotonic", lambda: now + 3600)
+        workspace.sweep()
+        assert not Path(forgotten).exists() and arriving.is_dir()
+    workspace.sweep()
+    assert arriving.is_dir()
+
+
+@pytest.mark.parametrize("path", ["", "/", "/etc/passwd", "{root}", "{root}/.lock", "{folder}", "{file}/", "{file}\0"])
+def test_only_a_waiting_upload_is_an_upload(workspace, path):
+    file = upload(workspace)
+    assert workspace.holds_upload(file)
+    path = path.format(root=workspace.root, folder=Path(file).parent, file=file)
+    assert not workspace.holds_upload(path) and not workspace.holds_upload(f"{Path(file).parent}/../x")
+    os.symlink("/etc/passwd", Path(file).with_name("link"))
+    assert not workspace.holds_upload(str(Path(file).with_name("link")))
+    assert not workspace.holds_upload(str(workspace.take(file, "one"))) and not workspace.holds_upload(file)
+
+
+def test_a_visitor_who_is_away_for_long_is_forgotten_but_not_one_who_is_present(workspace):
+    away, back, here = (workspace.take(upload(workspace), name) for name in ("away", "back", "here"))
+    for path in (away, back, here):
+        long_absent(path.parent.parent)
+    with workspace.present("here"), workspace.present("here"):
+        with workspace.present("back"):
+            pass  # counts from the end
+        workspace.sweep()
+        assert not away.exists() and back.exists() and here.exists()
+    long_absent(here.parent.parent)
+    workspace.sweep()
+    assert not here.exists()
+
+
+def test_the_sweep_is_repeated_until_the_page_is_closed(workspace, monkeypatch):
+    monkeypatch.setattr(module, "SWEEP_EVERY", 0.01)
+    path = workspace.take(upload(workspace), "away")
+    long_absent(path.parent.parent)
+    workspace.sweep_until_closed()
+    deadline = time.monotonic() + 20
+    while path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_closing_deletes_everything_and_a_new_page_deletes_what_a_killed_page_left(tmp_path, monkeypatch):
