@@ -3,6 +3,7 @@
 import asyncio
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +39,9 @@ def send(workspace, *chunks, then="end", limit=1000, tokens=None, cookie="", que
     page.get_blocks = lambda: SimpleNamespace(max_file_size=limit)
     headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode()), (b"cookie", cookie.encode())]
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": query, "headers": headers, "app": page}
-    return asyncio.run(Uploads(workspace, patience=0.05).receive(Request(scope, receive)))
+    answer = Uploads(workspace, patience=0.05).receive(Request(scope, receive))
+    with ThreadPoolExecutor(1) as own:  # the browser of other tests keeps an event loop in the main thread
+        return own.submit(asyncio.run, answer).result()
 
 
 def uploads(workspace):
