@@ -22,6 +22,7 @@ NUMBERS = {  # of a recipe: the least and the most
 }
 CHOICES = {
     "brain_mask": ("none", "required"),
+    "framing": ("field_of_view", "head"),
     "split": ("family", "paper"),
     "selection": SELECTIONS,
     "mixed_precision": ("no", "bf16", "fp16"),
@@ -40,7 +41,7 @@ def read_environment(run: RunFolder) -> dict[str, Any]:
     source = content.get("source", {})
     _check(isinstance(source, dict), path, "source does not name the cohort")
     for name, value in source.items():
-        _check(value is None or isinstance(value, str), path, f"{name} of the source is no text")
+        _check(value is None or isinstance(value, str), path, f"{name} of the source is not text")
     for name, least in (("num_processes", 1), ("cores", 1)):
         _check(_is_count(content.get(name, least), least), path, f"{name} is {content.get(name)!r}")
     for name, kind in (("gloresnet", dict), ("packages", dict), ("gpus", list)):
@@ -57,7 +58,7 @@ def read_recipe(run: RunFolder, required: Iterable[str] = ()) -> dict[str, Any]:
     missing = [name for name in required if name not in content]
     _check(not missing, path, f"{', '.join(missing)} is missing")
     for name, value in content.items():
-        _check(value is None or isinstance(value, str | int | float), path, f"{name} is no single value")
+        _check(value is None or isinstance(value, str | int | float), path, f"{name} is not a single value")
         if isinstance(value, int | float):
             least, most = NUMBERS.get(name, (0, float("inf")))
             _check(least <= value <= most, path, f"{name} is {value}")
@@ -82,8 +83,8 @@ def read_metrics(folder: ModelFolder, *, complete: bool = True) -> dict[str, Any
     content, path = read_json(folder.metrics), folder.metrics
     if complete:
         check_figures(content, path)
-        _check(_is_count(content.get("fold")), path, "fold is no number")
-        _check(_is_count(content.get("selected_epoch"), 1), path, "selected_epoch is no number of an epoch")
+        _check(_is_count(content.get("fold")), path, "fold is not a number")
+        _check(_is_count(content.get("selected_epoch"), 1), path, "selected_epoch is not the number of an epoch")
     if content.get("selection") not in SELECTIONS:
         raise InputError(f"{path} does not say how the epoch was selected ({', '.join(SELECTIONS)}).")
     inner = content.get("inner")

@@ -131,7 +131,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         InputError: the file is missing, is not YAML, too large or too deep, holds something other than `name: value`
-            lines, a name twice or that is no text, an alias, or a number that is not finite.
+            lines, a name that is there twice or is not text, an alias, or a number that is not finite.
     """
     text = _read_text(path, "YAML", MOST_YAML)
     try:

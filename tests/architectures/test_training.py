@@ -58,7 +58,7 @@ def test_a_fold_is_published_but_not_as_ensemble_or_converted(run, monkeypatch, 
     assert "a baseline of GloResNet" in release.card and 'name = "org/name"' in release.card
     check_contents({**model_files(release.folder), "README.md": release.card.encode()}, private_words(run))
     with pytest.raises(InputError, match="trained densenet121, and only ResNets make an ensemble: publish a fold"):
-        export_ensemble(run, {"num_folds": 1, "architecture": "densenet121"}, None)
+        export_ensemble(run, {"num_folds": 2, "architecture": "densenet121"}, None)
     monkeypatch.setattr(convert, "check_support", lambda format, dtype: None)
     assert convert.main([str(run / "fold-0" / "model"), "--format", "onnx"]) == 2
     assert "is the baseline densenet121, and only ResNets can be converted" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 `FUZZ_MUTANTS=3000` in the environment tries more mutations.
 """
 
+import dataclasses
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import train as train_script
 from evaluation.external import read_external
 from evaluation.metrics import write_cv_metrics
 from evaluation.optimism import audit_optimism
-from evaluation.records import read_environment, read_history, read_metrics, read_pooled, read_recipe
+from evaluation.records import CARD, read_environment, read_history, read_metrics, read_pooled, read_recipe
 from evaluation.study import read_run
 from explanation.embedding import main as embedding
 from machine.programs import run_program
@@ -26,6 +27,7 @@ from publishing.release import prepare_releases
 from replication.measured import epochs_to_converge
 from run_folder.files import InputError
 from run_folder.layout import RunFolder
+from training.recipe import load_recipe
 
 SETTINGS = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random --refit"
 CALLS = {  # program -> the files whose damage it must notice or survive
@@ -152,7 +154,7 @@ def test_mutations_of_a_run_folder_are_one_sentence(run, shared_tiny_cohort, tmp
     ("name", "change", "read", "message"),
     [
         ("environment.json", {"source": None}, read_environment, "source does not name the cohort"),
-        ("environment.json", {"source": {"data_dir": 3}}, read_environment, "data_dir of the source is no text"),
+        ("environment.json", {"source": {"data_dir": 3}}, read_environment, "data_dir of the source is not text"),
         ("environment.json", {"num_processes": -1}, read_environment, "num_processes is -1"),
         ("recipe.yaml", {"num_folds": 10**9}, read_recipe, "num_folds is 1000000000"),
         ("recipe.yaml", {"image_size": 10**6}, read_recipe, "image_size is 1000000"),
@@ -197,3 +199,10 @@ def test_a_history_holds_numbers_of_epochs_in_order(run):
         path.write_text(text.replace(old, new))
         with pytest.raises(InputError, match=message):
             read_history(run.fold(0))
+
+
+@pytest.mark.parametrize("name", ["paper", "demo", "clinical", "reproduce"])
+def test_every_recipe_of_this_project_can_be_read_back(tmp_path, name):
+    run = RunFolder(tmp_path)
+    run.recipe.write_text(yaml.safe_dump(dataclasses.asdict(load_recipe(name))))
+    assert read_recipe(run, required=CARD) == dataclasses.asdict(load_recipe(name))
