@@ -23,6 +23,7 @@ NUMBERS = {  # of a recipe: the least and the most
 CHOICES = {
     "brain_mask": ("none", "required"),
     "framing": ("field_of_view", "head"),
+    "bias_correction": ("none", "n4"),
     "split": ("family", "paper"),
     "selection": SELECTIONS,
     "mixed_precision": ("no", "bf16", "fp16"),

@@ -75,7 +75,8 @@ def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.Da
             f"{run} is not the folder of a run: {folder.recipe.name} is missing. Give runs/NAME of a started run."
         )
     recipe = read_recipe(folder, required=("image_size", "brain_mask"))
-    settings = {name: recipe[name] for name in ("image_size", "brain_mask", "framing") if name in recipe}
+    names = ("image_size", "brain_mask", "framing", "bias_correction")  # earlier runs lack the last two
+    settings = {name: recipe[name] for name in names if name in recipe}
     processor = GloResNetImageProcessor(**settings)
     used = [scan for scan in read_cohort(folder.cohort) if scan.status == "used"]
     volumes, scans = standardised_volumes(used, processor)

@@ -6,6 +6,7 @@ when it is first asked for.
 
 from typing import TYPE_CHECKING, Any
 
+from .bias_gloresnet import correct_bias
 from .framing_gloresnet import frame_head
 from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import Frame, Volume, apply_mask, map_volume, read_labels, read_volume, resample, standardise
@@ -20,6 +21,7 @@ __all__ = [
     "VolumeError",
     "VolumeWarning",
     "apply_mask",
+    "correct_bias",
     "frame_head",
     "map_volume",
     "read_labels",

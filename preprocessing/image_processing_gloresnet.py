@@ -9,11 +9,19 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
 from .appearance_gloresnet import unusual
+from .bias_gloresnet import correct_bias
 from .framing_gloresnet import FRAME_MM, frame_head
 from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import Volume, apply_mask, is_volume, map_volume, read_volume
 
-SETTINGS = ("image_size", "eps", "brain_mask", "framing", "frame_mm")  # what decides about the network's input
+SETTINGS = (
+    "image_size",
+    "eps",
+    "brain_mask",
+    "framing",
+    "frame_mm",
+    "bias_correction",
+)  # what decides about the network's input
 
 
 class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
@@ -24,6 +32,7 @@ class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
     brain_mask: str
     framing: str
     frame_mm: float
+    bias_correction: str
 
 
 class GloResNetImageProcessor(BaseImageProcessor):
@@ -37,6 +46,8 @@ class GloResNetImageProcessor(BaseImageProcessor):
         framing: `"field_of_view"` maps the whole field of view to the cube, as the paper does; `"head"` maps a frame of
             fixed size in millimetres around the head, see `frame_head`. It needs scipy.
         frame_mm: edge of that frame in mm.
+        bias_correction: `"none"` takes scans as they are; `"n4"` divides each by its bias field, see `correct_bias`,
+            after the mask and before the frame. It needs SimpleITK.
 
     Raises:
         ValueError: a setting is invalid.
@@ -47,6 +58,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
     brain_mask: str
     framing: str
     frame_mm: float
+    bias_correction: str
     model_input_names = ["pixel_values"]
     valid_kwargs = GloResNetImageProcessorKwargs
 
@@ -57,6 +69,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
         brain_mask: str = "none",
         framing: str = "field_of_view",
         frame_mm: float = FRAME_MM,
+        bias_correction: str = "none",
         **kwargs,
     ):
         if isinstance(image_size, bool) or not isinstance(image_size, numbers.Integral) or not 16 <= image_size <= 512:
@@ -70,6 +83,8 @@ class GloResNetImageProcessor(BaseImageProcessor):
             raise ValueError(f'framing is {framing!r}: give "field_of_view" or "head".')
         if isinstance(frame_mm, bool) or not isinstance(frame_mm, numbers.Real) or not 50 <= frame_mm <= 500:
             raise ValueError(f"frame_mm is {frame_mm!r}: give the edge of the frame in mm, from 50 to 500.")
+        if bias_correction not in ("none", "n4"):
+            raise ValueError(f'bias_correction is {bias_correction!r}: give "none" or "n4".')
         # AutoFeatureExtractor and AutoProcessor look for this entry; saving adds that of AutoImageProcessor
         kwargs.setdefault("auto_map", {"AutoFeatureExtractor": "image_processing_gloresnet.GloResNetImageProcessor"})
         super().__init__(**kwargs)
@@ -78,6 +93,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
         self.brain_mask = brain_mask
         self.framing = framing
         self.frame_mm = float(frame_mm)
+        self.bias_correction = bias_correction
 
     def preprocess(self, images, mask=None, return_tensors: str | None = None) -> BatchFeature:
         """Prepare one or several scans. Calling the processor does the same.
@@ -116,18 +132,31 @@ class GloResNetImageProcessor(BaseImageProcessor):
             volume = read_volume(scan, name)
             if mask is not None:
                 volume = apply_mask(volume, brain, mask_name)
-            volume = self.frame(volume)
+            volume = self.frame(self.correct(volume))
             for sentence in volume.warnings:
                 warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=3)
             row[0] = map_volume(volume, self.image_size, self.eps)
         data = {"pixel_values": list(pixel_values) if return_tensors is None else pixel_values}
         return BatchFeature(data=data, tensor_type=return_tensors)
 
+    def correct(self, volume: Volume) -> Volume:
+        """The volume without its bias field, if this processor corrects it.
+
+        Args:
+            volume: with its mask applied, if there is one. It is returned as it is if it was corrected before.
+
+        Raises:
+            VolumeError: see `correct_bias`.
+        """
+        if self.bias_correction == "none" or volume.bias_corrected:
+            return volume
+        return correct_bias(volume, masked=self.brain_mask == "required")
+
     def frame(self, volume: Volume) -> Volume:
         """The volume with the part that the network sees as its `frame`, and the warnings about it.
 
         Args:
-            volume: with its mask applied, if there is one. A frame that it already has is kept.
+            volume: with its mask applied, if there is one, and corrected. A frame that it already has is kept.
 
         Raises:
             VolumeError: see `frame_head`.

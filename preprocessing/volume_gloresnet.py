@@ -2,6 +2,7 @@
 
     volume = read_volume("scan.nii.gz")                  # native grid, axes reordered to R, A, S
     volume = apply_mask(volume, "brain_mask.nii.gz")     # only for a model that requires it
+    volume = correct_bias(volume)                        # only for a model that corrects the bias field
     volume = frame_head(volume, 150)                     # only for a model that frames the head
     cube = map_volume(volume, image_size=128)            # (128, 128, 128) float32, mean 0, SD 1
 
@@ -66,6 +67,7 @@ class Volume(NamedTuple):
         stored_orientation: directions of the stored axes, such as `"LPS"`; `"RAS"` for an array.
         warnings: sentences about doubts that do not prevent reading. They do not name the scan.
         frame: the part that the network sees, see `frame_head`; None for the whole field of view.
+        bias_corrected: whether `data` was divided by its bias field, see `correct_bias`.
     """
 
     data: np.ndarray
@@ -76,6 +78,7 @@ class Volume(NamedTuple):
     stored_orientation: str
     warnings: tuple[str, ...] = ()
     frame: Frame | None = None
+    bias_corrected: bool = False
 
 
 def is_volume(source) -> bool:
@@ -110,7 +113,7 @@ def read_labels(source, name: str = "the labels") -> Volume:
         source = os.fsdecode(source)
         return _from_image(open_image(source), source, source)
     if is_volume(source):
-        return Volume(*source[:8])
+        return Volume(*source[:9])
     if isinstance(source, SpatialImage):
         return _from_image(source, source.get_filename() or name)
     return _from_array(*array_and_affine(source, name), name)

@@ -86,6 +86,7 @@ def render_card(
         threshold=f"{config.threshold:g}",
         brain_mask=recipe["brain_mask"],
         framing=recipe.get("framing", "field_of_view"),  # absent from runs before version 0.2
+        bias_correction=recipe.get("bias_correction", "none"),
         recipe={**recipe, "init_name": _initial_weights(recipe["init"], network)},
         precision={"no": "float32", "bf16": "bfloat16 (mixed)", "fp16": "float16 (mixed)"}[recipe["mixed_precision"]],
         metrics=metrics,

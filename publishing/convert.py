@@ -39,6 +39,7 @@ from preprocessing.image_processing_gloresnet import SETTINGS
 from run_folder.files import WriteError, writing
 from screening.exported import (
     FORMAT,
+    FORMAT_WITH_BIAS_CORRECTION,
     FORMAT_WITH_FRAMING,
     SUFFIXES,
     ExportedModel,
@@ -241,8 +242,10 @@ def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file
     for name in ("auto_map", "custom_pipelines", "_name_or_path"):  # code files of the model folder, and its path
         config.pop(name, None)
     settings = {name: getattr(processor, name) for name in SETTINGS if hasattr(processor, name)}
-    # earlier versions would ignore the framing, and answer wrongly
+    # earlier versions would ignore framing and bias correction, and answer wrongly
     number = FORMAT_WITH_FRAMING if settings.get("framing") == "head" else FORMAT
+    if settings.get("bias_correction") == "n4":
+        number = FORMAT_WITH_BIAS_CORRECTION
     metadata = {"format": number, "dtype": dtype, "config": config, "processor": settings}
     if format == "onnx":
         write_onnx(graph, file, metadata)

@@ -103,6 +103,7 @@ class Bench:
             settings["num_train_epochs"] = max(2, round(epochs / self.patches_per_axis**3))
             settings["brain_mask"] = "none"  # already applied before the patches are cut
             settings["framing"] = "field_of_view"  # a patch is no head
+            settings["bias_correction"] = "none"  # already applied before the patches are cut
         return settings
 
     def recipe(self, cell: Cell) -> Recipe:
@@ -118,6 +119,8 @@ class Bench:
         settings = {k: v for k, v in asdict(self.recipe(cell)).items() if k != "num_threads"}
         if settings["framing"] == "field_of_view":
             del settings["framing"]  # runs from before this setting keep their names
+        if settings["bias_correction"] == "none":
+            del settings["bias_correction"]
         settings["source"] = [str(self.data_dir.resolve()), self.labels and str(self.labels.resolve())]
         if cell.patches:
             settings["patches_per_axis"] = self.patches_per_axis

@@ -38,7 +38,8 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
     """
     recipe = bench.recipe(COMPACT)
     measured = measure_all(
-        jobs(per_kind, recipe.image_size, recipe.brain_mask, voxel_size, recipe.framing), bench.output / "phantoms"
+        jobs(per_kind, recipe.image_size, recipe.brain_mask, voxel_size, recipe.framing, recipe.bias_correction),
+        bench.output / "phantoms",
     )
     records = pd.DataFrame([record for result in measured.values() for record in result.records])
     row = main_row(bench)

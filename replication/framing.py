@@ -3,7 +3,8 @@
     python -m replication.framing runs/A/fold-0/model runs/B/fold-0/model --output framing
 
 Phantoms that no network was trained on are screened as they are, and again after each change. The output folder gets
-`framing.md`, one table per model, and `framing.csv`, one row per model, phantom and change. The phantoms are those of a
+`framing.md`, one table per model, and `framing.csv`, one row per model, phantom and change. If SimpleITK is installed,
+`framing.md` also says how much of the bias field N4 leaves, and how long it takes. The phantoms are those of a
 cohort with varied fields of view, or with `--base fixed` those of the default cohort, which have no neck.
 
 To compare both framings, train and compare on a cohort with varied fields of view:
@@ -21,8 +22,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel
@@ -34,6 +37,7 @@ from tqdm import tqdm
 from cohort.phantom import FieldOfView, PhantomScan, make_phantom_scan
 from cohort.phantom.grids import FIELD_OF_VIEW_MM
 from machine.programs import one_line, run_program
+from preprocessing.bias_gloresnet import log_bias_field
 from run_folder.files import write_text
 from screening.errors import ModelError
 from screening.loading import load_model
@@ -194,6 +198,34 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def residual_bias(num_phantoms: int, base: str, voxel_size: float) -> pd.DataFrame:
+    """How much of the field of `biased` is left after N4, inside each phantom's brain.
+
+    A phantom may have a field of its own, so the field that N4 finds in it without `biased` does not count.
+
+    Returns:
+        Columns `before`, `after`, `after_masked` (N4 in the brain mask): standard deviation of the logarithm of the
+        field; `seconds` of one correction in the head.
+    """
+    rows = []
+    for number in tqdm(range(num_phantoms), desc="bias fields", unit="head", disable=None):
+        field = USUAL if base == "varied" else fixed_field(phantom(number, voxel_size))
+        scan = phantom(number, voxel_size, field)
+        image, brain = scan.image(), scan.brain_mask > 0
+        plain, changed = (each.get_fdata(dtype=np.float32) for each in (image, biased(image)))
+        started = time.perf_counter()
+        log_bias_field(changed)
+        row = {"seconds": time.perf_counter() - started}
+        known = np.log(biased(nibabel.Nifti1Image(np.ones_like(plain), image.affine)).get_fdata())
+        row["before"] = np.std(known[brain])
+        for name, masked in (("after", False), ("after_masked", True)):
+            both = (np.where(brain, data, 0) if masked else data for data in (changed, plain))
+            found, own = (log_bias_field(data, masked) for data in both)
+            row[name] = np.std((known - (found - own))[brain])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def write_framing(models: Sequence[str], output: Path, num_phantoms: int, base: str, voxel_size: float) -> Path:
     """Measure, and write `framing.csv` and `framing.md`. Returns the latter."""
     rows = measure(models, num_phantoms, base, voxel_size)
@@ -211,6 +243,18 @@ def write_framing(models: Sequence[str], output: Path, num_phantoms: int, base: 
         for row in table.itertuples(index=False):
             cells = [("-" if np.isnan(v) else f"{v:.3f}") if isinstance(v, float) else str(v) for v in row]
             lines.append(f"| {' | '.join(cells)} |")
+    if find_spec("SimpleITK"):
+        left = residual_bias(num_phantoms, base, voxel_size).mean()
+        lines += [
+            "",
+            "## N4",
+            "",
+            "Standard deviation of the logarithm of the field in the brain, mean over the phantoms: ",
+        ]
+        lines[-1] += (
+            f"{left['before']:.3f} before; {left['after']:.3f} after N4 in the head, {left['after_masked']:.3f} after "
+        )
+        lines[-1] += f"N4 in the brain mask. A correction took {left['seconds']:.1f} s."
     return write_text(output / "framing.md", "\n".join(lines) + "\n")
 
 

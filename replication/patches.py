@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cohort.phantom.writer import DESCRIPTION
 from cohort.scans import find_scans
-from preprocessing import apply_mask, read_volume
+from preprocessing import apply_mask, correct_bias, read_volume
 from run_folder.files import replacing_folder
 from training.recipe import Recipe
 
@@ -54,6 +54,8 @@ def patch_cohort(data_dir: Path, labels: Path | None, recipe: Recipe, output: Pa
         CohortError, VolumeError: the cohort or one of its scans cannot be used.
     """
     name = [str(data_dir.resolve()), str(labels), recipe.image_size, recipe.brain_mask, recipe.max_birth_age, per_axis]
+    if recipe.bias_correction != "none":
+        name.append(recipe.bias_correction)  # otherwise folders from before this setting keep their names
     folder = output / hashlib.sha256(repr(name).encode()).hexdigest()[:8] / "patches"
     labels_file = folder / "labels.tsv"
     if not labels_file.is_file():
@@ -70,6 +72,8 @@ def _write_patches(data_dir: Path, labels: Path | None, recipe: Recipe, folder: 
         volume = read_volume(scan.image)
         if recipe.brain_mask == "required":
             volume = apply_mask(volume, scan.mask)
+        if recipe.bias_correction == "n4":
+            volume = correct_bias(volume, masked=recipe.brain_mask == "required")
         corners = [starts(n, recipe.image_size, per_axis) for n in volume.data.shape]
         for number, start in enumerate((x, y, z) for x in corners[0] for y in corners[1] for z in corners[2]):
             patch = cut(volume.data, start, recipe.image_size)

@@ -27,7 +27,7 @@ from cohort.phantom.pathology import PUNCTATE, Lesion, LesionMap, sphere_fractio
 from cohort.phantom.scan import infant_volumes, without_artefacts
 from machine.cores import available_cores
 from machine.workers import in_workers
-from preprocessing import apply_mask, frame_head, read_volume
+from preprocessing import apply_mask, correct_bias, frame_head, read_volume
 from preprocessing.volume_gloresnet import map_volume, resample
 from run_folder.files import replacing
 
@@ -52,13 +52,14 @@ class Job(NamedTuple):
     severity: str = ""
     voxel_size: float = VOXEL_SIZE
     framing: str = "field_of_view"
+    bias_correction: str = "none"
 
     @property
     def name(self) -> str:
         """Name of the file with the results."""
         what = f"{self.injury}-{self.severity}" if self.injury else "head"
-        framed = "-head" if self.framing == "head" else ""
-        return f"{what}-{self.number}-{self.image_size}-{self.brain_mask}-{self.voxel_size:g}mm{framed}"
+        more = ("-head" if self.framing == "head" else "") + ("-n4" if self.bias_correction == "n4" else "")
+        return f"{what}-{self.number}-{self.image_size}-{self.brain_mask}-{self.voxel_size:g}mm{more}"
 
     @property
     def weeks(self) -> float:
@@ -86,9 +87,10 @@ def jobs(
     brain_mask: str,
     voxel_size: float = VOXEL_SIZE,
     framing: str = "field_of_view",
+    bias_correction: str = "none",
 ) -> list[Job]:
     """`per_kind` scans of each injury and severity, and three times `per_kind` normal heads."""
-    common = {"voxel_size": voxel_size, "framing": framing}
+    common = {"voxel_size": voxel_size, "framing": framing, "bias_correction": bias_correction}
     every = [Job(number, image_size, brain_mask, **common) for number in range(3 * per_kind)]
     for injury, severities in INJURIES.items():
         for severity in severities:
@@ -241,4 +243,6 @@ def _network_input(volume: np.ndarray, mask: np.ndarray, job: Job) -> np.ndarray
     read = read_volume(nibabel.Nifti1Image(volume, small_grid(job.voxel_size).affine))
     if job.brain_mask == "required":
         read = apply_mask(read, mask)
+    if job.bias_correction == "n4":
+        read = correct_bias(read, masked=job.brain_mask == "required")
     return map_volume(frame_head(read) if job.framing == "head" else read, job.image_size)

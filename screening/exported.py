@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 METADATA = "gloresnet"  # the name of the JSON text in the file
 FORMAT = 1  # increased when older readers would misread a file
 FORMAT_WITH_FRAMING = 2  # of a model that frames the head
+FORMAT_WITH_BIAS_CORRECTION = 3  # of a model that corrects the bias field, and may frame the head
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 DTYPES = {".onnx": ("float32",), ".xml": ("float32", "bfloat16", "int8")}  # what `publishing.convert` writes
 
@@ -127,10 +128,10 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
 
     try:
         metadata = json.loads(text)
-        if metadata["format"] not in (FORMAT, FORMAT_WITH_FRAMING):
+        if metadata["format"] not in (FORMAT, FORMAT_WITH_FRAMING, FORMAT_WITH_BIAS_CORRECTION):
             raise ModelError(
                 f"{path} was converted by another version of this project (its format is {metadata['format']}, "
-                f"this version reads {FORMAT} and {FORMAT_WITH_FRAMING}): convert the model folder again"
+                f"this version reads {FORMAT} to {FORMAT_WITH_BIAS_CORRECTION}): convert the model folder again"
             )
         if path.suffix == SUFFIXES["openvino"] and metadata["weights_sha256"] != digest(path.with_suffix(".bin")):
             raise ModelError(

@@ -46,15 +46,26 @@ def framed_scan(processor, scan: str | Volume, mask: str | None = None) -> Volum
         ValueError: the scan or mask cannot be used.
     """
     volume = read_volume(scan)
-    seen = volume if mask is None else apply_mask(volume, mask)
-    if frames(processor):
-        seen = processor.frame(seen)
+    seen = _seen(processor, volume, mask, correct=frames(processor))  # otherwise only the data would change
     return volume._replace(warnings=seen.warnings, frame=seen.frame)
+
+
+def _seen(processor, volume: Volume, mask: str | None, correct: bool) -> Volume:
+    """A scan as the network sees it, on its own grid: masked, without its bias field, with its frame."""
+    seen = volume if mask is None else apply_mask(volume, mask)
+    if correct and corrects_bias(processor):
+        seen = processor.correct(seen)
+    return processor.frame(seen) if frames(processor) else seen
 
 
 def frames(processor) -> bool:
     """Whether a processor, perhaps of an earlier version, places the head on a frame."""
     return getattr(processor, "framing", "field_of_view") == "head"
+
+
+def corrects_bias(processor) -> bool:
+    """Whether a processor, perhaps of an earlier version, removes the bias field."""
+    return getattr(processor, "bias_correction", "none") == "n4"
 
 
 def read_scan(processor, scan: str | Volume, mask: str | None = None) -> tuple[Volume, np.ndarray]:
@@ -69,12 +80,14 @@ def read_scan(processor, scan: str | Volume, mask: str | None = None) -> tuple[V
     Raises:
         ValueError: the scan or mask cannot be used.
     """
-    volume = framed_scan(processor, scan, mask)
+    volume = read_volume(scan)
+    seen = _seen(processor, volume, mask, correct=True)  # the processor does not repeat any of it
+    volume = volume._replace(warnings=seen.warnings, frame=seen.frame)
     # the position of a mask was checked above, because arrays have none
     brain = None if mask is None else read_volume(mask).data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the doubts about these files are in volume.warnings
-        source = volume if frames(processor) else volume.data
+        source = seen if corrects_bias(processor) else volume if frames(processor) else volume.data
         pixel_values = processor(source, mask=brain, return_tensors="np").pixel_values[0]
     for channel in pixel_values:  # a processor of another version may not check it
         check_standardised(channel, volume.source)
@@ -198,6 +211,7 @@ def describe_preprocessing(volume: Volume, cube: np.ndarray, processor) -> dict:
         "intensity_sd": round(float(cube.std()), 6),
         "brain_mask": processor.brain_mask,
         "framing": "head" if framed else "field_of_view",
+        "bias_correction": "n4" if corrects_bias(processor) else "none",
         "background": f"constant over {100 * constant:.0f} % of the volume: it looks skull-stripped or masked"
         if constant > MASKED_SHARE
         else "carries signal or noise: it does not look skull-stripped",

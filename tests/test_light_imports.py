@@ -1,4 +1,4 @@
-"""Part of the project works without torch and transformers, and all but DICOM without its packages."""
+"""Part of the project works without torch and transformers, and all but DICOM and N4 without their packages."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 
 BLOCK = """
 import sys
-for name in ("torch", "transformers", "pydicom", "gdcm"):
+for name in ("torch", "transformers", "pydicom", "gdcm", "SimpleITK"):
     sys.modules[name] = None  # importing it now raises ImportError
 """
 

@@ -15,7 +15,8 @@ from modeling_gloresnet import (
     GloResNetForImageClassification,
     medicalnet_repository,
 )
-from preprocessing import GloResNetImageProcessor
+from preprocessing import GloResNetImageProcessor, VolumeError
+from preprocessing.bias_gloresnet import import_simpleitk
 
 from .recipe import Recipe, RecipeError
 
@@ -74,8 +75,22 @@ def new_model(recipe: Recipe, pretrained: bool = True) -> Network:
 
 
 def new_processor(recipe: Recipe) -> GloResNetImageProcessor:
-    """Make the processor with the recipe's geometry, brain mask and framing."""
-    return GloResNetImageProcessor(image_size=recipe.image_size, brain_mask=recipe.brain_mask, framing=recipe.framing)
+    """Make the processor with the recipe's geometry, brain mask, framing and bias correction.
+
+    Raises:
+        RecipeError: this machine lacks the package that the bias correction needs.
+    """
+    if recipe.bias_correction == "n4":  # now, and not as the reason why every single scan is unreadable
+        try:
+            import_simpleitk("The cohort")
+        except VolumeError as error:
+            raise RecipeError(str(error)) from error
+    return GloResNetImageProcessor(
+        image_size=recipe.image_size,
+        brain_mask=recipe.brain_mask,
+        framing=recipe.framing,
+        bias_correction=recipe.bias_correction,
+    )
 
 
 def new_loader(scans: ScanDataset, recipe: Recipe, accelerator: Accelerator, *, shuffle: bool = False) -> DataLoader:

@@ -36,6 +36,7 @@ class Recipe:
     framing: Literal["field_of_view", "head"] = setting(
         "map the whole field of view to the volume, as the paper does, or a frame of fixed size around the head"
     )
+    bias_correction: Literal["none", "n4"] = setting("divide each scan by its bias field; needs SimpleITK")
     max_birth_age: float | None = setting("use only infants born before this age in weeks", 20, 50)
     num_folds: int = setting("number of folds of the cross-validation", 2, MOST_FOLDS)
     split: Literal["family", "paper"] = setting(

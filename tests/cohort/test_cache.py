@@ -157,15 +157,16 @@ def test_leftovers_of_an_interrupted_build_are_removed(shared_tiny_cohort, built
     assert len(volumes) == 12 and not list(folder.glob(".*.partial"))
 
 
-def test_another_framing_is_another_cache(tiny_cohort, built):
+def test_another_framing_or_bias_correction_is_another_cache(tiny_cohort, built):
     scans = find_scans(tiny_cohort)[:2]  # noise, no heads
     nib.save(make_phantom_scan(36.0, voxel_size=4.0).image(), scans[0].image)
     framed = GloResNetImageProcessor(image_size=16, framing="head")
     wider = GloResNetImageProcessor(image_size=16, framing="head", frame_mm=180)
-    found = [standardised_volumes(scans, processor) for processor in (PROCESSOR, framed, wider)]
-    assert [len(call) for call in built] == [2, 2, 2]
-    assert [[scan.status for scan in after] for _, after in found] == [["used"] * 2] + [["used", "unreadable"]] * 2
+    corrected = GloResNetImageProcessor(image_size=16, framing="head", bias_correction="n4")
+    found = [standardised_volumes(scans, processor) for processor in (PROCESSOR, framed, wider, corrected)]
+    assert [len(call) for call in built] == [2, 2, 2, 2]
+    assert [[scan.status for scan in after] for _, after in found] == [["used"] * 2] + [["used", "unreadable"]] * 3
     assert "no complete head" in found[1][1][1].reason
     cubes = [np.array(volumes[0]["pixel_values"], np.float32) for volumes, _ in found]
-    assert not np.array_equal(cubes[0], cubes[1]) and not np.array_equal(cubes[1], cubes[2])
+    assert not any(np.array_equal(cubes[1], cubes[other]) for other in (0, 2, 3))
     assert np.array_equal(cubes[1], framed(scans[0].image, return_tensors="np")["pixel_values"][0])

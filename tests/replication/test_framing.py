@@ -10,7 +10,7 @@ from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
 from replication import framing
-from replication.framing import biased, changes, main, summary, thick_slices
+from replication.framing import biased, changes, main, residual_bias, summary, thick_slices
 
 
 def test_the_summary_counts_changes_flips_warnings_and_refusals():
@@ -44,6 +44,13 @@ def test_thick_slices_are_means_at_the_middle_of_their_slices():
 def test_the_bias_field_has_the_stated_range():
     field = biased(nibabel.Nifti1Image(np.ones((9, 8, 7), np.float32), np.eye(4))).get_fdata()
     assert [field.min(), field.max()] == pytest.approx([0.607, 1.649], abs=1e-3)
+
+
+def test_n4_removes_a_good_part_of_the_field_of_a_coarse_phantom():
+    pytest.importorskip("SimpleITK")
+    (left,) = residual_bias(1, "varied", 2.5).to_dict("records")
+    assert left["before"] > 0.08
+    assert max(left["after"], left["after_masked"]) < 0.6 * left["before"]
 
 
 @pytest.mark.parametrize("base", ["varied", "fixed"])

@@ -220,18 +220,23 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(file, monk
         load_model(str(file))
 
 
-def test_the_framing_travels_and_earlier_versions_refuse_it(folders, file, tmp_path, monkeypatch):
+def test_framing_and_bias_correction_travel_and_earlier_versions_refuse_it(folders, file, tmp_path, monkeypatch):
     written = {}
     monkeypatch.setattr(convert, "for_inference", lambda *_, **__: None)
     monkeypatch.setattr(convert, "write_onnx", lambda graph, path, metadata: written.update(metadata))
     model = load_model(str(folders / "model"))[0].module
-    for framing, number in (("field_of_view", 1), ("head", 2)):
-        processor = GloResNetImageProcessor(image_size=32, framing=framing, frame_mm=140)
+    for framing, bias, number in (("field_of_view", "none", 1), ("field_of_view", "n4", 3), ("head", "none", 2)):
+        processor = GloResNetImageProcessor(image_size=32, framing=framing, frame_mm=140, bias_correction=bias)
         convert.write(model, processor, "onnx", "float32", [], tmp_path / "x.onnx")
         assert written["format"] == number and written["processor"]["framing"] == framing
+        assert written["processor"]["bias_correction"] == bias
     copy = copy_of(file, tmp_path)
     rewrite_metadata(copy, lambda text: text | {"format": 2, "processor": written["processor"]})
     _, processor = load_model(str(copy))
     assert (processor.framing, processor.frame_mm) == ("head", 140)
+    settings = written["processor"] | {"bias_correction": "n4"}
+    rewrite_metadata(copy, lambda text: text | {"format": 3, "processor": settings})
+    assert load_model(str(copy))[1].bias_correction == "n4"
     rewrite_metadata(copy, lambda text: text | {"processor": {"image_size": 32}})  # as version 0.1 wrote it
-    assert load_model(str(copy))[1].framing == "field_of_view"
+    processor = load_model(str(copy))[1]
+    assert (processor.framing, processor.bias_correction) == ("field_of_view", "none")

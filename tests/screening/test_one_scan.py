@@ -1,6 +1,7 @@
 """The answer for one scan, compared with the network called directly."""
 
 import json
+import sys
 import warnings
 
 import nibabel
@@ -18,7 +19,14 @@ from modeling_gloresnet import (
     GloResNetForImageClassification,
 )
 from modeling_gloresnet.inference_gloresnet import ScreeningInference
-from preprocessing import GloResNetImageProcessor, VolumeError, VolumeWarning, read_volume
+from preprocessing import (
+    GloResNetImageProcessor,
+    VolumeError,
+    VolumeWarning,
+    correct_bias,
+    image_processing_gloresnet,
+    read_volume,
+)
 from screening import one_scan
 from screening.many_scans import screen
 from screening.model import is_trained
@@ -210,6 +218,37 @@ def test_a_framed_scan_with_a_mask_is_the_processors(tmp_path):
     volume, cube = one_scan.read_scan(processor, image, mask)
     np.testing.assert_array_equal(cube, processor(image, mask=mask, return_tensors="np").pixel_values[0])
     np.testing.assert_array_equal(volume.data, read_volume(image).data)  # for display, without the mask
+
+
+@pytest.mark.parametrize("framing", ["field_of_view", "head"])
+def test_a_bias_field_is_removed_once_and_the_scan_stays_as_it_is_for_display(model, tmp_path, monkeypatch, framing):
+    pytest.importorskip("SimpleITK")
+    scan = make_phantom_scan(36.0, voxel_size=4.0)
+    image, mask = str(tmp_path / "scan.nii.gz"), str(tmp_path / "mask.nii.gz")
+    nibabel.save(scan.image(), image)
+    nibabel.save(nibabel.Nifti1Image(scan.brain_mask, scan.affine), mask)
+    done = []
+    monkeypatch.setattr(
+        image_processing_gloresnet, "correct_bias", lambda *args, **kw: (done.append(1), correct_bias(*args, **kw))[1]
+    )
+    for masked, brain in (("none", None), ("required", mask)):
+        processor = GloResNetImageProcessor(image_size=16, framing=framing, bias_correction="n4", brain_mask=masked)
+        expected = processor(image, mask=brain, return_tensors="np").pixel_values[0]
+        done.clear()
+        volume, cube = one_scan.read_scan(processor, image, brain)
+        assert len(done) == 1
+        np.testing.assert_array_equal(cube, expected)
+        np.testing.assert_array_equal(volume.data, read_volume(image).data)
+        assert (volume.frame is None) == (framing == "field_of_view") and not volume.bias_corrected
+        place = one_scan.framed_scan(processor, image, brain)
+        assert (place.frame, place.warnings) == (volume.frame, volume.warnings)
+    answer = screen_scan(PyTorchModel(model), processor, image, mask)
+    assert answer["preprocessing"]["bias_correction"] == "n4"
+    (row,) = screen([Request(image)], PyTorchModel(model), GloResNetImageProcessor(image_size=16, bias_correction="n4"))
+    assert row["status"] == "ok"
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    (row,) = screen([Request(image)], PyTorchModel(model), GloResNetImageProcessor(image_size=16, bias_correction="n4"))
+    assert (row["status"], row["p_injury"]) == ("error", "") and "pip install SimpleITK" in row["message"]
 
 
 def test_a_processor_from_before_framing_gets_an_array(tmp_path):

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -112,3 +114,13 @@ def test_the_clinical_recipe_frames_the_head_and_calibrates_on_inner_scans():
     assert paper.framing == load_recipe("demo").framing == "field_of_view"
     assert {line.split(":")[0] for line in recipe.differences(paper)} == {"framing", "selection"}
     assert new_processor(recipe).framing == "head"
+
+
+def test_a_bias_correction_that_this_machine_lacks_is_refused_before_any_scan_is_read(monkeypatch):
+    recipe = load_recipe("demo", bias_correction="n4")
+    assert load_recipe("demo").bias_correction == load_recipe("paper").bias_correction == "none"
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(RecipeError, match="bias field without SimpleITK, .* pip install SimpleITK"):
+        new_processor(recipe)
+    monkeypatch.setitem(sys.modules, "SimpleITK", ModuleType("SimpleITK"))
+    assert new_processor(recipe).bias_correction == "n4"
