@@ -122,6 +122,7 @@ class GloResNetConfig(ScreeningConfig):
             number, `refit` or `ensemble`), `train_scans`, `architecture`. It contains nothing about a participant.
         training_appearance (`dict`, *optional*): a few numbers that describe how a standardised volume looks, each with
             its mean and standard deviation over the training scans. They serve to recognise scans that look different.
+            `longest_edge_mm` holds the smallest and the largest of the scans' longest voxel edges instead.
 
     Raises:
         `StrictDataclassError`: for a field of the wrong type or a geometry that cannot be built.

@@ -93,7 +93,9 @@ class VolumeClassificationPipeline(Pipeline):
             raise ValueError(
                 f"{item.name} holds {len(prepared['pixel_values'])} scans: give a list with one scan per item."
             )
-        (sentences,) = self.image_processor.unusual(prepared["pixel_values"], self.model.config.training_appearance)
+        record = self.model.config.training_appearance
+        (sentences,) = self.image_processor.unusual(prepared["pixel_values"], record)
+        sentences = [*self.image_processor.coarser(item.scan, record), *sentences]
         # the main process gives the warnings, because this method may run in a worker
         prepared["warnings"] = [f"{item.name}: {sentence}" for sentence in sentences]
         return prepared

@@ -10,6 +10,8 @@ from .reading_gloresnet import VolumeError
 
 FOREGROUND = 0.0  # the mean of a standardised volume; the head is above it, the background below
 STANDARDISED = 1e-3  # its mean is within this of 0, its standard deviation of 1
+LONGEST_EDGE = "longest_edge_mm"  # of the voxels of a scan; the record holds its range over the training scans
+COARSER = 1.1  # times the largest longest edge of the training scans; more counts as coarser
 FAR = 4.5  # standard deviations of the training scans; held-out phantoms stay within 4
 
 # name -> meaning, unit, and a lower bound for the standard deviation over the training scans
@@ -73,13 +75,33 @@ def describe(volume: np.ndarray) -> dict[str, float]:
     return {name: float(answer[name]) for name in DESCRIPTORS}
 
 
+def coarser(edge_mm: float | None, trained_on: dict[str, list[float]] | None) -> list[str]:
+    """A warning about voxels, or slices, that are longer than those of all training scans.
+
+    Args:
+        edge_mm: the longest edge of the scan's voxels; None if it is not known.
+        trained_on: `training_appearance` of a model. Models from before version 0.2 have no record of voxel edges.
+
+    Returns:
+        One sentence if the edge is more than `COARSER` times the largest one of the training scans; else nothing.
+    """
+    least, most = (trained_on or {}).get(LONGEST_EDGE, (0, np.inf))
+    if edge_mm is None or edge_mm <= COARSER * most:
+        return []
+    seen = f"{most:.2f} mm" if f"{least:.2f}" == f"{most:.2f}" else f"{least:.2f} to {most:.2f} mm"
+    return [
+        f"The longest edge of the voxels, or the slice spacing, is {edge_mm:.2f} mm; in the training scans it was "
+        f"{seen}: small injuries may be invisible."
+    ]
+
+
 def unusual(volume: np.ndarray, trained_on: dict[str, list[float]] | None) -> list[str]:
     """Warnings about a volume that differs from the training scans.
 
     Args:
         volume: as in `describe`.
         trained_on: `{name: [mean, standard deviation]}` of each descriptor over the training scans; None if the model
-            has no such record.
+            has no such record. Other names do not matter here.
 
     Returns:
         One sentence per descriptor that is more than `FAR` standard deviations from the training mean; one sentence if

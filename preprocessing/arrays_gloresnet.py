@@ -1,11 +1,13 @@
 """Take the voxels and the affine out of arrays, tensors, and images of other libraries, by duck typing."""
 
+import os
 import sys
 from typing import Any
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
-from .reading_gloresnet import VolumeError, check_affine
+from .reading_gloresnet import VolumeError, check_affine, open_image, stated_affine
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -46,6 +48,32 @@ def array_and_affine(source: Any, name: str) -> tuple[np.ndarray, np.ndarray | N
     meta = getattr(source, "meta", None)
     space = str(getattr(meta.get("space"), "value", meta.get("space"))) if isinstance(meta, dict) else ""
     return _as_numpy(voxels), LPS_TO_RAS @ matrix if space.upper() == "LPS" else matrix
+
+
+def longest_edge(source: Any) -> float | None:
+    """The longest edge of the voxels of a scan in mm, without reading its voxels.
+
+    Args:
+        source: a scan that `read_volume` accepts.
+
+    Returns:
+        The edge; None for an array without an affine.
+
+    Raises:
+        VolumeError: the file or its header cannot be used.
+    """
+    affine: Any
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        affine = stated_affine(open_image(path), path)
+    elif isinstance(source, SpatialImage):
+        affine = stated_affine(source, "the scan")
+    else:
+        affine = getattr(source, "affine", None)
+        if affine is None:
+            return None
+        affine = np.array(_as_numpy(affine), dtype=np.float64).reshape(-1, 4, 4)[0]  # perhaps a batch of one
+    return float(np.linalg.norm(affine[:3, :3], axis=0).max())
 
 
 def _is_array(source: Any) -> bool:

@@ -8,7 +8,8 @@ import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
-from .appearance_gloresnet import unusual
+from .appearance_gloresnet import coarser, unusual
+from .arrays_gloresnet import longest_edge
 from .bias_gloresnet import correct_bias
 from .framing_gloresnet import FRAME_MM, frame_head
 from .reading_gloresnet import VolumeError, VolumeWarning
@@ -174,6 +175,15 @@ class GloResNetImageProcessor(BaseImageProcessor):
             One list of sentences per scan, empty for a scan that looks like the training scans.
         """
         return [unusual(np.asarray(scan)[0], trained_on) for scan in pixel_values]
+
+    def coarser(self, image, trained_on: dict[str, list[float]] | None) -> list[str]:
+        """Warnings about one scan whose voxels are longer than those of a model's training scans.
+
+        Args:
+            image: the scan, as `preprocess` takes it. Its header is read again, not its voxels.
+            trained_on: `model.config.training_appearance`.
+        """
+        return coarser(longest_edge(image), trained_on)
 
 
 def _as_list(sources, kind: str) -> list[tuple]:

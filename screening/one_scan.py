@@ -10,7 +10,8 @@ from architectures.networks import member_temperatures
 from dicomfiles import is_delivery
 from dicomfiles import read as read_delivery
 from preprocessing import Volume, apply_mask, read_volume
-from preprocessing.appearance_gloresnet import check_standardised
+from preprocessing.appearance_gloresnet import check_standardised, coarser
+from preprocessing.arrays_gloresnet import longest_edge
 
 from .model import INJURY, ScreeningModel, predicted_label
 from .out_of_distribution import MASKED_SHARE, describe, unusual
@@ -105,7 +106,7 @@ def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[fl
     Returns:
         Sentences that do not name the scan.
     """
-    return [*volume.warnings, *unusual(cube, trained_on)]
+    return [*volume.warnings, *coarser(longest_edge(volume), trained_on), *unusual(cube, trained_on)]
 
 
 def prepare_scan(

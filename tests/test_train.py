@@ -81,7 +81,8 @@ def test_predictions_are_those_of_the_exported_model(finished, shared_tiny_cohor
     model = GloResNetForImageClassification.from_pretrained(run / "fold-1" / "model")
     processor = GloResNetImageProcessor.from_pretrained(run / "fold-1" / "model")
     assert model.config.provenance["fold"] == 1
-    assert set(model.config.training_appearance) == set(DESCRIPTORS)
+    assert set(model.config.training_appearance) == {*DESCRIPTORS, "longest_edge_mm"}
+    assert model.config.training_appearance["longest_edge_mm"] == [0.5, 0.5]
     for row in pd.read_csv(run / "fold-1" / "predictions.csv", dtype={"session_id": str}).itertuples():
         scan = next((shared_tiny_cohort / f"sub-{row.participant_id}").glob("ses-1/anat/*_T2w.nii.gz"))
         volume = processor(scan, return_tensors="pt")["pixel_values"]

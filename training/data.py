@@ -13,6 +13,7 @@ from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, family_counts, fold_scans, inner_split, make_splits, read_splits, write_splits
 from cohort.phantom import is_phantom
 from cohort.scans import Scan, find_scans, flow, write_cohort
+from preprocessing.arrays_gloresnet import longest_edge
 from run_folder.layout import REFIT, RunFolder
 
 from .build import ScanDataset, new_processor
@@ -30,6 +31,8 @@ class TrainingData(NamedTuple):
     """Each scan's row in `volumes`"""
     volumes: datasets.Dataset
     splits: dict[str, Any]
+    longest_edges: dict[Scan, float] | None = None
+    """The longest voxel edge of each scan in mm; None if it is not known"""
 
     def dataset(self, scans: list[Scan]) -> ScanDataset:
         """Volumes and labels of some of the scans."""
@@ -101,7 +104,8 @@ def prepare_data(
     splits = read_splits(run.splits)
     check_splits(splits, used, hashes)
     rows = {scan: row for row, scan in enumerate(used)}
-    return TrainingData(data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits)
+    edges = {scan: longest_edge(scan.image) or 0.0 for scan in used}
+    return TrainingData(data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits, edges)
 
 
 def split_scans(which: int | str, data: TrainingData, recipe: Recipe) -> FoldScans:

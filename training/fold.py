@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.metrics import screening_metrics
+from preprocessing.appearance_gloresnet import LONGEST_EDGE
 from run_folder.files import write_text
 from run_folder.layout import REFIT, ModelFolder, RunFolder
 from run_folder.tables import csv_text
@@ -226,6 +227,9 @@ class Fold:
         network.config.training_appearance = training_appearance(
             volumes[self.data.rows[scan]]["pixel_values"][0] for scan in self.scans.train
         )
+        if edges := self.data.longest_edges:
+            seen = [round(edges[scan], 3) for scan in self.scans.train]
+            network.config.training_appearance[LONGEST_EDGE] = [min(seen), max(seen)]
 
 
 @contextmanager

@@ -152,6 +152,22 @@ def test_unusual_scans_are_named_in_warnings_with_the_sentences_of_predict(pipe,
     assert found == wanted
 
 
+def test_thick_slices_give_a_warning(pipe, scans, tmp_path, monkeypatch):
+    thick = nib.Nifti1Image(scans[0], np.diag([1.0, 1.0, 4.0, 1.0]))
+    nib.save(thick, tmp_path / "scan.nii.gz")
+    record = {name: [value, 0.0] for name, value in describe(pipe.image_processor(thick)["pixel_values"][0][0]).items()}
+    monkeypatch.setattr(pipe.model.config, "training_appearance", record | {"longest_edge_mm": [1.0, 2.0]})
+    for scan in (str(tmp_path / "scan.nii.gz"), thick):
+        with pytest.warns(
+            UserWarning, match=r"slice spacing, is 4\.00 mm; in the training scans it was 1\.00 to 2\.00 mm"
+        ):
+            pipe(scan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pipe(nib.Nifti1Image(scans[0], np.eye(4)))
+        pipe(scans[0])  # of unknown size
+
+
 def test_a_model_without_a_record_of_its_training_says_so(pipe, scans):
     with pytest.warns(UserWarning, match="the scan: The model has no record of its training scans"):
         pipe(scans[0])

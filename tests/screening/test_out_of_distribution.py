@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from cohort.phantom import make_phantom_scan
-from preprocessing import GloResNetImageProcessor
+from preprocessing import GloResNetImageProcessor, VolumeError, read_volume
+from preprocessing.appearance_gloresnet import coarser
+from preprocessing.arrays_gloresnet import longest_edge
+from screening.one_scan import all_warnings
 from screening.out_of_distribution import DESCRIPTORS, describe, training_appearance, unusual
 
 SIZE = 32
@@ -92,3 +95,45 @@ def test_the_processor_gives_the_same_warnings(phantoms):
     expected = [[], unusual(changed, record)]
     assert expected[1]
     assert PROCESSOR.unusual(batch, record) == PROCESSOR.unusual(torch.from_numpy(batch), record) == expected
+
+
+@pytest.mark.parametrize(
+    ("edge", "record", "words"),
+    [
+        (
+            5.0,
+            {"longest_edge_mm": [0.5, 1.2]},
+            "is 5.00 mm; in the training scans it was 0.50 to 1.20 mm: small injuries",
+        ),
+        (1.4, {"longest_edge_mm": [1.2, 1.2]}, "is 1.40 mm; in the training scans it was 1.20 mm: small"),
+        (1.3, {"longest_edge_mm": [0.5, 1.2]}, ""),  # 8 % more
+        (0.3, {"longest_edge_mm": [0.5, 1.2]}, ""),
+        (None, {"longest_edge_mm": [0.5, 1.2]}, ""),
+        (5.0, {"dark": [0.1, 0.1]}, ""),  # of a model from before this record
+        (5.0, None, ""),
+    ],
+)
+def test_thicker_slices_than_all_training_scans_are_named(edge, record, words):
+    found = coarser(edge, record)
+    assert len(found) == bool(words) and words in " ".join(found)
+
+
+def test_the_longest_edge_is_the_same_for_every_form_of_a_scan(tmp_path):
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))  # an oblique scan
+    affine = np.eye(4)
+    affine[:3, :3] = turn * [0.7, 4.2, 0.9]
+    data = np.random.default_rng(1).normal(100, 20, (20, 18, 16)).astype(np.float32)
+    image, path = nibabel.Nifti1Image(data, affine), tmp_path / "scan.nii.gz"
+    nibabel.save(image, path)
+    metres = nibabel.Nifti1Image(data, np.diag([1e-3, 1e-3, 1e-3, 1]) @ affine)
+    metres.header.set_xyzt_units("meter")
+    volume = read_volume(path)
+    for scan in (path, str(path), image, metres, volume):
+        assert longest_edge(scan) == pytest.approx(4.2, abs=1e-5)
+    assert longest_edge(data) is None and longest_edge(torch.from_numpy(data)) is None
+    with pytest.raises(VolumeError, match="does not exist"):
+        longest_edge(tmp_path / "gone.nii")
+    record = training_appearance([standardised(image)])
+    assert all_warnings(volume, standardised(image), record) == list(volume.warnings)
+    warned = all_warnings(volume, standardised(image), record | {"longest_edge_mm": [0.5, 0.5]})
+    assert len(warned) == len(volume.warnings) + 1 and "4.20 mm" in warned[-1]
