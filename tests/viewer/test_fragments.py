@@ -60,7 +60,8 @@ def test_no_probability_is_rounded_to_certainty(p, words):
 def test_calibration_and_warnings():
     shown = text(result_panel(ANSWER | {"calibrated": True, "temperature": 1.84, "warnings": ["It is upside down."]}))
     assert "Calibrated: temperature 1.84" in shown and "Not calibrated" not in shown
-    assert "Do not rely on this probability. It is upside down." in shown
+    warning, _, rest = shown.partition("Do not rely on this probability. It is upside down.")
+    assert "0.700" not in warning and "0.700 probability of injury" in rest  # nobody reads the number first
 
 
 def test_the_members_of_an_ensemble_are_shown():
