@@ -19,17 +19,17 @@ from .out_of_distribution import MASKED_SHARE, describe, unusual
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."
 
 
-def open_scan(scan: str, series: str | None = None) -> str | Volume:
+def open_scan(scan: str | Volume, series: str | None = None) -> str | Volume:
     """The volume of a DICOM folder, zip or file, with its warnings; the path of any other scan.
 
     Args:
-        scan: its path.
+        scan: its path. A volume is returned as it is.
         series: number or UID of the DICOM series to use, where several fit.
 
     Raises:
         ValueError: the delivery does not give one T2w volume.
     """
-    return read_delivery(scan, series).image if is_delivery(scan) else scan
+    return read_delivery(scan, series).image if isinstance(scan, str) and is_delivery(scan) else scan
 
 
 def framed_scan(processor, scan: str | Volume, mask: str | None = None) -> Volume:
@@ -110,7 +110,7 @@ def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[fl
 
 
 def prepare_scan(
-    processor, scan: str, mask: str | None = None, name: str = "", series: str | None = None
+    processor, scan: str | Volume, mask: str | None = None, name: str = "", series: str | None = None
 ) -> tuple[Volume, torch.Tensor]:
     """`read_scan` for a single scan: its input is a batch `(1, 1, S, S, S)`, and no message contains a folder name.
 
@@ -122,18 +122,19 @@ def prepare_scan(
     Raises:
         ValueError: the scan or mask cannot be used. The message is one sentence.
     """
+    path = scan if isinstance(scan, str) else scan.source
     try:
         volume, pixel_values = read_scan(processor, open_scan(scan, series), mask)
         return volume, torch.from_numpy(pixel_values[None])
     except ValueError as error:
-        sentence = str(error).replace(scan, name or os.path.basename(scan))
+        sentence = str(error).replace(path, name or os.path.basename(path))
         raise ValueError(sentence.replace(mask, os.path.basename(mask)) if mask else sentence) from error
 
 
 def screen_scan(
     model: ScreeningModel,
     processor,
-    scan: str,
+    scan: str | Volume,
     mask: str | None = None,
     name: str = "",
     series: str | None = None,
@@ -162,7 +163,7 @@ def screen_scan(
     Raises:
         ValueError: the scan or mask cannot be used, or the model did not return a probability.
     """
-    name = name or os.path.basename(scan)
+    name = name or os.path.basename(scan if isinstance(scan, str) else scan.source)
     volume, pixel_values = prepare_scan(processor, scan, mask, name, series)
     with torch.inference_mode():
         each = model.predict_members(pixel_values.to(model.device))[:, :, 0, INJURY].double()  # (members, views)

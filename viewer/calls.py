@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
-LONGEST_CALL = 1000  # values of one request, files included
+LONGEST_CALL = 12_000  # values of one request; each file has about ten, and an upload at most 1000 files
 
 
 class Refused(Exception):
@@ -108,7 +108,8 @@ class Calls:
             value = waiting.pop()
             seen += 1
             if seen > LONGEST_CALL:
-                raise Refused(413, f"The request has more than {LONGEST_CALL} values.")
+                sentence = f"The request has more than {LONGEST_CALL} values. Pack the files of a study into a zip."
+                raise Refused(413, sentence)
             if isinstance(value, list):
                 waiting += value
             elif isinstance(value, dict):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,15 +11,17 @@ import gradio as gr
 import nibabel
 import numpy as np
 import torch
+from gradio.data_classes import FileData, GradioRootModel
 
 from cohort.phantom import make_phantom_scan
 from explanation.gradcam import explain, map_image, peak_position, scan_image
 from screening.fast import prepare
-from screening.one_scan import NOTICE, framed_scan, prepare_scan, screen_scan
+from screening.one_scan import NOTICE, framed_scan, prepare_scan
 
 from .entries import COLUMNS, next_to, table_row
 from .fragments import answers_table, masthead, result_panel
 from .niivue import Viewer, scene
+from .scans import UploadError, check_endings, endings, screen_upload, take, take_scans
 from .serving import launch
 from .turns import LineIsFull, Turns
 from .visits import place_in_line, unless_visitor_left
@@ -36,7 +37,6 @@ EXAMPLES = {
 }
 EXAMPLE_AGE = 38.0  # weeks, postmenstrual age
 METHODS = [("LayerCAM (finer)", "layercam"), ("Grad-CAM (coarser)", "gradcam")]
-ENDINGS = (".nii", ".gz")  # of files that the page takes
 KEEP_PAIRS = 900  # seconds; the scan waits until its visitor has uploaded the mask
 ABOUT_MAPS = (
     "Colour marks what the network counted as evidence for injury, relative to the maximum within this scan. The map is"
@@ -47,7 +47,12 @@ NO_MAPS = "Heat maps are not available for converted models and other architectu
 WAITING = 64  # scans that wait for their turn; further ones are told to try again later
 THREADS = WAITING + 16  # each waiting event has one, so that it takes over its upload at once
 PROGRESS = gr.Progress()  # as a default, it tells gradio to pass the progress of the event
-log = logging.getLogger(__name__)
+
+
+class OneOrMany(GradioRootModel):
+    """What a program sends: a scan, or all DICOM files of a study."""
+
+    root: FileData | list[FileData]
 
 
 class Page:
@@ -89,20 +94,21 @@ class Page:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 self.upload = gr.File(
-                    label="T2-weighted scan (.nii, .nii.gz)" if needs_mask else "T2-weighted scans (.nii, .nii.gz)",
+                    label="T2-weighted scan (NIfTI, MGH)" if needs_mask else "T2-weighted scans (NIfTI, MGH, DICOM)",
                     file_count="single" if needs_mask else "multiple",
-                    file_types=[".nii", ".gz"],
+                    file_types=endings(needs_mask),
                     height=150,
                     elem_id="upload",
                 )
                 self.mask = gr.File(
-                    label="Brain mask of the scan (.nii, .nii.gz), required by this model",
-                    file_types=[".nii", ".gz"],
+                    label="Brain mask of the scan (NIfTI, MGH), required by this model",
+                    file_types=endings(needs_mask=True),
                     height=150,
                     visible=needs_mask,
                     elem_id="mask",
                 )
                 if not needs_mask:
+                    gr.Markdown("A DICOM study is one scan: a .zip, or all its .dcm files at once.")
                     gr.Markdown("Or try a synthetic example, a computer-generated phantom:")
                     with gr.Row(elem_id="examples"):
                         self.examples = [gr.Button(kind, size="sm", min_width=40) for kind in EXAMPLES]
@@ -150,8 +156,10 @@ class Page:
         self.clear.click(self.start_over, None, screened, **private)
         self.blocks.unload(self.leave)
 
-        asked = [gr.File(label="scan", visible=False)]
-        if self.mask.visible:
+        asked = [gr.File(label="scan", visible=False, file_count="single" if self.mask.visible else "multiple")]
+        if not self.mask.visible:
+            asked[0].data_model = OneOrMany
+        else:
             asked.append(gr.File(label="mask", visible=False))
         answer = gr.JSON(label="answer", visible=False)
         gr.Button(visible=False).click(self.answer_program, asked, answer, api_name="screen", **raw)
@@ -173,13 +181,13 @@ class Page:
             missing = "the brain mask" if uploads else "the scan"
             sentence = f"This model needs a scan and its brain mask. Upload {missing} as well."
             return {self.result: result_panel(problem=sentence)}
-        for name in [Path(upload["path"]).name for upload in uploads + ([mask] if mask else [])]:
-            if not name.lower().endswith(ENDINGS):
-                raise gr.Error(f"{name} is neither .nii nor .nii.gz. Convert it to NIfTI.", print_exception=False)
+        try:
+            check_endings(uploads + ([mask] if mask else []), self.mask.visible)
+        except UploadError as error:
+            raise gr.Error(str(error), print_exception=False) from None
         visitor = request.session_hash
         with self.workspace.present(visitor):
-            scans = [self._take(upload, visitor) for upload in uploads]
-            own_mask = self._take(mask, visitor) if mask else None
+            scans, own_mask = self._take(uploads, mask, visitor)
             new = []
             for number, scan in enumerate(scans):
                 new.append(self._entry(scan, own_mask, place_in_line(progress, scan, (number, len(scans)))))
@@ -196,12 +204,13 @@ class Page:
                 nibabel.save(make_phantom_scan(EXAMPLE_AGE, EXAMPLES[kind], seed=7).image(), path)
             return self._received(entries, [self._entry(str(path), None, place_in_line(progress, path))])
 
-    def _take(self, upload: dict, visitor: str) -> str:
+    def _take(self, uploads: list[dict], mask: dict | None, visitor: str) -> tuple[list[str], str | None]:
+        """The scans of an upload and their mask, in the visitor's folders."""
         try:
-            return str(self.workspace.take(upload["path"], visitor))
-        except FileNotFoundError:
-            sentence = f"{Path(upload['path']).name} was used already, or has been deleted. Upload it again."
-            raise gr.Error(sentence, print_exception=False) from None
+            scans = take_scans(uploads, self.processor.brain_mask == "required", visitor, self.workspace)
+            return scans, take(mask, visitor, self.workspace) if mask else None
+        except UploadError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
     @contextmanager
     def _turn(self, told: Callable[[int], None]) -> Iterator[None]:
@@ -231,23 +240,9 @@ class Page:
             **self._show(entries, chosen),
         }
 
-    def _entry(self, scan: str, mask: str | None, told: Callable[[int], None] = lambda ahead: None) -> dict:
-        """Screen one scan. An error becomes the entry's problem, so that the other scans are still screened."""
-        entry = {"scan": Path(scan).name, "path": scan, "mask": mask, "answer": None, "problem": ""}
-        try:
-            with self.turns.turn(told):
-                entry["answer"] = screen_scan(self.screening_model, self.processor, scan, mask)
-        except (ValueError, LineIsFull) as error:
-            entry["problem"] = str(error)
-        except (MemoryError, RuntimeError, OSError) as error:
-            if not Path(scan).exists():  # the visitor has left
-                raise
-            log.exception("a scan could not be screened")
-            reason = type(error).__name__
-            entry["problem"] = (
-                f"The server could not screen this scan ({reason}). Try again later or use a smaller scan."
-            )
-        return entry
+    def _entry(self, scan: str, mask: str | None, told: Callable[[int], None], drawn: bool = True) -> dict:
+        """Screen one scan when its turn comes, see `screen_upload`."""
+        return screen_upload(self.screening_model, self.processor, scan, mask, self.turns.turn(told), drawn)
 
     def _show(self, entries: list[dict], chosen: int) -> dict:
         """The table, the chosen entry's result, and its answer as a JSON file next to the scan."""
@@ -323,25 +318,28 @@ class Page:
         self.workspace.clear(request.session_hash)
 
     def answer_program(
-        self, scan: dict | None, mask: dict | None = None, request: gr.Request = None, progress=PROGRESS
+        self, scan: dict | list[dict] | None, mask: dict | None = None, request: gr.Request = None, progress=PROGRESS
     ) -> dict:
         """Screen one scan. The server deletes it afterwards.
 
         Args:
-            scan: NIfTI file (.nii or .nii.gz) of a T2-weighted scan.
+            scan: a T2-weighted scan: a NIfTI or MGH file, or a study: a zip or a list of all its DICOM files.
             mask: NIfTI file of its brain mask, only for models that require one.
 
         Returns:
             `status` "ok" with `p_injury`, `predicted_label`, `threshold`, `warnings` and the other values of the page;
             or `status` "error" with a `message`, one sentence.
         """
-        if scan is None:
+        if not scan:
             return {"status": "error", "scan": None, "message": "No scan was sent. Send a file as `scan`."}
         visitor = f"program-{threading.get_ident()}-{request.session_hash}"
         try:
             with self.workspace.present(visitor):
-                own = self._take(scan, visitor)
-                entry = self._entry(own, self._take(mask, visitor) if mask else None, place_in_line(progress, own))
+                scans, own_mask = self._take([scan] if isinstance(scan, dict) else scan, mask, visitor)
+                if len(scans) > 1:
+                    sentence = "Several scans were sent. Send one at a time, or all DICOM files of one study."
+                    return {"status": "error", "scan": None, "message": sentence}
+                entry = self._entry(scans[0], own_mask, place_in_line(progress, scans[0]), drawn=False)
         finally:
             self.workspace.clear(visitor)
         if entry["problem"]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.viewer.load import Client, Load, files_left, load_for, multipart
+from tests.viewer.load import BOUNDARY, Client, Load, files_left, load_for, multipart
 from tests.viewer.served import start, stop, tiny_models
 
 ELSEWHERE = "http://host.invalid/scan.nii.gz"  # never contacted: see shut_in.py
@@ -147,6 +147,19 @@ def test_odd_calls_are_refused(client):
     for session in (None, "", "/", "a" * 5000):
         refused(post(client, "/gradio_api/queue/join", {"fn_index": 0, "session_hash": session, "data": [None] * 3}))
         refused(post(client, "/gradio_api/cancel", {"fn_index": 0, "session_hash": session, "event_id": "x"}))
+
+
+def test_a_study_of_1000_files_can_be_sent_at_once(client):
+    """Their names are as long as UIDs. None of them is DICOM, which the answer says without naming one."""
+    parts = [multipart(f"{'1' * 60}{number:04}.dcm", b"x", close=False) for number in range(1000)]
+    status, content = client.upload(b"\r\n".join(parts) + f"\r\n--{BOUNDARY}--\r\n".encode())
+    assert status == 200
+    files = [{"path": path, "meta": {"_type": "gradio.FileData"}, "url": None} for path in json.loads(content)]
+    status, content = post(client, "/gradio_api/call/screen", {"data": [files]})
+    assert status == 200
+    _, stream = client.ask("GET", f"/gradio_api/call/screen/{json.loads(content)['event_id']}")
+    answer = json.loads(stream.decode().rpartition("data: ")[2])[0]
+    assert answer["status"] == "error" and answer["message"].startswith("DICOM study") and "1111" not in str(answer)
 
 
 def test_odd_uploads_are_refused_and_leave_nothing(base, client, served):

@@ -36,7 +36,7 @@ def page(base, tmp_path, monkeypatch):
 @pytest.fixture
 def busy(page, monkeypatch):
     """Lets scans be read only when the test says so, and counts how many are read at once."""
-    import viewer.page as module
+    import viewer.scans as module
 
     go_on, inside, most = threading.Event(), [], []
     screen = module.screen_scan

@@ -1,0 +1,157 @@
+"""A visitor's uploads become scans. MGH and DICOM are written as NIfTI too, because the browser draws nothing else."""
+
+import logging
+import os
+import re
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import nibabel
+
+from dicomfiles.delivery import is_delivery, is_dicom
+from preprocessing import Volume, read_volume
+from preprocessing.reading_gloresnet import open_image
+from screening.model import ScreeningModel
+from screening.one_scan import open_scan, screen_scan
+
+from .turns import LineIsFull
+from .workspace import Workspace
+
+NIFTI, MGH, DICOM = (".nii", ".gz"), (".mgh", ".mgz"), (".dcm", ".ima", ".zip")  # endings of files
+STUDY = "DICOM study"  # what loose DICOM files are called; their own names may be those of patients
+log = logging.getLogger(__name__)
+
+
+class UploadError(Exception):
+    """Uploads that are not taken. The message is one sentence."""
+
+
+def endings(needs_mask: bool) -> list[str]:
+    """Of the files that the page takes. A mask belongs to the voxel grid of one file, so then there is no DICOM."""
+    return [*NIFTI, *MGH] if needs_mask else [*NIFTI, *MGH, *DICOM]
+
+
+def check_endings(uploads: list[dict], needs_mask: bool) -> None:
+    """
+    Raises:
+        UploadError: a file is of no kind that the page takes.
+    """
+    for path in (upload["path"] for upload in uploads):
+        if not (path.lower().endswith((*endings(needs_mask), *DICOM)) or is_dicom(path)):
+            name = Path(path).name
+            raise UploadError(f"{name} is none of {', '.join(endings(needs_mask))}. Convert it to NIfTI.")
+
+
+def take_scans(uploads: list[dict], needs_mask: bool, visitor: str, workspace: Workspace) -> list[str]:
+    """Move uploads into the visitor's folders.
+
+    Returns:
+        A path per scan: a file, or the folder of all loose DICOM files, which are one study.
+
+    Raises:
+        UploadError: a file is gone, or DICOM is sent to a model that needs a mask.
+    """
+    scans, study = [], None
+    if needs_mask and any(is_delivery(upload["path"]) for upload in uploads):
+        raise UploadError("This model needs a brain mask, so it takes no DICOM. Convert it, and give both as NIfTI.")
+    for number, upload in enumerate(uploads):
+        path = upload["path"]
+        if not (is_dicom(path) or path.lower().endswith((".dcm", ".ima"))):
+            scans.append(take(upload, visitor, workspace))
+            continue
+        if study is None:
+            study = workspace.folder(visitor) / STUDY
+            study.mkdir(mode=0o700)
+            scans.append(str(study))
+        try:
+            os.replace(path, study / f"{number:04}.dcm")
+        except FileNotFoundError:
+            sentence = "A DICOM file was used already, or has been deleted. Upload the study again."
+            raise UploadError(sentence) from None
+    return scans
+
+
+def take(upload: dict, visitor: str, workspace: Workspace) -> str:
+    """Move one upload into a folder of the visitor. Returns its new path. Raises UploadError."""
+    try:
+        return str(workspace.take(upload["path"], visitor))
+    except FileNotFoundError:
+        sentence = f"{Path(upload['path']).name} was used already, or has been deleted. Upload it again."
+        raise UploadError(sentence) from None
+
+
+def open_upload(scan: str) -> str | Volume:
+    """The path of a NIfTI file. The volume of anything else, with its warnings.
+
+    Raises:
+        ValueError: it does not give one volume. The message is a sentence without a folder name.
+    """
+    try:
+        if is_delivery(scan):
+            return open_scan(scan)
+        return scan if isinstance(open_image(scan), (nibabel.Nifti1Image, nibabel.Nifti2Image)) else read_volume(scan)
+    except ValueError as error:
+        sentence = str(error).replace(scan, Path(scan).name)
+        raise ValueError(sentence.replace("(--series)", "(predict.py --series)")) from error
+
+
+def write_drawn(volume: Volume, scan: str) -> str:
+    """Write the voxels and positions of a volume, and nothing else of its file, as NIfTI next to a scan.
+
+    Returns:
+        The path of the new file.
+    """
+    path = Path(scan)
+    drawn = path.with_name(re.sub(r"\.(zip|mgh|mgz)$", "", path.name, flags=re.IGNORECASE) + ".nii.gz")
+    nibabel.save(nibabel.Nifti1Image(volume.data, volume.affine), drawn)
+    return str(drawn)
+
+
+def delete_delivery(scan: str) -> None:
+    """Delete a folder or zip of DICOM files. They name the patient, and nothing needs them once they are read."""
+    if os.path.isdir(scan):
+        shutil.rmtree(scan, ignore_errors=True)
+    elif is_delivery(scan):
+        Path(scan).unlink(missing_ok=True)
+
+
+def screen_upload(
+    model: ScreeningModel,
+    processor,
+    scan: str,
+    mask: str | None,
+    turn: AbstractContextManager[None],
+    drawn: bool,
+) -> dict:
+    """Screen one scan. An error becomes the entry's problem, so that the other scans are still screened.
+
+    Args:
+        model, processor: see `screen_scan`.
+        scan: from `take_scans`. A delivery of DICOM files is deleted.
+        mask: path of its brain mask.
+        turn: lasts while the scan is read.
+        drawn: whether the browser will draw it.
+
+    Returns:
+        An entry, see `entries.py`.
+    """
+    entry = {"scan": Path(scan).name, "path": scan, "mask": mask, "answer": None, "problem": ""}
+    try:
+        with turn:
+            opened = open_upload(scan)
+            answer = screen_scan(model, processor, opened, mask, entry["scan"])
+            if drawn and not isinstance(opened, str):
+                entry["path"] = write_drawn(opened, scan)
+            entry["answer"] = answer
+    except (ValueError, LineIsFull) as error:
+        entry["problem"] = str(error)
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not Path(scan).exists():  # the visitor has left
+            raise
+        log.exception("a scan could not be screened")
+        reason = type(error).__name__
+        entry["problem"] = f"The server could not screen this scan ({reason}). Try again later or use a smaller scan."
+    finally:
+        delete_delivery(scan)
+    return entry
