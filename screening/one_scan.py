@@ -214,10 +214,19 @@ def describe_preprocessing(volume: Volume, cube: np.ndarray, processor) -> dict:
         "brain_mask": processor.brain_mask,
         "framing": "head" if framed else "field_of_view",
         "bias_correction": "n4" if corrects_bias(processor) else "none",
+        "frame_corners_mm": frame_corners(volume) if framed else None,
         "background": f"constant over {100 * constant:.0f} % of the volume: it looks skull-stripped or masked"
         if constant > MASKED_SHARE
         else "carries signal or noise: it does not look skull-stripped",
     }
+
+
+def frame_corners(volume: Volume) -> list[list[float]]:
+    """Where the centres of the cube's first and last voxel are, in millimetres (R, A, S) of the scan."""
+    assert volume.affine is not None and volume.frame is not None  # it was framed
+    return [
+        np.round(volume.affine @ [*corner, 1], 3)[:3].tolist() for corner in (volume.frame.first, volume.frame.last)
+    ]
 
 
 def intensity_window(data: np.ndarray) -> list[float]:

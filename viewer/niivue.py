@@ -83,6 +83,7 @@ def scene(
     low: float,
     high: float,
     peak: Sequence[float] | None = None,
+    frame: Sequence[Sequence[float]] | None = None,
     name: str = "",
 ) -> dict:
     """What the viewer shows: a scan, a heat map over it, and the first position of the crosshair.
@@ -96,6 +97,8 @@ def scene(
         overlay_path: NIfTI file on any voxel grid, values 0 to 1; the affines place it over the scan.
         low, high: the intensities shown as black and as white, in the scan's scaled units.
         peak: crosshair position in millimetres (R, A, S); None for the middle of the scan.
+        frame: two opposite corners in millimetres (R, A, S) of the part that the network saw, along the scan's axes;
+            the slices show its outline. None for the whole scan.
         name: the scan's name on the page.
 
     Returns:
@@ -108,12 +111,15 @@ def scene(
         raise ValueError(f"the window from {low} to {high} is empty; give two finite intensities, low below high.")
     if peak is not None and (len(peak) != 3 or not all(map(math.isfinite, peak))):
         raise ValueError(f"the peak {peak} is not a position; give three finite numbers, millimetres (R, A, S).")
+    if frame is not None and not all(len(corner) == 3 and all(map(math.isfinite, corner)) for corner in frame):
+        raise ValueError(f"the frame {frame} has no corners; give two positions in millimetres (R, A, S).")
     return {
         "scan": _file(scan_path),
         "overlay": None if overlay_path is None else _file(overlay_path),
         "cal_min": float(low),
         "cal_max": float(high),
         "peak": None if peak is None else [float(mm) for mm in peak],
+        "frame": None if frame is None else [[float(mm) for mm in corner] for corner in frame],
         "name": str(name),
     }
 

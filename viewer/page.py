@@ -268,17 +268,18 @@ class Page:
         nothing = {self.viewer: None, self.map_file: gr.DownloadButton(value=None, interactive=False)}
         if entry is None or not entry["answer"] or not Path(entry["path"]).exists():
             return nothing
-        low, high = entry["answer"]["preprocessing"]["intensity_window"]
+        done = entry["answer"]["preprocessing"]
+        low, high = done["intensity_window"]
+        settings = {"low": low, "high": high, "frame": done["frame_corners_mm"], "name": entry["scan"]}
         if not self.explains:
-            return nothing | {self.viewer: scene(entry["path"], low=low, high=high, name=entry["scan"])}
+            return nothing | {self.viewer: scene(entry["path"], **settings)}
         overlay = next_to(entry, f"_{method}_cube.nii.gz")
         with self._turn(place_in_line(progress, entry["path"])):
             volume, pixel_values = prepare_scan(self.processor, entry["path"], entry["mask"])
             heat = explain(self.model.networks, pixel_values.to(self.model.device), method)[0].cpu()
             nibabel.save(map_image(heat, volume), overlay)
             peak = peak_position(heat, volume) if heat.any() else None
-        shown = scene(entry["path"], str(overlay), low=low, high=high, peak=peak, name=entry["scan"])
-        return nothing | {self.viewer: shown}
+        return nothing | {self.viewer: scene(entry["path"], str(overlay), peak=peak, **settings)}
 
     @unless_visitor_left
     def offer_map(self, entries: list[dict], chosen: int, method: str, progress=PROGRESS) -> dict:

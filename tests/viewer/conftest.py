@@ -15,6 +15,7 @@ SHAPE, SPACING = (40, 48, 30), (1.0, 1.0, 1.5)  # R, A, S
 AFFINE = np.diag([*SPACING, 1.0])
 AFFINE[:3, 3] = -(np.array(SHAPE) - 1) / 2 * SPACING  # puts the middle of the head at 0, 0, 0
 MARK = (10.0, 12.0, 9.0)  # mm (R, A, S)
+FRAME = ((-12.5, -14.5, -30.0), (8.5, 16.5, 9.75))  # mm (R, A, S); it goes beyond the scan at the bottom
 PEAK = (-9.5, -11.5, -8.25)  # of the heat map, mm (R, A, S): left, back, low; at the centre of a voxel
 
 
@@ -93,6 +94,7 @@ def make_page(served):
         "lps": shown("lps", "LPS"),
         "asr": shown("asr", "ASR"),
         "heated": shown("heated", "PIR", heat, peak=PEAK),
+        "framed": shown("framed", "LPI", heat, peak=(0, 0, 0), frame=FRAME),
         "slow": shown("slow"),
         "large": large,
         "damaged": damaged,

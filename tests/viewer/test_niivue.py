@@ -33,7 +33,9 @@ def test_a_scene_is_json_with_gradio_files_and_the_affines_that_nibabel_reads(tm
     # PIR: the first stored axis runs posterior, the second inferior, the third right
     assert np.sign(np.array(scene["scan"]["affine"])[[1, 2, 0], [0, 1, 2]]).tolist() == [-1, -1, 1]
     assert (scene["cal_min"], scene["cal_max"], scene["peak"]) == (3.0, 900.0, [1.0, 2.0, 3.0])
-    assert viewer.scene(path, low=0, high=1)["overlay"] is None
+    assert viewer.scene(path, low=0, high=1)["overlay"] is viewer.scene(path, low=0, high=1)["frame"] is None
+    with pytest.raises(ValueError, match="give two positions"):
+        viewer.scene(path, low=0, high=1, frame=[[1, 2, 3], [4, float("nan"), 6]])
 
 
 @pytest.mark.parametrize("low, high, peak", [(5, 5, None), (9, 1, None), (float("nan"), 1, None), (0, 1, [1, 2])])

@@ -128,3 +128,17 @@ def test_a_cut_head_is_said_above_the_probability_or_refused(base, page):
         re.search(r"half\.nii\.gz shows (too little of|no complete) .*head", problem)
         and page.locator("#viewer [data-state=empty]").count()
     )
+
+
+def test_the_outline_is_shown_for_this_model(base, page):
+    drop(page, base / "whole.nii.gz")
+    page.wait_for_selector("#viewer [data-state=ready]")
+    assert page.locator("#viewer .grn-frame").is_visible()
+    frame = page.evaluate("JSON.stringify(document.querySelector('#viewer .grn-frame').innerText)")
+    assert "Frame: what the network saw" in frame
+    # the corners of the frame in the answer: a cube of 150 mm that holds the head
+    first, last = map(np.array, wanted(base, "whole.nii.gz")["preprocessing"]["frame_corners_mm"])
+    assert np.allclose(np.abs(last - first), 150, atol=0.01)
+    data = nibabel.load(base / "whole.nii.gz")
+    head = nibabel.affines.apply_affine(data.affine, np.argwhere(np.asanyarray(data.dataobj) > 200))
+    assert (first[0] < head.min(0)[0]) and (last[0] > head.max(0)[0]) and last[2] > head.max(0)[2]

@@ -32,7 +32,7 @@ def choose(page, view):
     page.click(f".grn-views [data-view={view}]")
 
 
-def pixels(page):
+def pixels(page, margin=10):
     """The stage without its round corners, as (height, width, RGB), once it has stopped changing."""
     before = None
     for _ in range(20):
@@ -41,7 +41,7 @@ def pixels(page):
         if picture == before:
             break
         before = picture
-    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)[10:-10, 10:-10]
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)[margin:-margin, margin:-margin]
 
 
 def middle(mask):
@@ -103,6 +103,40 @@ def test_the_heat_map_is_drawn_at_its_peak_and_can_be_hidden(either):
     either.locator("[data-overlay=threshold]").fill("80")
     assert 0.1 < (np.abs(pixels(either) - plain).max(-1) > 10).sum() / area < 0.3  # (3.3 / 7.8)^2 = 0.18
     either.locator("[data-overlay=threshold]").fill("30")
+
+
+def test_the_frame_is_outlined_where_it_is(either):
+    """The head is an ellipsoid of 17, 21 and 19 mm around 0: it gives the scale of the picture."""
+    show(either, "framed")
+    assert either.locator(".grn-frame").is_visible()
+    either.uncheck("[data-overlay=shown]")
+    expected = {  # left, right, top, bottom in mm; the scan ends 22.5 mm below the middle
+        "axial": ((17, 21), (8.5, -12.5, 16.5, -14.5)),
+        "coronal": ((17, 19), (8.5, -12.5, 9.75, -22.5)),
+        "sagittal": ((21, 19), (16.5, -14.5, 9.75, -22.5)),
+    }
+    for plane, (radius, sides) in expected.items():
+        choose(either, plane)
+        shot = pixels(either, margin=1)
+        head = (np.abs(shot - 76) < 12).all(-1)
+        line = np.linalg.norm(shot - [230, 159, 0], axis=-1) < 70
+        found = []
+        for axis in (0, 1):  # across, down
+            on_head, on_line = (np.flatnonzero(mask.sum(axis) > least) for mask, least in ((head, 5), (line, 20)))
+            scale = 2 * radius[axis] / (on_head[-1] - on_head[0])
+            middle_of_head = (on_head[-1] + on_head[0]) / 2
+            found += [(middle_of_head - end) * scale for end in (on_line[0], on_line[-1])]
+        assert found == pytest.approx(sides, abs=1.5), plane
+        # dashed where it goes beyond the scan
+        rows = np.flatnonzero(line.sum(1) > 20)
+        low, high = (line[row].sum() / np.ptp(np.flatnonzero(line[row])) for row in (rows[-1], rows[0]))
+        assert (high > 0.9) and (low > 0.9 if plane == "axial" else 0.3 < low < 0.7), plane
+    either.check("[data-overlay=shown]")
+    move(either, 2, 28)  # above the frame
+    choose(either, "axial")
+    assert (np.linalg.norm(pixels(either) - [230, 159, 0], axis=-1) < 70).sum() < 20
+    show(either, "plain")
+    assert not either.locator(".grn-frame").is_visible()
 
 
 def test_opacity_and_colours_change_the_picture(either):

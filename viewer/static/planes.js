@@ -1,6 +1,6 @@
 // The view with WebGL2, drawn by NiiVue. It has the same methods as slices.js.
 
-import { shape } from "./volumes.js";
+import { outline, OUTLINE, PLANES, shape } from "./volumes.js";
 
 const { Niivue, SLICE_TYPE, DRAG_MODE, MULTIPLANAR_TYPE, SHOW_RENDER } = globalThis.niivue;
 
@@ -78,6 +78,45 @@ export async function planesView(place, { moved, windowed, lost }) {
   canvas.tabIndex = -1; // the stage around it handles the keyboard
   canvas.addEventListener("webglcontextlost", lost);
 
+  // draw the outline after each picture of NiiVue, in the pixels of the same canvas
+  let frame = null;
+  const draw = nv.drawSceneCore.bind(nv);
+  nv.drawSceneCore = () => {
+    const drawn = draw();
+    if (frame && nv.volumes.length) nv.screenSlices.forEach(drawFrame);
+    return drawn;
+  };
+
+  function drawFrame({ axCorSag, leftTopWidthHeight, leftTopMM, fovMM }) {
+    const plane = [PLANES.axial, PLANES.coronal, PLANES.sagittal][axCorSag];
+    if (!plane) return; // 3D
+    const { gl } = nv, size = shape(nv.volumes[0]);
+    const at = Array.from(nv.scene.crosshairPos, (part, axis) => Math.round(part * size[axis] - 0.5));
+    let [left, top, width, height] = leftTopWidthHeight;
+    const mirrored = width < 0;
+    if (mirrored) [left, width] = [left + width, -width];
+    const ratio = nv.uiData.dpr ?? 1, { width: wide, height: tall } = gl.canvas;
+    const inside = (value, length) => Math.min(Math.max(value, ratio), length - ratio); // not half outside the canvas
+    const pixel = (x, y) => {
+      const part = [0, 0, 0];
+      part[plane.across] = x;
+      part[plane.up] = y;
+      const place = nv.frac2mm(part); // the units of leftTopMM and fovMM
+      const right = (place[plane.across] - leftTopMM[0]) / fovMM[0], up = (place[plane.up] - leftTopMM[1]) / fovMM[1];
+      return [inside(left + (mirrored ? 1 - right : right) * width, wide), inside(top + (1 - up) * height, tall)];
+    };
+    gl.viewport(0, 0, wide, tall);
+    const colour = [...OUTLINE.map((value) => value / 255), 1];
+    for (const [x0, y0, x1, y1, beyond] of outline(nv.volumes[0], frame, at, plane)) {
+      const [from, to] = [pixel(x0, y0), pixel(x1, y1)];
+      const pieces = beyond ? Math.max(Math.round(Math.hypot(to[0] - from[0], to[1] - from[1]) / (6 * ratio)), 1) : 1;
+      const between = (share) => [0, 1].map((axis) => from[axis] + share * (to[axis] - from[axis]));
+      for (let piece = 0; piece < pieces; piece += 2) {
+        nv.drawLine([...between(piece / pieces), ...between((piece + 1) / pieces)], 2 * ratio, colour);
+      }
+    }
+  }
+
   let pending = 0;
   let redrawScan = false; // false: only the heat map, which is much less work
   function refresh(scanToo) {
@@ -127,13 +166,15 @@ export async function planesView(place, { moved, windowed, lost }) {
       }
       return null;
     },
-    show(scan, overlay) {
+    show(scan, overlay, corners) {
+      frame = corners;
       nv.setScale(1.3);
       nv.setRenderAzimuthElevation(160, 35); // from the front and above
       if (overlay) style(overlay);
       hold([scan, overlay].filter(Boolean));
     },
     clear() {
+      frame = null;
       hold([]);
     },
     setView(name) {

@@ -1,27 +1,26 @@
 // The view without WebGL2: three slices on plain canvases. It has the same methods as planes.js.
 
-import { colours, layout, sample, shape, toVoxel, toWorld } from "./volumes.js";
+import { colours, layout, outline, OUTLINE, PLANES, sample, shape, toVoxel, toWorld } from "./volumes.js";
 
-// the voxel axes that run across and up each slice. The axis across runs backwards in all three: the patient's right
-// (axial, coronal) or the nose (sagittal) is on the left
-const PLANES = {
-  axial: { across: 0, up: 1, through: 2, labels: { left: "R", right: "L", top: "A", bottom: "P" } },
-  coronal: { across: 0, up: 2, through: 1, labels: { left: "R", right: "L", top: "S", bottom: "I" } },
-  sagittal: { across: 1, up: 2, through: 0, labels: { left: "A", right: "P", top: "S", bottom: "I" } },
+// the axis across runs backwards in all three: the patient's right (axial, coronal) or the nose (sagittal) is on the left
+const LABELS = {
+  axial: { left: "R", right: "L", top: "A", bottom: "P" },
+  coronal: { left: "R", right: "L", top: "S", bottom: "I" },
+  sagittal: { left: "A", right: "P", top: "S", bottom: "I" },
 };
 
 /** Draw into the tiles of `place`. Calls `moved(voxel)` when the user clicks or drags in a slice. */
 export function slicesView(place, { moved }) {
   const tiles = Array.from(place.querySelectorAll(".grn-tile"), (element) => {
     const plane = PLANES[element.dataset.plane];
-    for (const [side, letter] of Object.entries(plane.labels)) {
+    for (const [side, letter] of Object.entries(LABELS[element.dataset.plane])) {
       const label = Object.assign(document.createElement("span"), { className: "grn-side", textContent: letter });
       label.dataset.side = side;
       element.append(label);
     }
     return { element, plane, canvas: element.querySelector("canvas"), picture: document.createElement("canvas") };
   });
-  const state = { scan: null, overlay: null, voxel: [0, 0, 0], low: 0, high: 1, heat: { shown: false } };
+  const state = { scan: null, overlay: null, frame: null, voxel: [0, 0, 0], low: 0, high: 1, heat: { shown: false } };
   let table = null;
 
   let pending = 0;
@@ -35,7 +34,7 @@ export function slicesView(place, { moved }) {
   tiles.forEach(({ element }) => resized.observe(element));
 
   /** The rectangle of the slice in its tile, in device pixels, with the same scale in mm in both directions. */
-  function frame({ element, plane }) {
+  function area({ element, plane }) {
     const ratio = window.devicePixelRatio || 1;
     const width = Math.round(element.clientWidth * ratio), height = Math.round(element.clientHeight * ratio);
     const size = shape(state.scan), spacing = state.scan.pixDimsRAS.slice(1);
@@ -57,7 +56,7 @@ export function slicesView(place, { moved }) {
     const size = shape(state.scan);
     picture.width = size[plane.across];
     picture.height = size[plane.up];
-    const { width, height, ratio, left, top, wide, tall } = frame(tile);
+    const { width, height, ratio, left, top, wide, tall } = area(tile);
     tile.canvas.width = width;
     tile.canvas.height = height;
     paint(picture, plane);
@@ -76,6 +75,23 @@ export function slicesView(place, { moved }) {
       context.lineTo(x1, y1);
     }
     context.stroke();
+    if (state.frame) drawFrame(tile, context);
+  }
+
+  function drawFrame(tile, context) {
+    const { width, height, ratio, left, top, wide, tall } = area(tile);
+    context.strokeStyle = `rgb(${OUTLINE})`;
+    context.lineWidth = 2 * ratio;
+    const inside = (value, length) => Math.min(Math.max(value, ratio), length - ratio); // not half outside the tile
+    const x = (part) => inside(left + (1 - part) * wide, width), y = (part) => inside(top + (1 - part) * tall, height);
+    for (const [x0, y0, x1, y1, beyond] of outline(state.scan, state.frame, state.voxel.map(Math.round), tile.plane)) {
+      context.setLineDash(beyond ? [6 * ratio, 6 * ratio] : []);
+      context.beginPath();
+      context.moveTo(x(x0), y(y0));
+      context.lineTo(x(x1), y(y1));
+      context.stroke();
+    }
+    context.setLineDash([]);
   }
 
   /** Paint the slice with its heat map, one pixel per voxel. */
@@ -131,7 +147,7 @@ export function slicesView(place, { moved }) {
 
   function point(tile, event) {
     if (!state.scan) return;
-    const { left, top, wide, tall, ratio } = frame(tile);
+    const { left, top, wide, tall, ratio } = area(tile);
     const box = tile.canvas.getBoundingClientRect();
     const across = ((event.clientX - box.left) * ratio - left) / wide;
     const down = ((event.clientY - box.top) * ratio - top) / tall;
@@ -154,12 +170,12 @@ export function slicesView(place, { moved }) {
 
   return {
     canRender: false,
-    show(scan, overlay) {
-      Object.assign(state, { scan, overlay, low: scan.cal_min, high: scan.cal_max });
+    show(scan, overlay, frame) {
+      Object.assign(state, { scan, overlay, frame, low: scan.cal_min, high: scan.cal_max });
       refresh();
     },
     clear() {
-      Object.assign(state, { scan: null, overlay: null });
+      Object.assign(state, { scan: null, overlay: null, frame: null });
       refresh();
     },
     setView(name) {

@@ -33,6 +33,7 @@ async function mount(element, props, watch) {
     find(".grn-views [data-view=render]").disabled ||= !view?.canRender;
     find(".grn-overlay").hidden = !current?.overlay;
     find(".grn-peak").hidden = !(state === "ready" && current?.scene.peak);
+    find(".grn-frame").hidden = !(state === "ready" && current?.scene.frame);
   }
 
   async function load() {
@@ -68,7 +69,7 @@ async function mount(element, props, watch) {
     scan.cal_max = scene.cal_max;
     current = { scene, scan, overlay, voxel: [0, 0, 0] };
     applyOverlay();
-    view.show(scan, overlay);
+    view.show(scan, overlay, scene.frame);
     setRanges();
     showWindow(scene.cal_min, scene.cal_max);
     setView(view.canRender || settings.view !== "render" ? settings.view : "multi");

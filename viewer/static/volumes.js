@@ -47,6 +47,40 @@ export function toWorld(image, [x, y, z]) {
 /** Voxel (with fractions) at millimetres (R, A, S). */
 export const toVoxel = (image, mm) => Array.from(image.mm2vox(mm, true));
 
+/**
+ * Where a box, given by two opposite corners in millimetres, lies on a plane through a voxel.
+ *
+ * `plane` names the axes across, up and through. Returns the four sides as [x0, y0, x1, y1, beyond], in fractions of the
+ * scan's extent; none if the plane misses the box. A side beyond the scan is placed at the edge of the scan.
+ */
+export function outline(image, corners, voxel, { across, up, through }) {
+  const [a, b] = corners.map((corner) => toVoxel(image, corner));
+  const size = shape(image);
+  const ends = (axis) => [Math.min(a[axis], b[axis]), Math.max(a[axis], b[axis])];
+  const [near, far] = ends(through);
+  if (voxel[through] < near - 0.5 || voxel[through] > far + 0.5) return [];
+  const place = (axis) => ends(axis).map((index) => (index + 0.5) / size[axis]);
+  const [x, y] = [place(across), place(up)];
+  const beyond = (part) => part < 0 || part > 1;
+  const [[left, right], [low, high]] = [x, y].map((parts) => parts.map((part) => Math.min(Math.max(part, 0), 1)));
+  return [
+    [left, low, left, high, beyond(x[0])],
+    [right, low, right, high, beyond(x[1])],
+    [left, low, right, low, beyond(y[0])],
+    [left, high, right, high, beyond(y[1])],
+  ];
+}
+
+/** Voxel axes across, up and through each plane. */
+export const PLANES = {
+  axial: { across: 0, up: 1, through: 2 },
+  coronal: { across: 0, up: 2, through: 1 },
+  sagittal: { across: 1, up: 2, through: 0 },
+};
+
+/** The outline's colour: orange, which colour-blind readers can tell from the blue crosshair (Okabe and Ito). */
+export const OUTLINE = [230, 159, 0];
+
 /** How values are stored: the offset and strides of the R, A, S axes, and the scaling of the values. */
 export function layout(image) {
   const { scl_slope: slope, scl_inter: inter } = image.hdr;
