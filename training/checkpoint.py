@@ -138,6 +138,8 @@ def _restore(
         raise InputError(
             f"{checkpoint} holds {number} epochs of fold {progress.get('fold')}: it was renamed, or copied here"
         )
+    if [row.get("epoch") if isinstance(row, dict) else None for row in history] != [*range(1, len(history) + 1)]:
+        raise InputError(f"{checkpoint / PROGRESS} is damaged: its history does not count the epochs from 1")
     network = _network(accelerator, model)
     expected = network.state_dict()
     weights = _read_weights(checkpoint / WEIGHTS, expected)
@@ -218,6 +220,8 @@ def _read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, d
         if value.shape == parameter.shape:  # in the memory order of the parameter, so that sums round as they did
             value = torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
         state.setdefault(int(number), {})[name] = value
+    if not state or any(tensors.keys() != {"step", "exp_avg", "exp_avg_sq"} for tensors in state.values()):
+        raise InputError(f"{path} is damaged: it lacks a part of the optimizer's state")
     return state
 
 
