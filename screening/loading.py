@@ -108,7 +108,9 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
     except Exception as error:  # a damaged folder or an unreachable Hub can raise anything
         if problem := cache_problem():
             raise ModelError(f"the model {name} cannot be loaded, because {problem}") from error
-        raise ModelError(f"the model {name} cannot be loaded ({one_line(error)}): check the folder or name") from error
+        raise ModelError(
+            f"the model {name} cannot be loaded ({one_line(error).rstrip('.')}): check the folder or name"
+        ) from error
     if not (is_resnet(model.config) or is_baseline(model.config)) or not hasattr(model, "predict_views"):
         raise ModelError(
             f"{name} is a {type(model).__name__}, not a model of this project: give one that train.py wrote"

@@ -33,6 +33,13 @@ def check_settings(config: Any, processor: Any) -> None:
         raise ValueError(f"the processor makes one channel, but the model expects num_channels {config.num_channels}")
     if len(config.id2label) != 2:
         raise ValueError(f"screening needs two labels, normal and injury, but the model has {len(config.id2label)}")
+    trained_with = (config.provenance or {}).get("preprocessing", {})  # runs before version 0.2 do not say
+    for name, value in trained_with.items():
+        if getattr(processor, name, value) != value:
+            raise ValueError(
+                f"the processor has {name} {getattr(processor, name)}, but the model was trained with {value}: restore "
+                "the processor's settings"
+            )
     ScreeningConfig.validate_inference(config)
     ScreeningConfig.validate_labels(config)
     if record := config.training_appearance:

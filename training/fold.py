@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from evaluation.metrics import screening_metrics
 from preprocessing.appearance_gloresnet import LONGEST_EDGE
+from preprocessing.image_processing_gloresnet import SETTINGS
 from run_folder.files import write_text
 from run_folder.layout import REFIT, ModelFolder, RunFolder
 from run_folder.tables import csv_text
 from screening.out_of_distribution import training_appearance
 
-from .build import Network, new_loader, new_model
+from .build import Network, new_loader, new_model, new_processor
 from .checkpoint import load_checkpoint, save_checkpoint
 from .data import TrainingData, labels_of, split_scans
 from .launch import compiling, start_accelerator
@@ -215,6 +216,7 @@ class Fold:
 
     def _describe(self, network: Network) -> None:
         """Record in the network's configuration what it was trained on. No participant is named."""
+        processor = new_processor(self.recipe)
         network.config.provenance = {
             "cohort": self.data.name,
             "synthetic": self.data.synthetic,
@@ -222,6 +224,8 @@ class Fold:
             "fold": self.which,
             "train_scans": len(self.scans.train),
             "architecture": self.recipe.architecture,
+            # so that screening notices a processor with other settings
+            "preprocessing": {name: getattr(processor, name) for name in SETTINGS},
         }
         volumes = self.data.volumes.with_format("numpy", columns=["pixel_values"])
         network.config.training_appearance = training_appearance(

@@ -218,6 +218,17 @@ CASES = {
         "processor is a ViTImageProcessor",
     ),
     "another kind of model": (settings(CONFIG, model_type="vit", auto_map=None), "not a model of this project"),
+    "a processor with another framing than in training": (
+        each(
+            settings(CONFIG, provenance={"preprocessing": {"framing": "field_of_view"}}),
+            settings(PROCESSOR, framing="head"),
+        ),
+        "the processor has framing head, but the model was trained with field_of_view",
+    ),
+    "a processor with another frame than in training": (
+        each(settings(CONFIG, provenance={"preprocessing": {"frame_mm": 150.0}}), settings(PROCESSOR, frame_mm=300)),
+        "the processor has frame_mm 300.*, but the model was trained with 150",
+    ),
     "a processor of another size": (settings(PROCESSOR, image_size=32), "32 voxels per edge, .*expects 16"),
     "a model of another size": (settings(CONFIG, image_size=32), "16 voxels per edge, .*expects 32"),
     "swapped labels": (

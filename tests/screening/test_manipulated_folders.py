@@ -87,6 +87,7 @@ def test_a_manipulated_folder_is_refused(folder, case, tmp_path, capfd):
 # the folder's own code cannot refuse these: networks with more labels or channels are legitimate elsewhere, and the
 # others are faults of files other than the model's
 OF_SCREENING = [
+    *("a processor with another framing than in training", "a processor with another frame than in training"),
     *("three labels", "two channels", "eps of 1e9", "a mask setting of another name", "half a record"),
     *("no processor", "no configuration", "no code", "another processor", "the encoder as classifier"),
     "another kind of model",
