@@ -85,6 +85,7 @@ def serve(args: argparse.Namespace) -> None:
     try:
         # gradio reads its folder when the page is built; by default it would also send usage statistics
         os.environ |= {"GRADIO_TEMP_DIR": str(workspace.root), "GRADIO_ANALYTICS_ENABLED": "False"}
+        without_proxy(args.host)
         from viewer.page import Page
 
         page = Page(model, processor, public_name(name), workspace, problem)
@@ -92,10 +93,17 @@ def serve(args: argparse.Namespace) -> None:
         page.launch(
             server_name=args.host, server_port=args.port, auth=passwords, max_file_size=f"{args.max_file_size}mb"
         )
-    except OSError as error:  # port in use, disk full
+    except (OSError, ValueError) as error:  # port in use, disk full; a host that is not this machine
         raise OSError(f"the page cannot be served ({error}); choose another --port or --host.") from error
     finally:
         workspace.close()
+
+
+def without_proxy(host: str) -> None:
+    """Reach this machine directly, also where a proxy is set: gradio asks its own page whether it is up."""
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [os.environ.get(name, ""), "127.0.0.1", "localhost", host]
+        os.environ[name] = ",".join(filter(None, hosts))
 
 
 def choose_model(asked: str | None) -> tuple:
@@ -149,7 +157,10 @@ def newest_model() -> str | None:
 
 def read_passwords(file: Path) -> list[tuple[str, str]]:
     """Pairs of user and password, one per line of the file."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"--auth {file} is not text in UTF-8: save it in this encoding.") from error
     if not lines or not all(":" in line for line in lines):
         raise InputError(f"--auth {file} must hold one user:password per line.")
     users = [line.split(":", 1) for line in lines]

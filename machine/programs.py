@@ -37,6 +37,8 @@ def run_program(
     try:
         with (running := Job(_sentence(name, interrupted))):
             status = job() or 0
+            if running.interrupted:  # a library caught the KeyboardInterrupt, as gradio does
+                raise KeyboardInterrupt
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or running.interrupted:
             status = complain(name, interrupted, INTERRUPTED)

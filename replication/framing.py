@@ -19,6 +19,11 @@ Exit status: 0 measured, 1 failed, 2 wrong call.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("replication.framing")
+
 import argparse
 import sys
 import tempfile

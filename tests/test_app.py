@@ -28,7 +28,9 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(base):
-    served = start("--model", base / "model", cwd=base, temp=base / "temp")
+    # a hospital's proxy, which the page must not ask for its own address
+    proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "HTTP_PROXY")} | {"no_proxy": "", "NO_PROXY": ""}
+    served = start("--model", base / "model", cwd=base, temp=base / "temp", **proxy)
     yield served
     assert "ComponentProcessingError" not in stop(served)
 
@@ -326,10 +328,12 @@ def test_wrong_calls_exit_with_2_and_a_sentence(base, tmp_path, capsys):
             app.main(arguments)
         assert caught.value.code == 2 and sentence in capsys.readouterr().err
     (tmp_path / "users").write_text("no colon")
+    (tmp_path / "latin").write_bytes("anna:gehe\u00efm".encode("latin-1"))
     for arguments, sentence in [
         (["--model", str(base / "untrained")], "its weights may be random"),
         (["--model", "./absent"], "does not exist"),
         (["--model", str(base / "model"), "--auth", str(tmp_path / "users")], "one user:password per line"),
+        (["--model", str(base / "model"), "--auth", str(tmp_path / "latin")], "latin is not text in UTF-8"),
     ]:
         assert app.main(arguments) == 2
         errors = capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -93,3 +95,21 @@ def test_complain_and_one_line(capsys):
     assert capsys.readouterr().err == "app.py: the port is in use.\n"
     assert one_line(ValueError("first line\n  second line")) == "first line second line"
     assert one_line(MemoryError()) == "MemoryError"
+
+
+def test_a_job_that_swallowed_ctrl_c_is_interrupted_all_the_same():
+    program = """
+from machine.interruption import begin_program
+begin_program("x.py")
+import os, signal, sys
+from machine.programs import run_program
+def job():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    except KeyboardInterrupt:
+        pass
+sys.exit(run_program("x.py", job, interrupted="stopped"))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (130, "x.py: stopped.\n")
