@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _remove_leftovers(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +218,17 @@ def _check_content(content: Any, path: str | os.PathLike[str]) -> None:
         if not level:
             return
     raise InputError(f"{path} has more than {MOST_LEVELS} levels of objects or lists inside each other: it is damaged.")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed have left of `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process = left.name.split(".")[-2]
+        import psutil  # here, because nearly no call needs it
+
+        if process.isdecimal() and int(process) != os.getpid() and not psutil.pid_exists(int(process)):
+            with suppress(OSError):
+                left.unlink()
 
 
 def _free(path: Path) -> str:

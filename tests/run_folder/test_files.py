@@ -252,3 +252,13 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path, kind):
     for read in (read_json, read_yaml, read_cells):
         with pytest.raises(InputError, match="metrics.json is not a file"):
             read(path)
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_stays(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead, alive, other = (tmp_path / name for name in (f".a.csv.{ended.pid}.part", ".a.csv.1.part", ".b.csv.99.part"))
+    for path in (dead, alive, other):
+        path.write_text("half")
+    write_text(tmp_path / "a.csv", "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other, tmp_path / "a.csv"])
