@@ -196,7 +196,7 @@ class Page:
     @unless_visitor_left
     def receive_example(self, kind: str, entries: list[dict], request: gr.Request, progress=PROGRESS) -> dict:
         """Generate a synthetic scan and screen it like an upload."""
-        if kind not in EXAMPLES:
+        if not isinstance(kind, str) or kind not in EXAMPLES:
             raise gr.Error(f"There is no such example. Choose from: {', '.join(EXAMPLES)}.", print_exception=False)
         with self.workspace.present(request.session_hash):
             path = self.workspace.folder(request.session_hash) / f"synthetic {kind.lower()}.nii.gz"

@@ -94,8 +94,8 @@ class _Parser(GradioMultiPartParser):
         file = self._current_part.file
         if file is not None:
             name = file.filename or ""
-            if not base_name(name).strip(". "):
-                raise MultiPartException("A file needs a name that is more than dots.")
+            if not base_name(name).strip(". ") or base_name(name).startswith("."):
+                raise MultiPartException("A file needs a name that does not start with a dot.")
             if len(name.encode()) > LONGEST_NAME:
                 raise MultiPartException(f"The name of a file is longer than {LONGEST_NAME} bytes.")
 

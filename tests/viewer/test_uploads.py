@@ -88,3 +88,9 @@ def test_strangers_upload_nothing(workspace):
             send(workspace, BODY, tokens={"right": "anna"}, cookie=cookie)
         assert caught.value.status_code == 401 and not uploads(workspace)
     assert send(workspace, BODY, tokens={"right": "anna"}, cookie="access-token-id=right").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["...", ".nii.gz", "C:\\\\.hidden"])
+def test_names_that_start_with_a_dot_are_refused(workspace, name):
+    answer = send(workspace, BODY.replace(b"scan.nii", name.encode()))
+    assert answer.status_code == 400 and b"does not start with a dot" in answer.body and not uploads(workspace)
