@@ -120,10 +120,11 @@ def export_ensemble(run_folder: str | os.PathLike[str], recipe: dict[str, Any], 
     """
     run = RunFolder(run_folder)
     folds = run.folds(recipe["num_folds"])
-    for number in range(len(folds)):
+    for number, fold in enumerate(folds):
         _finished_metrics(run, number)
-    if not is_resnet(_read_config(folds[0])):
-        raise InputError(f"{run} trained {recipe['architecture']}, and only ResNets make an ensemble: publish a fold.")
+        if not is_resnet(_read_config(fold)):
+            architecture = recipe["architecture"]
+            raise InputError(f"{run} trained {architecture}, and only ResNets make an ensemble: publish a fold.")
     for fold in folds:
         _require_sound(fold)
     ensemble = GloResNetEnsembleForImageClassification.from_members(
