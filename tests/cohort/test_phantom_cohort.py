@@ -361,3 +361,9 @@ def test_contact_sheet(tmp_path, monkeypatch):
     monkeypatch.setattr(contact_sheet, "_CASES", tuple(c for c in contact_sheet._CASES if c[0] in names))
     path = contact_sheet.draw_contact_sheet(tmp_path / "docs" / "phantom.png", voxel_size=3.0)
     assert image.open(path).size[0] == 1320
+
+
+def test_the_package_is_light_until_something_is_asked_for():
+    """`python -m cohort.phantom` imports it before it can handle Ctrl-C."""
+    program = "import sys, cohort.phantom; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
