@@ -28,7 +28,7 @@ from pathlib import Path
 
 from machine.cores import available_cores
 from machine.memory import keep_freed_memory, keep_imported_modules
-from machine.programs import FAILED, one_line, run_program
+from machine.programs import FAILED, run_program, stopped
 from run_folder.files import WriteError
 from screening.errors import ModelError, NoScansError
 from screening.fast import DTYPES, prepare
@@ -44,14 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
 
     def job() -> int:
-        try:
+        with stopped("nothing was written", "check disk and memory, or lower --batch_size.", (WriteError,)):
             return predict(args)
-        except WriteError:
-            raise
-        except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a killed worker
-            reason = one_line(error).rstrip(".")[:300]
-            advice = "check disk and memory, or lower --batch_size."
-            raise OSError(f"stopped, nothing was written ({reason}): {advice}") from error
 
     return run_program(
         NAME,

@@ -6,7 +6,8 @@ Exit status: 0 success, 1 the job failed, 2 the call was wrong, 130 interrupted 
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .interruption import INTERRUPTED, Job, said
 
@@ -50,6 +51,26 @@ def run_program(
             raise
     said(status)
     return status
+
+
+@contextmanager
+def stopped(outcome: str, advice: str, let_through: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Around a long computation: an error of memory, disk or library becomes one sentence.
+
+    Args:
+        outcome: what is left, such as `no file was kept`.
+        advice: what to do.
+        let_through: errors that have a good sentence already.
+
+    Raises:
+        OSError: the sentence.
+    """
+    try:
+        yield
+    except let_through:
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        raise OSError(f"stopped, {outcome} ({one_line(error).rstrip('.')[:300]}): {advice}") from error
 
 
 def complain(name: str, message: Exception | str, status: int) -> int:

@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from architectures.networks import is_resnet
-from machine.programs import one_line, run_program
+from machine.programs import one_line, run_program, stopped
 from preprocessing.image_processing_gloresnet import SETTINGS
 from run_folder.files import WriteError, writing
 from screening.exported import (
@@ -72,14 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
 
     def job() -> None:
-        try:
+        with stopped("no file was kept", "check disk and memory, or use another --format.", (WriteError,)):
             run(args)
-        except WriteError:
-            raise
-        except (RuntimeError, MemoryError, OSError) as error:  # out of memory, an operation without a kernel
-            reason = one_line(error).rstrip(".")[:300]
-            advice = "check disk and memory, or use another --format."
-            raise OSError(f"stopped, no file was kept ({reason}): {advice}") from error
 
     return run_program(
         NAME,
