@@ -83,7 +83,7 @@ def _incomplete(series: Sequence[Instance], stack: Stack) -> list[str]:
     count = len(stack.slices)
     expected = max((instance.expected or 0 for instance in series), default=0)
     if expected > count:
-        return [f"The header speaks of {expected} images, and the series has {count}: slices may be missing at an end."]
+        return [f"The header states {expected} images, but the series has {count}: slices may be missing at an end."]
     numbers = [instance.instance_number for instance in series if instance.instance_number is not None]
     if (
         len(series) == count

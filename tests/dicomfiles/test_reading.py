@@ -223,7 +223,7 @@ def test_the_original_goes_before_the_derived_one(tmp_path):
         ({"PatientBirthDate": "ZPHI"}, "does not give the patient's age"),
         ({"PatientBirthDate": "", "PatientAge": "051W"}, ""),
         ({"EchoTime": None, "SeriesDescription": "ZPHI T2W TRA"}, "chosen by its name"),
-        ({"ImagesInAcquisition": 12}, "speaks of 12 images, and the series has 10"),
+        ({"ImagesInAcquisition": 12}, "states 12 images, but the series has 10"),
     ],
 )
 def test_doubts_are_warnings_of_the_volume(values, words, tmp_path):

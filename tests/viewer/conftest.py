@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+from viewer.workspace import Workspace
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
@@ -47,6 +50,14 @@ def write_heat(path: Path) -> Path:
     distance = np.square(millimetres((25, 25, 25), affine) - PEAK).sum(-1)
     nib.save(nib.Nifti1Image(np.exp(-distance / (2 * 5.0**2)).astype(np.float32), affine), path)
     return path
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    workspace = Workspace()
+    yield workspace
+    workspace.close()
 
 
 @pytest.fixture(scope="session")

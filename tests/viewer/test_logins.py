@@ -20,7 +20,7 @@ def logins(clock):
     return Logins([("anna", "secret"), ("bert", "pässwörd")])
 
 
-def attempt(logins, password, user="anna", address="192.0.2.1"):
+def attempt(logins, password, user="anna", address="127.0.0.1"):
     """True, False, or the seconds to wait."""
     client_address.set(address)
     try:
@@ -54,7 +54,7 @@ def test_others_do_not_wait(logins):
         attempt(logins, "guess")
     assert attempt(logins, "secret") == 1
     assert attempt(logins, "pässwörd", "bert") is True  # another user of the same address
-    assert attempt(logins, "secret", address="192.0.2.2") is True
+    assert attempt(logins, "secret", address="127.0.0.2") is True
 
 
 def test_a_customer_with_many_addresses_of_version_6_counts_as_one(logins):
@@ -74,7 +74,7 @@ def test_failures_are_forgotten_after_a_while_and_use_little_memory(logins, cloc
         attempt(logins, "guess", user=f"name {number}")
     assert len(logins._failures) <= NAME_GROUPS
     for number in range(REMEMBERED + 100):
-        attempt(logins, "guess", address=f"10.0.{number // 256}.{number % 256}")
+        attempt(logins, "guess", address=f"127.0.{number // 256}.{number % 256}")
     assert len(logins._failures) == REMEMBERED
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +12,6 @@ from starlette.requests import Request
 
 from tests.viewer.load import BOUNDARY, multipart
 from viewer.uploads import Uploads
-from viewer.workspace import Workspace
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    workspace = Workspace()
-    yield workspace
-    workspace.close()
 
 
 def send(workspace, *chunks, then="end", limit=1000, tokens=None, cookie="", query=b""):

@@ -12,14 +12,6 @@ from viewer import workspace as module
 from viewer.workspace import FORGET_AFTER, PREFIX, Workspace
 
 
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    workspace = Workspace()
-    yield workspace
-    workspace.close()
-
-
 def upload(workspace, name="scan.nii.gz"):
     with workspace.receive_upload() as folder:
         (folder / name).write_bytes(b"voxels")
