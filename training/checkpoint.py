@@ -144,7 +144,7 @@ def _restore(
     expected = network.state_dict()
     weights = _read_weights(checkpoint / WEIGHTS, expected)
     selected = _read_weights(checkpoint / SELECTED, expected) if SELECTED in recorded else None
-    state = _read_optimizer(checkpoint / OPTIMIZER, optimizer)
+    state = _read_optimizer(checkpoint / OPTIMIZER, optimizer, may_be_empty=accelerator.scaler is not None)
     randoms_here = checkpoint / randoms[accelerator.process_index]
     set_random_state(read_json(randoms_here), accelerator.device, where=randoms_here)
     network.load_state_dict(weights)
@@ -208,8 +208,13 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{name}.{number}": value for number, tensors in state.items() for name, value in tensors.items()}
 
 
-def _read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """Read the state of an optimizer: number of a parameter -> name -> tensor."""
+def _read_optimizer(
+    path: Path, optimizer: torch.optim.Optimizer, *, may_be_empty: bool
+) -> dict[int, dict[str, Tensor]]:
+    """Read the state of an optimizer: number of a parameter -> name -> tensor.
+
+    It may be empty in float16, where the first steps are left out until the scale of the loss fits.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _read_tensors(path).items():
@@ -220,7 +225,8 @@ def _read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, d
         if value.shape == parameter.shape:  # in the memory order of the parameter, so that sums round as they did
             value = torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
         state.setdefault(int(number), {})[name] = value
-    if not state or any(tensors.keys() != {"step", "exp_avg", "exp_avg_sq"} for tensors in state.values()):
+    complete = bool(state) or may_be_empty
+    if not complete or any(tensors.keys() != {"step", "exp_avg", "exp_avg_sq"} for tensors in state.values()):
         raise InputError(f"{path} is damaged: it lacks a part of the optimizer's state")
     return state
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from run_folder.files import InputError
 from run_folder.layout import RunFolder
-from training.checkpoint import checkpoints
+from training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from training.fold import open_fold
 from training.recipe import load_recipe
 
@@ -273,3 +273,19 @@ def test_an_unfinished_checkpoint_is_ignored(tmp_path):
     for name in ("epoch-002", "epoch-010", "epoch-last"):
         (tmp_path / name).mkdir()
     assert [path.name for path in checkpoints(tmp_path)] == ["epoch-010", "epoch-002"]
+
+
+def test_a_float16_fold_whose_first_steps_were_left_out_continues(data, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with open_fold(0, data, RECIPE, run) as fold:
+        # as after an epoch in which every gradient was infinite: the optimizer made no step, and the scale was halved
+        fold.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**15)
+        history = [{"epoch": 1}]
+        folder = fold.folder.checkpoints
+        save_checkpoint(fold.accelerator, folder, 0, fold.model, fold.optimizer, history, None)
+        fold.accelerator.scaler = torch.amp.GradScaler("cpu")
+        restored, _ = load_checkpoint(fold.accelerator, folder, 0, fold.model, fold.optimizer)
+        assert restored == history and fold.accelerator.scaler.get_scale() == 2.0**15
+        fold.accelerator.scaler = None  # in other precisions every step is made
+        with pytest.raises(InputError, match="lacks a part of the optimizer's state"):
+            load_checkpoint(fold.accelerator, folder, 0, fold.model, fold.optimizer)
