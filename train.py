@@ -128,8 +128,8 @@ def check_options(options: argparse.Namespace, recipe: Recipe) -> None:
     """
     if options.fold != "all" and int(options.fold) >= recipe.num_folds:
         raise RecipeError(f"There is no fold {options.fold} of {recipe.num_folds}: fold numbers start at 0.")
-    if recipe.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise RecipeError("mixed_precision fp16 needs a CUDA GPU, and this machine has none: use no or bf16.")
+    if (precision := recipe.mixed_precision) in ("tf32", "fp16") and not torch.cuda.is_available():
+        raise RecipeError(f"mixed_precision {precision} needs a CUDA GPU, and this machine has none: use no or bf16.")
     if options.refit and recipe.selection != "last":
         raise RecipeError(
             f"--refit trains on all scans, so --selection {recipe.selection} has none left to choose the epoch on: "

@@ -26,7 +26,7 @@ CHOICES = {
     "bias_correction": ("none", "n4"),
     "split": ("family", "paper"),
     "selection": SELECTIONS,
-    "mixed_precision": ("no", "bf16", "fp16"),
+    "mixed_precision": ("no", "tf32", "bf16", "fp16"),
 }
 WORDS = (*CHOICES, "architecture", "init")
 CARD = (  # the settings that a model card states

@@ -28,6 +28,12 @@ METRIC_NAMES = {
     "average_precision": "Average precision",
 }
 HUB_METRIC_TYPES = {"auc": "roc_auc", "mcc": "matthews_correlation"}
+PRECISIONS = {
+    "no": "float32",
+    "tf32": "float32 with TF32 products",
+    "bf16": "bfloat16 (mixed)",
+    "fp16": "float16 (mixed)",
+}
 WATTS_PER_CORE = 12  # the default of Green Algorithms (DOI 10.1002/advs.202100707)
 
 
@@ -88,7 +94,7 @@ def render_card(
         framing=recipe.get("framing", "field_of_view"),  # absent from runs before version 0.2
         bias_correction=recipe.get("bias_correction", "none"),
         recipe={**recipe, "init_name": _initial_weights(recipe["init"], network)},
-        precision={"no": "float32", "bf16": "bfloat16 (mixed)", "fp16": "float16 (mixed)"}[recipe["mixed_precision"]],
+        precision=PRECISIONS[recipe["mixed_precision"]],
         metrics=metrics,
         evidence=evidence,
         step=f"{100 / metrics['n']:.1f}" if metrics else "",

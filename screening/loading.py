@@ -25,7 +25,7 @@ from preprocessing import GloResNetImageProcessor
 from .errors import ModelError
 from .exported import is_converted_file, load_exported
 from .model import ScreeningModel
-from .pytorch import PyTorchModel
+from .pytorch import PyTorchModel, allow_tf32
 from .settings import check_settings
 
 __all__ = ["ModelError", "load_model", "load_pytorch_model"]
@@ -127,6 +127,7 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
         problem = one_line(error)
     if problem:
         raise ModelError(f"the model {name} cannot be loaded: {problem}")
+    allow_tf32(False)  # float32 means float32, on a GPU too
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device, memory_format=torch.channels_last_3d), processor
 

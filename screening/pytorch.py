@@ -8,6 +8,15 @@ from torch import Tensor, nn
 from architectures.networks import member_temperatures, resnets_of
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Let a GPU round the factors of float32 products to 10 bits (TF32), or not.
+
+    PyTorch allows it for convolutions by default. The probabilities of a model then move by up to about 1e-3.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 class PyTorchModel:
     """A GloResNet, an ensemble or a baseline as a `ScreeningModel`.
 

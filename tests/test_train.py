@@ -306,6 +306,7 @@ def test_a_changed_scan_is_noticed(finished, shared_tiny_cohort, tmp_path):
         (["--recipe", "nowhere"], "There is no recipe nowhere"),
         (["--image_size", "8"], "image_size is 8: it must be from 16 to 512"),
         (["--mixed_precision", "fp16"], "needs a CUDA GPU"),
+        (["--mixed_precision", "tf32"], "mixed_precision tf32 needs a CUDA GPU"),
         (["--labels", "nowhere.csv"], "--labels nowhere.csv is not a file"),
         (["--report_to", "wandb"], "needs its package: pip install wandb"),
     ],

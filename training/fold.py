@@ -22,6 +22,7 @@ from run_folder.files import write_text
 from run_folder.layout import REFIT, ModelFolder, RunFolder
 from run_folder.tables import csv_text
 from screening.out_of_distribution import training_appearance
+from screening.pytorch import allow_tf32
 
 from .build import Network, new_loader, new_model, new_processor
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -185,6 +186,7 @@ class Fold:
             tracker.finish()
 
         # a new model in float32, so that these predictions are the ones that the exported folder will make
+        allow_tf32(False)
         network = new_model(self.recipe, pretrained=False)
         network.load_state_dict(self.selected or self.state())
         check_weights(network, self.recipe)

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from accelerate.utils import GradientAccumulationPlugin
+
+from screening.pytorch import allow_tf32
 
 from .recipe import Recipe, RecipeError
 
@@ -45,10 +46,10 @@ def start_accelerator(recipe: Recipe, folder: Path, report_to: str) -> Accelerat
                 f"{variable} is {value}, which asks for {what}, and training does not support it: leave it out of the "
                 "call of accelerate launch, of its configuration file (accelerate config) and of the environment."
             )
-    tf32 = torch.backends.cuda.matmul.allow_tf32
+    tf32 = recipe.mixed_precision == "tf32"
     try:
         accelerator = Accelerator(
-            mixed_precision=recipe.mixed_precision,
+            mixed_precision="no" if tf32 else recipe.mixed_precision,
             # a plugin, because ACCELERATE_GRADIENT_ACCUMULATION_STEPS replaces the plain number
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.gradient_accumulation_steps),
             log_with=None if report_to == "none" else report_to,
@@ -59,7 +60,7 @@ def start_accelerator(recipe: Recipe, folder: Path, report_to: str) -> Accelerat
         )
     except ValueError as error:  # such as a backend of torch.compile that it does not know
         raise RecipeError(f"Accelerate does not start with the settings it was launched with: {error}") from error
-    torch.backends.cuda.matmul.allow_tf32 = tf32  # Accelerate allows it with torch.compile; the recipe says float32
+    allow_tf32(tf32)  # PyTorch allows it for convolutions, Accelerate with torch.compile; the recipe decides
     return accelerator
 
 

@@ -57,7 +57,9 @@ class Recipe:
     learning_rate: float = setting("learning rate of AdamW at the start of the cosine schedule", 0)
     min_learning_rate: float = setting("learning rate at the end of the cosine schedule", 0)
     weight_decay: float = setting("weight decay of AdamW", 0)
-    mixed_precision: Literal["no", "bf16", "fp16"] = setting("precision of the forward and backward passes")
+    mixed_precision: Literal["no", "tf32", "bf16", "fp16"] = setting(
+        "precision of the forward and backward passes; tf32 and fp16 need a CUDA GPU"
+    )
     num_threads: int | None = setting("PyTorch threads per process", 1, 4096)
     rotation_degrees: float = setting("largest random rotation about each axis in degrees", 0, 180)
     flip_prob: float = setting("probability of a left-right flip", 0, 1)

@@ -126,3 +126,20 @@ def test_a_run_continues_with_and_without_the_compiler(data, tmp_path, launch, f
         torch.testing.assert_close(weights[name], expected[name], rtol=1e-3, atol=1e-5)
     history = json.loads((tmp_path / "run/fold-0/checkpoints/epoch-002/progress.json").read_text())["history"]
     assert [row["epoch"] for row in history] == [1, 2]
+
+
+def test_products_on_a_gpu_are_rounded_to_tf32_only_if_the_recipe_says_so(data, tmp_path, launch):
+    rounded = replace(RECIPE, mixed_precision="tf32", num_train_epochs=1)
+
+    def allowed():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    launch(DYNAMO_BACKEND="eager")  # with which Accelerate would allow it
+    start_accelerator(RECIPE, tmp_path, "none")
+    assert allowed() == (False, False)
+    launch()
+    with open_fold(0, data, rounded, RunFolder(tmp_path / "run")) as fold:
+        assert allowed() == (True, True)
+        fold.epoch(1)
+        fold.finish()
+        assert allowed() == (False, False)  # the predictions are those of the exported folder, in float32
