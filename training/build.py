@@ -97,15 +97,16 @@ def new_loader(scans: ScanDataset, recipe: Recipe, accelerator: Accelerator, *, 
     """Make a loader of batches. `shuffle` is for training; it may drop a last batch of one scan."""
     batch_size = recipe.per_device_train_batch_size
     on_gpu = accelerator.device.type == "cuda"
+    # reading is slower than a GPU; on a CPU, workers would take cores from the network
+    workers = 4 if on_gpu and len(scans) else 0
     return DataLoader(
         scans,
         batch_size=batch_size,
         shuffle=shuffle,
         # BatchNorm and mixup need two scans; the scan that is dropped changes from epoch to epoch
         drop_last=shuffle and accelerator.num_processes == 1 and len(scans) % batch_size == 1,
-        # reading is slower than a GPU; on a CPU, workers would take cores from the network
-        num_workers=4 if on_gpu else 0,
+        num_workers=workers,
         worker_init_fn=leave_signals_to_the_parent,
-        persistent_workers=on_gpu,
+        persistent_workers=workers > 0,
         pin_memory=on_gpu,
     )
