@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from cohort.phantom import PhantomFolderError
 from machine.programs import FAILED, one_line, run_program
 from machine.version import project_version
 from run_folder.files import write_text
@@ -45,13 +46,14 @@ DRY = "A dry run on the CPU in tiny sizes. It shows that the command works; no f
 
 def main(argv: Sequence[str]) -> int:
     args = parse_arguments(argv)
-    return run_program(NAME, lambda: measure(args), interrupted=f"interrupted; the rows so far are in {args.output}")
+    interrupted = f"interrupted; the rows so far are in {args.output}"
+    return run_program(NAME, lambda: measure(args), wrong_call=(PhantomFolderError,), interrupted=interrupted)
 
 
 def measure(args: argparse.Namespace) -> int:
     """Measure the sections one after another. Returns the exit status: 1 if one of them failed."""
     started = time.perf_counter()
-    report: dict[str, Any] = {"dry": args.dry, "machine": describe_gpu(), "sections": []}
+    report: dict[str, Any] = {"dry": args.dry, "machine": describe_gpu(args.dry), "sections": []}
     with tempfile.TemporaryDirectory(prefix="gloresnet-benchmarks-") as folder:
         plan = dry_plan(Path(folder)) if args.dry else gpu_plan(Path(folder))
         for name in args.sections or SECTIONS:
@@ -102,12 +104,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def describe_gpu() -> dict[str, Any]:
+def describe_gpu(dry: bool) -> dict[str, Any]:
     """What a reader needs to judge the figures: the machine, the card, the driver, the versions, the commit."""
     facts = describe_machine()
     facts["commit"] = project_version()["commit"] or "not known"
-    if not torch.cuda.is_available():
-        return facts | {"card": "none"}
+    if dry:
+        return facts | {"card": "none used"}
     card = torch.cuda.get_device_properties(0)
     return facts | {
         "card": card.name,

@@ -72,7 +72,8 @@ def _steps(plan: Plan, precision: str, last: bool, batch: int) -> dict[str, Any]
 
 def measure_epoch(plan: Plan) -> Iterator[dict[str, Any]]:
     """An epoch of the recipe `paper` (random initial weights) on phantoms, with reading, augmentation and mixup, after
-    one epoch to warm up. "waiting" is the share of the time in which the next batch was not there yet."""
+    one epoch to warm up. The scans of the fold repeat until there are as many as the table says. "waiting" is the share
+    of the time in which the next batch was not there yet."""
     for precision, batch, checkpointing in itertools.product(plan.precisions, plan.batches, (False, True)):
         if plan.dry and checkpointing != (precision == "bf16"):
             continue  # each of the two once
@@ -225,8 +226,9 @@ def fold_on(plan: Plan, recipe: Recipe, device: torch.device, name: str) -> Iter
     """
     run = RunFolder(plan.folder / name)
     run.path.mkdir(exist_ok=True)
-    recipe = replace(recipe, num_threads=available_cores())
-    torch.set_num_threads(available_cores())
+    threads = 1 if plan.dry else available_cores()  # more would wait for each other at these sizes
+    recipe = replace(recipe, num_threads=threads)
+    torch.set_num_threads(threads)
     with training_on(device):
         data = _data(plan, recipe, run)
         with open_fold(plan.fold, data, recipe, run) as fold:

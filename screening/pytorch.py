@@ -11,7 +11,7 @@ from architectures.networks import member_temperatures, resnets_of
 def allow_tf32(allowed: bool) -> None:
     """Let a GPU round the factors of float32 products to 10 bits (TF32), or not.
 
-    PyTorch allows it for convolutions by default. The probabilities of a model then move by up to about 1e-3.
+    PyTorch allows it for convolutions by default.
     """
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

@@ -16,7 +16,7 @@ def test_a_dry_run_measures_every_section_and_calls_itself_one(tmp_path, capsys)
     assert main(["gpu", "--dry", "--output", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "gpu.json").read_text())
     text = (tmp_path / "gpu.md").read_text()
-    assert report["dry"] and report["machine"]["card"] == "none" and "commit" in report["machine"]
+    assert report["dry"] and report["machine"]["card"] == "none used" and "commit" in report["machine"]
     assert gpu.DRY in text and text.strip() in capsys.readouterr().out
     rows = {section["name"]: section["rows"] for section in report["sections"]}
     assert list(rows) == list(gpu.SECTIONS) and all("repeats" in row for section in rows.values() for row in section)
