@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from machine.cores import available_cores
 from machine.programs import one_line
-from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from run_folder.layout import RunFolder
 from screening.pytorch import allow_tf32
-from training.build import new_loader
+from training.build import new_loader, new_model
 from training.data import TrainingData, prepare_data
 from training.fold import Fold, open_fold
 from training.launch import start_accelerator
@@ -46,7 +45,7 @@ def measure_steps(plan: Plan) -> Iterator[dict[str, Any]]:
 def _steps(plan: Plan, precision: str, last: bool, batch: int) -> dict[str, Any]:
     torch.manual_seed(0)
     allow_tf32(precision == "tf32")
-    model = GloResNetForImageClassification(GloResNetConfig(image_size=plan.image_size)).to(plan.device).train()
+    model: Any = new_model(paper(plan)).to(plan.device).train()
     if last:
         model = model.to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -77,11 +76,12 @@ def measure_epoch(plan: Plan) -> Iterator[dict[str, Any]]:
     for precision, batch, checkpointing in itertools.product(plan.precisions, plan.batches, (False, True)):
         if plan.dry and checkpointing != (precision == "bf16"):
             continue  # each of the two once
-        recipe = load_recipe(
-            "paper", init="random", image_size=plan.image_size, per_device_train_batch_size=batch,
-            mixed_precision=PRECISIONS[precision], gradient_checkpointing=checkpointing, seed=42,
-            **{name: value for name, value in plan.demo.items() if name in ("architecture", "num_folds")},
-        )  # fmt: skip
+        recipe = paper(
+            plan,
+            per_device_train_batch_size=batch,
+            mixed_precision=PRECISIONS[precision],
+            gradient_checkpointing=checkpointing,
+        )
         row = {"precision": precision, "batch": batch, "checkpointing": "on" if checkpointing else "off"}
         row["scans"] = plan.epoch_scans
         yield attempt(row, functools.partial(_epoch, plan, recipe))
@@ -211,6 +211,12 @@ def _fold(plan: Plan, device: torch.device, precision: str, expected: list[float
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def paper(plan: Plan, **settings: Any) -> Recipe:
+    """The recipe `paper` at the plan's size, with random initial weights, which need no download."""
+    same = {name: value for name, value in plan.demo.items() if name in ("architecture", "num_folds")}
+    return load_recipe("paper", init="random", image_size=plan.image_size, **same, **settings)
 
 
 def demo(plan: Plan, precision: str) -> Recipe:
