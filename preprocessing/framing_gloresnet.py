@@ -3,6 +3,7 @@
 Without framing, the cube shows whatever was scanned: more neck, more air or another table position changes the size and
 place of the head in it. With framing, the cube always covers the same length in millimetres on every axis. The top of
 the head is `ABOVE` of it below the upper face; left-right and front-back, the head is in the middle.
+What is more than `BELOW_MM` below the head is blank, so the length of the neck in the scan does not matter.
 
 The head is described by an ellipsoid. The areas of parallel sections of an ellipsoid are a parabola, however it is
 turned. A parabola fitted to the sections near the widest one gives both ends of the head along an axis, even if one end
@@ -18,6 +19,7 @@ from .volume_gloresnet import Frame, Volume, resample
 
 FRAME_MM = 150.0  # the longest phantom (45 weeks) has a head of 143 mm, the longest of ten newborn brains has 135 mm
 ABOVE = 0.2  # share of the frame above the top of the head; 120 mm are left below it, the tallest phantom has 106 mm
+BELOW_MM = 10.0  # shown below the head; more neck would change the mean and SD of the cube, and so the answer
 GRID = 81  # voxels per edge of the coarse copy that is searched; odd, so that every second voxel is symmetric
 SMOOTHING_MM = 1.5
 EDGE = 0.3  # of the way from the background to the head: above ghosts and noise, below fat, even in a strong bias field
@@ -91,7 +93,8 @@ def frame_head(volume: Volume, frame_mm: float = FRAME_MM) -> Volume:
                 )
             elif beyond > WARN:
                 sentences.append(f"About {100 * beyond:.0f} % of the head leaves the frame at the {side}.")
-    frame = Frame(_three(first), _three(first + size), head.background)
+    bottom = max(float(low[2] - BELOW_MM / spacing[2]), 0.0)
+    frame = Frame(_three(first), _three(first + size), head.background, bottom)
     return volume._replace(frame=frame, warnings=(*volume.warnings, *sentences))
 
 

@@ -47,11 +47,13 @@ class Frame(NamedTuple):
         first, last: the positions of the cube's first and last voxel along R, A, S, in voxels of the scan. They may be
             outside the scan.
         background: the intensity of the cube outside the scan.
+        bottom: what is below this position along S counts as outside the scan.
     """
 
     first: tuple[float, float, float]
     last: tuple[float, float, float]
     background: float = 0.0
+    bottom: float = 0.0
 
 
 class Volume(NamedTuple):
@@ -193,7 +195,7 @@ def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | N
     )
     cube = np.empty((shape[2], *shape[:2]), dtype)  # (S, R, A)
     for row, before, share, outside in zip(cube, *on_s, strict=True):  # one plane at a time fits into the CPU cache
-        if outside:
+        if outside or before + share < frame.bottom:
             row[...] = frame.background
             continue
         lines = _between(plane(before), plane(before + 1), share)

@@ -85,6 +85,9 @@ def test_a_frame_reads_the_same_points_as_scipy():
     inside = np.all([(p >= 0) & (p <= n - 1) for p, n in zip(points, data.shape, strict=True)], axis=0)
     np.testing.assert_allclose(cube[inside], expected[inside], atol=1e-3)
     assert (cube[~inside] == -7).all() and 0 < inside.mean() < 1
+    below = points[2] < 4.2
+    expected = np.where(below, -7, cube)
+    np.testing.assert_array_equal(resample(data, 16, frame._replace(bottom=4.2)), expected)
 
 
 def test_the_frame_of_the_whole_grid_changes_no_bit():
@@ -135,6 +138,20 @@ def test_the_cube_hardly_depends_on_the_field_of_view():
     field = [GloResNetImageProcessor(image_size=32)(head(s), return_tensors="np").pixel_values[0, 0].ravel()
              for s in (Scene(), Scene(below=(80, 60, 70), above=(49, 100, 70)))]  # fmt: skip
     assert np.corrcoef(*field)[0, 1] < 0.8
+
+
+def test_the_length_of_the_neck_does_not_change_the_cube():
+    processor = GloResNetImageProcessor(image_size=64, framing="head")
+    cubes = [
+        processor(head(Scene(below=(60, 75, below), noise=1)), return_tensors="np").pixel_values[0, 0]
+        for below in (60, 70, 95)
+    ]
+    for cube in (cubes[0], cubes[2]):
+        assert np.abs(cube - cubes[1]).mean() < 0.02
+        assert cube.min() == pytest.approx(cubes[1].min(), abs=0.002)  # the air: mean and SD are the same
+    # the head is 88 mm high, so 10 mm below it are 22 mm above the lower face; the cube has 63 steps of 2.38 mm
+    rows = cubes[2].max(axis=(0, 1)) > cubes[2].min() + 0.5
+    assert abs(int(np.flatnonzero(rows)[0]) * 150 / 63 - 22) < 4
 
 
 @pytest.mark.parametrize("angles", [(15, 0, 0), (-15, 0, 0), (0, 15, 0), (8, -8, 10)])
