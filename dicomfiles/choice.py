@@ -11,6 +11,7 @@ from .headers import Damaged, Header, Headers, Instance
 from .stacking import plane_of
 from .thresholds import MIN_SLICES
 
+LONGEST_NUMBER = 12  # characters of an IS, DICOM PS3.5
 LISTED = 6  # series named in a message
 Series = list[Instance]
 
@@ -93,7 +94,9 @@ def choose(series: dict[str, Series], wanted: str | None, where: str) -> tuple[S
     if wanted is not None:
         uid = _wanted(series, wanted, where)
         if verdicts[uid].t2w == "no":
-            raise SeriesError(f"{where}: the series asked for is {verdicts[uid].why}, not T2-weighted: choose another.")
+            raise SeriesError(
+                f"{where}: the series asked for is {verdicts[uid].why}, not T2-weighted: choose another (--series)."
+            )
     else:
         uid = _only(series, verdicts, where)
     chosen, verdict, warnings = series[uid], verdicts[uid], []
@@ -111,15 +114,17 @@ def choose(series: dict[str, Series], wanted: str | None, where: str) -> tuple[S
 def _wanted(series: dict[str, Series], wanted: str, where: str) -> str:
     if wanted in series:
         return wanted
-    number = int(wanted) if wanted.isdecimal() else None
+    number = int(wanted) if wanted.isdecimal() and len(wanted) <= LONGEST_NUMBER else None
     found = [uid for uid, instances in series.items() if number is not None and instances[0].number == number]
     if len(found) == 1:
         return found[0]
     if found:
         raise SeriesError(
-            f"{where} has {len(found)} series with the number asked for: give the SeriesInstanceUID of one."
+            f"{where} has {len(found)} series with the number asked for: give the SeriesInstanceUID of one (--series)."
         )
-    raise SeriesError(f"{where} has no MR series of the number or UID asked for: it has {listing(series)}.")
+    raise SeriesError(
+        f"{where} has no MR series of the number or UID asked for: it has {listing(series)}. Choose one (--series)."
+    )
 
 
 def _only(series: dict[str, Series], verdicts: dict[str, Verdict], where: str) -> str:

@@ -13,29 +13,20 @@ import numpy as np
 import torch
 from gradio.data_classes import FileData, GradioRootModel
 
-from cohort.phantom import make_phantom_scan
 from explanation.gradcam import explain, map_image, peak_position, scan_image
 from screening.fast import prepare
 from screening.one_scan import NOTICE, framed_scan, prepare_scan
 
 from .entries import COLUMNS, next_to, table_row
+from .examples import EXAMPLES, write_example
 from .fragments import answers_table, masthead, result_panel
 from .niivue import Viewer, scene
-from .scans import UploadError, check_endings, endings, screen_upload, take, take_scans
+from .scans import SERIES, UploadError, asks_for_series, check_endings, endings, screen_upload, take, take_scans
 from .serving import launch
 from .turns import LineIsFull, Turns
 from .visits import place_in_line, unless_visitor_left
 from .workspace import Workspace
 
-EXAMPLES = {
-    "Normal": {},
-    "Ventriculomegaly": {"ventriculomegaly": "severe"},
-    "Atrophy": {"atrophy": "severe"},
-    "Cystic PVL": {"cystic_pvl": "confluent"},
-    "Intraventricular haemorrhage": {"ivh": "major"},
-    "Punctate lesions": {"punctate": "many"},
-}
-EXAMPLE_AGE = 38.0  # weeks, postmenstrual age
 METHODS = [("LayerCAM (finer)", "layercam"), ("Grad-CAM (coarser)", "gradcam")]
 KEEP_PAIRS = 900  # seconds; the scan waits until its visitor has uploaded the mask
 ABOUT_MAPS = (
@@ -107,6 +98,11 @@ class Page:
                     visible=needs_mask,
                     elem_id="mask",
                 )
+                self.series = gr.Textbox(
+                    label=f"{SERIES} of the DICOM study: its number, for the next upload only",
+                    visible=False,
+                    elem_id="series",
+                )
                 if not needs_mask:
                     gr.Markdown("A DICOM study is one scan: a .zip, or all its .dcm files at once.")
                     gr.Markdown("Or try a synthetic example, a computer-generated phantom:")
@@ -134,7 +130,7 @@ class Page:
 
     def _connect(self) -> None:
         screened = [self.upload, self.mask, self.entries, self.chosen, self.picker, self.table, self.result]
-        screened += [self.answer_file, self.table_file, self.map_file, self.viewer]
+        screened += [self.series, self.answer_file, self.table_file, self.map_file, self.viewer]
         private = {"api_visibility": "private"}
         raw = {"preprocess": False}  # a file as a dictionary; else gradio leaves an empty file behind for each
 
@@ -145,7 +141,7 @@ class Page:
             event.then(self.offer_map, shown, [self.map_file], **private)
 
         for source in [self.upload] + ([self.mask] if self.mask.visible else []):
-            uploaded = [self.upload, self.mask, self.entries]
+            uploaded = [self.upload, self.mask, self.entries, self.series]
             then_explain(source.upload(self.receive, uploaded, screened, **private, **raw))
         if not self.mask.visible:
             for button in self.examples:
@@ -172,10 +168,12 @@ class Page:
         uploads: dict | list[dict] | None,
         mask: dict | None,
         entries: list[dict],
+        series: str | None,
         request: gr.Request,
         progress=PROGRESS,
     ) -> dict:
         """Take over the uploaded scans, then screen them one after another."""
+        series = str(series or "").strip() or None
         uploads = [uploads] if isinstance(uploads, dict) else uploads or []
         if self.processor.brain_mask == "required" and not (uploads and mask):
             missing = "the brain mask" if uploads else "the scan"
@@ -190,7 +188,8 @@ class Page:
             scans, own_mask = self._take(uploads, mask, visitor)
             new = []
             for number, scan in enumerate(scans):
-                new.append(self._entry(scan, own_mask, place_in_line(progress, scan, (number, len(scans)))))
+                told = place_in_line(progress, scan, (number, len(scans)))
+                new.append(self._entry(scan, own_mask, told, series=series))
             return self._received(entries, new)
 
     @unless_visitor_left
@@ -201,7 +200,7 @@ class Page:
         with self.workspace.present(request.session_hash):
             path = self.workspace.folder(request.session_hash) / f"synthetic {kind.lower()}.nii.gz"
             with self._turn(place_in_line(progress, path.parent)):
-                nibabel.save(make_phantom_scan(EXAMPLE_AGE, EXAMPLES[kind], seed=7).image(), path)
+                write_example(kind, path)
             return self._received(entries, [self._entry(str(path), None, place_in_line(progress, path))])
 
     def _take(self, uploads: list[dict], mask: dict | None, visitor: str) -> tuple[list[str], str | None]:
@@ -231,6 +230,8 @@ class Page:
         return {
             self.upload: None,
             self.mask: None,
+            # emptied: a number of one study must not choose a series of the next one
+            self.series: gr.Textbox(value="", visible=any(asks_for_series(entry) for entry in new)),
             self.entries: entries,
             self.chosen: chosen,
             self.viewer: None,
@@ -240,9 +241,9 @@ class Page:
             **self._show(entries, chosen),
         }
 
-    def _entry(self, scan: str, mask: str | None, told: Callable[[int], None], drawn: bool = True) -> dict:
+    def _entry(self, scan: str, mask: str | None, told: Callable[[int], None], drawn=True, series=None) -> dict:
         """Screen one scan when its turn comes, see `screen_upload`."""
-        return screen_upload(self.screening_model, self.processor, scan, mask, self.turns.turn(told), drawn)
+        return screen_upload(self.screening_model, self.processor, scan, mask, self.turns.turn(told), drawn, series)
 
     def _show(self, entries: list[dict], chosen: int) -> dict:
         """The table, the chosen entry's result, and its answer as a JSON file next to the scan."""
@@ -303,6 +304,7 @@ class Page:
         return {
             self.upload: None,
             self.mask: None,
+            self.series: gr.Textbox(value="", visible=False),
             self.entries: [],
             self.chosen: 0,
             self.picker: gr.Dropdown([], value=None, visible=False),

@@ -20,6 +20,8 @@ from .workspace import Workspace
 
 NIFTI, MGH, DICOM = (".nii", ".gz"), (".mgh", ".mgz"), (".dcm", ".ima", ".zip")  # endings of files
 STUDY = "DICOM study"  # what loose DICOM files are called; their own names may be those of patients
+SERIES = "Series"  # the label of the field where a visitor chooses one
+IN_FIELD = f"in the field {SERIES}, and upload the study again"
 log = logging.getLogger(__name__)
 
 
@@ -81,19 +83,28 @@ def take(upload: dict, visitor: str, workspace: Workspace) -> str:
         raise UploadError(sentence) from None
 
 
-def open_upload(scan: str) -> str | Volume:
+def asks_for_series(entry: dict) -> bool:
+    """Whether a scan of an entry (see `entries.py`) was refused because its visitor must choose a series."""
+    return IN_FIELD in entry["problem"]
+
+
+def open_upload(scan: str, series: str | None = None) -> str | Volume:
     """The path of a NIfTI file. The volume of anything else, with its warnings.
+
+    Args:
+        scan: from `take_scans`.
+        series: number or UID of the series of a DICOM study; other scans have none.
 
     Raises:
         ValueError: it does not give one volume. The message is a sentence without a folder name.
     """
     try:
         if is_delivery(scan):
-            return open_scan(scan)
+            return open_scan(scan, series)
         return scan if isinstance(open_image(scan), (nibabel.Nifti1Image, nibabel.Nifti2Image)) else read_volume(scan)
     except ValueError as error:
         sentence = str(error).replace(scan, Path(scan).name)
-        raise ValueError(sentence.replace("(--series)", "(predict.py --series)")) from error
+        raise ValueError(sentence.replace("(--series)", IN_FIELD)) from error
 
 
 def write_drawn(volume: Volume, scan: str) -> str:
@@ -123,6 +134,7 @@ def screen_upload(
     mask: str | None,
     turn: AbstractContextManager[None],
     drawn: bool,
+    series: str | None = None,
 ) -> dict:
     """Screen one scan. An error becomes the entry's problem, so that the other scans are still screened.
 
@@ -132,6 +144,7 @@ def screen_upload(
         mask: path of its brain mask.
         turn: lasts while the scan is read.
         drawn: whether the browser will draw it.
+        series: see `open_upload`.
 
     Returns:
         An entry, see `entries.py`.
@@ -139,7 +152,7 @@ def screen_upload(
     entry = {"scan": Path(scan).name, "path": scan, "mask": mask, "answer": None, "problem": ""}
     try:
         with turn:
-            opened = open_upload(scan)
+            opened = open_upload(scan, series)
             answer = screen_scan(model, processor, opened, mask, entry["scan"])
             if drawn and not isinstance(opened, str):
                 entry["path"] = write_drawn(opened, scan)

@@ -35,6 +35,9 @@ def base(tmp_path_factory):
     save(slices_of(image), base / "loose")
     save([enhanced(image)], base / "multiframe")
     shutil.make_archive(str(base / "study 7"), "zip", base / "loose")
+    half = nibabel.Nifti1Image(np.asanyarray(image.dataobj) // 2, image.affine)
+    save(slices_of(image) + slices_of(half, series=9), base / "two series")
+    shutil.make_archive(str(base / "two series"), "zip", base / "two series")
     head = np.flatnonzero((np.asanyarray(image.dataobj) > 200).any((0, 1)))
     for name, share in (("cut", 0.1), ("half", 0.4)):
         top = head[-1] - round(share * 90 / 2.5)  # the head is about 90 mm high
@@ -114,6 +117,32 @@ def test_studies_of_every_form_give_the_answer_of_the_nifti_and_nothing_private(
         assert not any(word in json.dumps(answer) for word in PRIVATE)
     two = [handle_file(base / "whole.nii.gz"), handle_file(base / "cut.nii.gz")]
     assert "Send one at a time" in client.predict(two, api_name="/screen")["message"]
+
+
+def test_a_study_with_several_series_asks_for_one_of_them(base, served, page):
+    wait = page.wait_for_selector
+    assert not page.locator("#series").is_visible()
+    drop(page, base / "two series.zip")
+    problem = wait("#result .problem").inner_text()
+    assert re.search(r"has 2 T2-weighted series: series 5 \(.*\), series 9 \(.*\)", problem)
+    assert "in the field Series, and upload the study again" in problem
+    field = page.get_by_label("Series of the DICOM study")
+    field.fill("7")
+    drop(page, base / "two series.zip")
+    wait("#result .problem:has-text('no MR series of the number')")
+    assert field.input_value() == "" and "7" not in page.inner_text("#result .problem").split()
+    field.fill(" 9 ")
+    drop(page, base / "two series.zip")
+    wait("#result .headline")
+    # half the intensities: the same standardised cube
+    shown = float(re.search(r"[\d.]+", page.inner_text("#result .headline")).group())
+    assert shown == pytest.approx(wanted(base, "whole.nii.gz")["p_injury"], abs=0.01)
+    assert not page.locator("#series").is_visible()  # a number of one study must not choose a series of the next one
+    drop(page, base / "two series.zip")
+    wait("#series")
+    page.get_by_role("button", name="Clear").click()
+    wait("#series", state="hidden")
+    assert not any(word in page.content() for word in PRIVATE)
 
 
 def test_a_cut_head_is_said_above_the_probability_or_refused(base, page):

@@ -13,6 +13,7 @@ from tests.dicomfiles.deliveries import PRIVATE, enhanced, save, slices_of, volu
 from viewer.scans import (
     STUDY,
     UploadError,
+    asks_for_series,
     check_endings,
     delete_delivery,
     open_upload,
@@ -99,8 +100,14 @@ def test_a_bad_study_gives_one_sentence_with_neither_folders_nor_names_of_files(
         sentence = str(caught.value)
         assert sentence.startswith(STUDY) and words in sentence and str(workspace.root) not in sentence
         assert not any(word in sentence for word in PRIVATE)
-    with pytest.raises(ValueError, match=r"predict\.py --series"):  # the page has no such flag
-        open_upload(two)
+    with pytest.raises(ValueError, match="Choose one by its number in the field Series, and upload the study again"):
+        open_upload(two)  # the page has no flag
+    assert np.array_equal(open_upload(two, "9").data, open_upload(two, "5").data)
+    for wrong in ("7", "7" * 5000, "1.2.3", "nine"):
+        with pytest.raises(ValueError, match="it has series 5 .*, series 9 .*Choose one in the field Series") as caught:
+            open_upload(two, wrong)
+        assert asks_for_series({"problem": str(caught.value)}) and wrong not in str(caught.value).split()
+    assert not asks_for_series({"problem": "The file is damaged."})
 
 
 def test_without_the_packages_for_dicom_one_sentence_says_what_to_install(tmp_path, workspace, monkeypatch):
