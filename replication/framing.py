@@ -3,9 +3,11 @@
     python -m replication.framing runs/A/fold-0/model runs/B/fold-0/model --output framing
 
 Phantoms that no network was trained on are screened as they are, and again after each change. The output folder gets
-`framing.md`, one table per model, and `framing.csv`, one row per model, phantom and change. If SimpleITK is installed,
-`framing.md` also says how much of the bias field N4 leaves, and how long it takes. The phantoms are those of a
-cohort with varied fields of view, or with `--base fixed` those of the default cohort, which have no neck.
+`framing.md`, one table per model, and `framing.csv`, one row per model, phantom and change. The phantoms are those of a
+cohort with varied fields of view, or with `--base fixed` those of the default cohort, which have no neck. `--mean` adds
+a table for the mean of the models' answers. `--scans FOLDER` changes given scans in the same way (`scans.csv`).
+
+If SimpleITK is installed, `framing.md` also says how much of the bias field N4 leaves, and how long it takes.
 
 To compare both framings, train and compare on a cohort with varied fields of view:
 
@@ -29,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,131 +41,72 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from cohort.phantom import FieldOfView, PhantomScan, make_phantom_scan
-from cohort.phantom.grids import FIELD_OF_VIEW_MM
+from cohort.images import EXTENSIONS
+from machine.cores import available_cores
 from machine.programs import one_line, run_program
+from machine.workers import in_workers
 from preprocessing.bias_gloresnet import log_bias_field
 from run_folder.files import write_text
 from screening.errors import ModelError
 from screening.loading import load_model
 from screening.one_scan import all_warnings, read_scan
 
+from .changes import SEED, UNCHANGED, biased, changes, changes_of_scan, phantom, phantom_field
+
 PROGRAM = "python -m replication.framing"
-SEED = 20261126  # of no phantom cohort
-UNCHANGED = "none"
-USUAL = FieldOfView(15.0, 15.0, 15.0, 15.0, 20.0, 14.0)
-INJURIES: tuple[dict[str, str], ...] = (  # every second phantom is normal
-    {"ventriculomegaly": "severe"},
-    {"ivh": "major", "ventriculomegaly": "moderate"},
-    {"cystic_pvl": "large", "ventriculomegaly": "moderate"},
-    {"atrophy": "severe", "ventriculomegaly": "moderate"},
-    {"ventriculomegaly": "moderate"},
-    {"cystic_pvl": "confluent", "ventriculomegaly": "moderate"},
-)
-PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+Case = tuple[int, int | str, int | None, list[tuple[str, nibabel.Nifti1Image]]]  # order, name, injured, images
 
 
-def phantom(number: int, voxel_size: float, field: FieldOfView | None = None) -> PhantomScan:
-    """One of the phantoms; the same head for any field of view."""
-    return make_phantom_scan(
-        30.0 + (number * 2.9) % 14.0,
-        INJURIES[number // 2 % len(INJURIES)] if number % 2 else {},
-        seed=SEED,
-        voxel_size=voxel_size,
-        family=f"framing {number}",
-        field_of_view=field,
-    )
+def phantom_case(number: int, voxel_size: float, base: str, seed: int) -> Case:
+    """A phantom after every change. Every second one is injured."""
+    return number, number, number % 2, list(changes(number, voxel_size, base, seed))
 
 
-def fixed_field(scan: PhantomScan) -> FieldOfView:
-    """The field of view of the default phantom cohort, around this head, without a neck."""
-    brain = np.argwhere(scan.brain_mask)
-    voxel = float(np.abs(scan.affine[0, 0]))
-    head = (np.ptp(brain, axis=0) + 1) * voxel * 1.05 + 2 * scan.acquisition.scalp_mm
-    r, a, s = (float(edge) for edge in (np.array(FIELD_OF_VIEW_MM) - head) / 2)
-    return FieldOfView(r, r, a, a, s, s, neck=False)
+def scan_case(numbered: tuple[int, Path]) -> Case:
+    """A given scan after every change. Nothing is known of its health."""
+    number, path = numbered
+    image = nibabel.load(path)
+    return number, path.name, None, list(changes_of_scan(nibabel.Nifti1Image(image.get_fdata(), image.affine)))
 
 
-def changes(number: int, voxel_size: float, base: str) -> Iterator[tuple[str, nibabel.Nifti1Image]]:
-    """The unchanged scan of a phantom first, then each change: (its name, the image)."""
-    field = USUAL if base == "varied" else fixed_field(phantom(number, voxel_size))
-    scan = phantom(number, voxel_size, field)
-    whole = scan.image()
-    yield UNCHANGED, whole
-    brain = np.flatnonzero(scan.brain_mask.any(axis=(0, 1)))
-    bottom = brain[0] - scan.acquisition.scalp_mm / voxel_size
-    height = np.ptp(brain) + 1 + 2 * scan.acquisition.scalp_mm / voxel_size
-    for name, share in (("lowest tenth of the head missing", 0.1), ("lowest quarter of the head missing", 0.25)):
-        yield name, whole.slicer[:, :, int(round(bottom + share * height)) :]
-    width, length, _ = (edge * voxel_size for edge in whole.shape)
-    side, face = 0.1 * width, 0.1 * length
-    moved = {
-        "20 mm more neck": replace(field, bottom_mm=field.bottom_mm + 20, neck=True),
-        "head 10 mm higher": replace(field, bottom_mm=field.bottom_mm + 10, top_mm=field.top_mm - 10),
-        "10 % more air": replace(
-            field,
-            left_mm=field.left_mm + side,
-            right_mm=field.right_mm + side,
-            back_mm=field.back_mm + face,
-            front_mm=field.front_mm + face,
-            top_mm=field.top_mm + 0.1 * whole.shape[2] * voxel_size,
-        ),
-        "30 % larger in plane": replace(
-            field,
-            left_mm=field.left_mm + 1.5 * side,
-            right_mm=field.right_mm + 1.5 * side,
-            back_mm=field.back_mm + 1.5 * face,
-            front_mm=field.front_mm + 1.5 * face,
-        ),
-        "head nods by 15 degrees": replace(field, nod=15.0),
-        "head tilts by 15 degrees to the side": replace(field, roll=15.0),
-    }
-    for name, changed in moved.items():
-        yield name, phantom(number, voxel_size, changed).image()
-    for plane, axis in PLANES.items():
-        for times in (2, 3, 4):
-            yield f"{plane} slices {times} times as thick", thick_slices(whole, axis, times)
-    yield "bias field of 0.61 to 1.65", biased(whole)
+def scans_in(folder: Path) -> list[Path]:
+    """The NIfTI files of a folder that are named T2w; without any, all of them.
 
-
-def thick_slices(image: nibabel.Nifti1Image, axis: int, times: int) -> nibabel.Nifti1Image:
-    """Each `times` neighbouring slices averaged to one; the last incomplete one is left out."""
-    data = np.moveaxis(image.get_fdata(dtype=np.float32), axis, 0)
-    count = len(data) // times
-    thick = data[: count * times].reshape(count, times, *data.shape[1:]).mean(axis=1)
-    affine = image.affine.copy()
-    affine[:3, 3] += image.affine[:3, axis] * (times - 1) / 2
-    affine[:3, axis] *= times
-    return nibabel.Nifti1Image(np.moveaxis(thick, 0, axis), affine)
-
-
-def biased(image: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
-    """The image times a smooth field from exp(-0.5) = 0.61 in one corner to exp(0.5) = 1.65 in the opposite one."""
-    ramps = [np.linspace(-1, 1, n) for n in image.shape]
-    field = np.exp(sum(np.ix_(*ramps)) / 6).astype(np.float32)
-    return nibabel.Nifti1Image(image.get_fdata(dtype=np.float32) * field, image.affine)
+    Raises:
+        ValueError: there is none.
+    """
+    found = sorted(path for path in folder.glob("*") if path.name.endswith(EXTENSIONS))
+    if not found:
+        raise ValueError(f"{folder} has no file {' or '.join(EXTENSIONS)}: give a folder of scans")
+    return [path for path in found if "T2w" in path.name] or found
 
 
 @torch.inference_mode()
-def measure(models: Sequence[str], num_phantoms: int, base: str, voxel_size: float) -> pd.DataFrame:
-    """Screen every phantom after every change with every model.
+def measure(models: Sequence[str], cases: Iterator[Case], total: int) -> pd.DataFrame:
+    """Screen every case after every change with every model.
+
+    Args:
+        models: names of models.
+        cases: in any order.
+        total: how many there are.
 
     Returns:
-        Columns `model`, `phantom`, `injured`, `change`, `p_injury` (NaN if refused), `warnings`, `head_warnings` (those
-        of the file and its framing), `refused` (the message).
+        Columns `model`, `phantom` (its number, or the name of a scan), `injured`, `change`, `p_injury` (NaN if
+        refused), `warnings`, `head_warnings` (those of the file and its framing), `refused` (the message).
 
     Raises:
         ModelError: a model cannot be loaded.
     """
     loaded = [(name, *load_model(name)) for name in models]
-    rows = []
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "phantom.nii.gz")
-        for number in tqdm(range(num_phantoms), desc="phantoms", unit="head", disable=None):
-            for change, image in changes(number, voxel_size, base):
+        path = str(Path(folder) / "phantom.nii")
+        for order, subject, injured, images in tqdm(cases, desc="heads", total=total, unit="head", disable=None):
+            rows = found[order] = []
+            for change, image in images:
                 nibabel.save(image, path)
                 for name, model, processor in loaded:
-                    row = {"model": name, "phantom": number, "injured": number % 2, "change": change}
+                    row = {"model": name, "phantom": subject, "injured": injured, "change": change}
                     row |= {"p_injury": np.nan, "warnings": "", "head_warnings": "", "refused": ""}
                     try:
                         volume, cube = read_scan(processor, path)
@@ -174,7 +117,15 @@ def measure(models: Sequence[str], num_phantoms: int, base: str, voxel_size: flo
                     warned = all_warnings(volume, cube[0], model.config.training_appearance)
                     row["p_injury"] = float(p_injury)
                     rows.append(row | {"warnings": " ".join(warned), "head_warnings": " ".join(volume.warnings)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for _, rows in sorted(found.items()) for row in rows])
+
+
+def mean_of_models(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one more model: the mean of the probabilities. It warns and refuses if one of the models does."""
+    joined = {"p_injury": lambda p: p.mean() if p.notna().all() else np.nan}
+    joined |= dict.fromkeys(("warnings", "head_warnings", "refused"), lambda texts: " ".join(filter(None, texts)))
+    mean = rows.groupby(["phantom", "change"], sort=False, as_index=False).agg({"injured": "first", **joined})
+    return mean.assign(model=f"mean of {rows['model'].nunique()} models")[[*rows.columns]]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -203,7 +154,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def residual_bias(num_phantoms: int, base: str, voxel_size: float) -> pd.DataFrame:
+def residual_bias(num_phantoms: int, base: str, voxel_size: float, seed: int = SEED) -> pd.DataFrame:
     """How much of the field of `biased` is left after N4, inside each phantom's brain.
 
     A phantom may have a field of its own, so the field that N4 finds in it without `biased` does not count.
@@ -214,8 +165,7 @@ def residual_bias(num_phantoms: int, base: str, voxel_size: float) -> pd.DataFra
     """
     rows = []
     for number in tqdm(range(num_phantoms), desc="bias fields", unit="head", disable=None):
-        field = USUAL if base == "varied" else fixed_field(phantom(number, voxel_size))
-        scan = phantom(number, voxel_size, field)
+        scan = phantom(number, voxel_size, phantom_field(number, voxel_size, base, seed), seed)
         image, brain = scan.image(), scan.brain_mask > 0
         plain, changed = (each.get_fdata(dtype=np.float32) for each in (image, biased(image)))
         started = time.perf_counter()
@@ -231,36 +181,52 @@ def residual_bias(num_phantoms: int, base: str, voxel_size: float) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def write_framing(models: Sequence[str], output: Path, num_phantoms: int, base: str, voxel_size: float) -> Path:
-    """Measure, and write `framing.csv` and `framing.md`. Returns the latter."""
-    rows = measure(models, num_phantoms, base, voxel_size)
-    write_text(output / "framing.csv", rows.to_csv(index=False))
-    lines = [
-        "# Answers and the field of view",
-        "",
-        f"{num_phantoms} phantoms of {voxel_size:g} mm that no network was trained on, base: {base} field of view. A "
-        "phantom is never clinical evidence. The first row compares nothing: it counts warnings and refusals of "
-        "unchanged scans.",
-    ]
+def tables(rows: pd.DataFrame) -> list[str]:
+    """A Markdown table per model, each under a heading."""
+    lines = []
     for model, part in rows.groupby("model", sort=False):
         table = summary(part)
-        lines += ["", f"## {model}", "", "| " + " | ".join(table.columns) + " |", "|" + "---|" * table.shape[1]]
+        lines += ["", f"### {model}", "", "| " + " | ".join(table.columns) + " |", "|" + "---|" * table.shape[1]]
         for row in table.itertuples(index=False):
             cells = [("-" if np.isnan(v) else f"{v:.3f}") if isinstance(v, float) else str(v) for v in row]
             lines.append(f"| {' | '.join(cells)} |")
-    if find_spec("SimpleITK"):
-        left = residual_bias(num_phantoms, base, voxel_size).mean()
+    return lines
+
+
+def write_framing(options: argparse.Namespace) -> Path:
+    """Measure, and write `framing.csv`, with scans `scans.csv`, and `framing.md`. Returns the latter."""
+    scans = scans_in(options.scans) if options.scans else []
+    settings = {"voxel_size": options.voxel_size, "base": options.base, "seed": options.seed}
+    parts = [("Phantoms", "framing.csv", partial(phantom_case, **settings), range(options.num_phantoms))]
+    if scans:
+        parts.append(("Scans", "scans.csv", scan_case, list(enumerate(scans))))
+    lines = [
+        "# Answers and the field of view",
+        "",
+        f"{options.num_phantoms} phantoms of {options.voxel_size:g} mm that no network was trained on, base: "
+        f"{options.base} field of view. A phantom is never clinical evidence. The first row compares nothing: it "
+        "counts warnings and refusals of unchanged scans.",
+    ]
+    if scans:
+        lines[-1] += f" {len(scans)} given scans. Nothing is known of their health: only changes of the answer count."
+    for title, file, make, items in parts:
+        with in_workers(make, items, min(available_cores(), len(items))) as cases:
+            rows = measure(options.models, cases, len(items))
+        if options.mean:
+            rows = pd.concat([rows, mean_of_models(rows)])
+        write_text(options.output / file, rows.to_csv(index=False))
+        lines += ["", f"## {title}", *tables(rows)]
+    if find_spec("SimpleITK") and not options.no_n4:
+        left = residual_bias(options.num_phantoms, options.base, options.voxel_size, options.seed).mean()
         lines += [
             "",
             "## N4",
             "",
-            "Standard deviation of the logarithm of the field in the brain, mean over the phantoms: ",
-        ]
-        lines[-1] += (
+            "Standard deviation of the logarithm of the field in the brain, mean over the phantoms: "
             f"{left['before']:.3f} before; {left['after']:.3f} after N4 in the head, {left['after_masked']:.3f} after "
-        )
-        lines[-1] += f"N4 in the brain mask. A correction took {left['seconds']:.1f} s."
-    return write_text(output / "framing.md", "\n".join(lines) + "\n")
+            f"N4 in the brain mask. A correction took {left['seconds']:.1f} s.",
+        ]
+    return write_text(options.output / "framing.md", "\n".join(lines) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -273,13 +239,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_phantoms", type=int, default=12, help="phantoms to screen (default: 12)")
     parser.add_argument("--base", choices=("varied", "fixed"), default="varied", help="the unchanged field of view")
     parser.add_argument("--voxel_size", type=float, default=1.25, help="mm (default: 1.25)")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of the phantoms (default: {SEED})")
+    parser.add_argument("--scans", type=Path, metavar="FOLDER", help="also change these scans of whole heads or brains")
+    parser.add_argument("--mean", action="store_true", help="also the mean of the models, such as the folds of a run")
+    parser.add_argument("--no_n4", action="store_true", help="do not measure what N4 leaves of a bias field")
     options = parser.parse_args(argv)
     if options.num_phantoms < 1:
         parser.error(f"--num_phantoms is {options.num_phantoms}: give at least 1")
 
     def run() -> None:
-        settings = (options.num_phantoms, options.base, options.voxel_size)
-        print(write_framing(options.models, options.output, *settings).read_text(encoding="utf-8"))
+        print(write_framing(options).read_text(encoding="utf-8"))
 
     return run_program(PROGRAM, run, wrong_call=(ModelError, ValueError), failed=(OSError,))
 

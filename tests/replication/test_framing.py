@@ -10,7 +10,8 @@ from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
 from replication import framing
-from replication.framing import biased, changes, main, residual_bias, summary, thick_slices
+from replication.changes import biased, changes, changes_of_scan, thick_slices
+from replication.framing import main, mean_of_models, residual_bias, summary
 
 
 def test_the_summary_counts_changes_flips_warnings_and_refusals():
@@ -30,6 +31,51 @@ def test_the_summary_counts_changes_flips_warnings_and_refusals():
     assert table.loc["neck", ["flips", "answered", "with a warning", "about the head"]].tolist() == [1, 2, 1, 1]
     assert table.loc["cut", ["flips", "answered", "refused"]].tolist() == [0, 1, 1]
     assert table.loc["cut", "mean change of p"] == pytest.approx(0.20)
+
+
+def test_the_mean_of_models_is_that_of_their_answers_and_refuses_with_one_of_them():
+    rows = pd.DataFrame(
+        [
+            ("a", 0, 1, "none", 0.2, "", "", ""),
+            ("b", 0, 1, "none", 0.6, "far", "", ""),
+            ("a", 0, 1, "cut", 0.2, "", "", ""),
+            ("b", 0, 1, "cut", np.nan, "", "", "too little"),
+        ],
+        columns=["model", "phantom", "injured", "change", "p_injury", "warnings", "head_warnings", "refused"],
+    )
+    mean = mean_of_models(rows).set_index("change")
+    assert mean.loc["none", "p_injury"] == pytest.approx(0.4) and mean.loc["none", "warnings"] == "far"
+    assert np.isnan(mean.loc["cut", "p_injury"]) and mean.loc["cut", "refused"] == "too little"
+    assert mean["model"].unique().tolist() == ["mean of 2 models"] and len(mean) == 2
+
+
+def test_a_given_scan_keeps_its_head_through_every_change():
+    data = np.zeros((30, 34, 28), np.float32)
+    data[8:22, 9:27, 6:20] = 100
+    data[9:12, 20:25, 15:18] = 400  # left, at the front, high up
+    affine = np.array([[-3.0, 0, 0, 40], [0, 2.5, 0, -30], [0, 0, 4.0, -20], [0, 0, 0, 1]])
+    flipped = nibabel.Nifti1Image(data[::-1], affine)
+    images = dict(changes_of_scan(flipped))
+    plain = images.pop("none")
+    place = centre(plain)
+    for name, image in images.items():
+        moved = np.linalg.norm(centre(image) - place)
+        assert moved < (12 if "turned" in name or "thick" in name else 1e-3 if "bias" not in name else 2), name
+        assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+    assert (np.array(images["padded by 20 mm"].shape) - plain.shape).tolist() == [14, 16, 10]
+    assert images["cropped to 3 mm around it"].shape == (16, 22, 16)
+    # nodding forwards by 15 degrees about the middle of the head turns front and top down
+    at = place - nibabel.affines.apply_affine(plain.affine, np.argwhere(plain.get_fdata()).mean(axis=0))
+    turned = centre(images["turned by 15 degrees, nodding forwards"]) - (place - at)
+    c, s = np.cos(np.radians(15)), np.sin(np.radians(15))
+    np.testing.assert_allclose(turned, [at[0], c * at[1] + s * at[2], c * at[2] - s * at[1]], atol=0.7)
+
+
+def centre(image):
+    """The mean position, mostly of the brightest part, in mm."""
+    weights = image.get_fdata() ** 4
+    places = np.moveaxis(np.indices(image.shape), 0, -1)
+    return nibabel.affines.apply_affine(image.affine, (places * weights[..., None]).sum((0, 1, 2)) / weights.sum())
 
 
 def test_thick_slices_are_means_at_the_middle_of_their_slices():
@@ -74,15 +120,23 @@ def test_the_command_writes_a_table_per_model(tmp_path, capsys):
     for name in ("head", "field_of_view"):
         export_model(model, GloResNetImageProcessor(image_size=16, framing=name), tmp_path / name, "card")
     models = [str(tmp_path / "head"), str(tmp_path / "field_of_view")]
-    arguments = ["--output", str(tmp_path / "out"), "--num_phantoms", "1", "--voxel_size", "4"]
+    (tmp_path / "scans").mkdir()
+    scan = framing.phantom(0, 4.0).image()
+    nibabel.save(scan, tmp_path / "scans" / "a_T2w.nii.gz")
+    nibabel.save(scan, tmp_path / "scans" / "a_T1w.nii.gz")
+    arguments = ["--output", str(tmp_path / "out"), "--num_phantoms", "1", "--voxel_size", "4", "--mean", "--no_n4"]
+    arguments += ["--scans", str(tmp_path / "scans")]
     assert main([*models, *arguments]) == 0
     rows = pd.read_csv(tmp_path / "out" / "framing.csv", keep_default_na=False)
-    assert set(rows["model"]) == set(models) and len(rows) == 2 * len(set(rows["change"]))
+    assert set(rows["model"]) == {*models, "mean of 2 models"} and len(rows) == 3 * len(set(rows["change"]))
     refused = rows[rows["refused"] != ""]
-    assert set(refused["model"]) == {models[0]}
+    assert set(refused["model"]) == {models[0], "mean of 2 models"}
     assert "lowest quarter of the head missing" in set(refused["change"])
     assert str(tmp_path) not in " ".join(refused["refused"])
+    scans = pd.read_csv(tmp_path / "out" / "scans.csv", keep_default_na=False)
+    assert set(scans["phantom"]) == {"a_T2w.nii.gz"} and "turned by 15 degrees to the side" in set(scans["change"])
     text = (tmp_path / "out" / "framing.md").read_text()
     assert capsys.readouterr().out.strip() == text.strip()
     assert all(f"## {name}" in text for name in models) and "phantom is never clinical evidence" in text
     assert framing.main([str(tmp_path / "gone"), *arguments]) == 2
+    assert framing.main([models[0], *arguments[:-1], str(tmp_path)]) == 2  # a folder without scans
