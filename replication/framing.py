@@ -45,6 +45,7 @@ from cohort.images import EXTENSIONS
 from machine.cores import available_cores
 from machine.programs import one_line, run_program
 from machine.workers import in_workers
+from preprocessing import Volume
 from preprocessing.bias_gloresnet import log_bias_field
 from run_folder.files import write_text
 from screening.errors import ModelError
@@ -105,14 +106,21 @@ def measure(models: Sequence[str], cases: Iterator[Case], total: int) -> pd.Data
             rows = found[order] = []
             for change, image in images:
                 nibabel.save(image, path)
+                seen: dict[str, tuple[Volume, np.ndarray] | str] = {}  # by settings, which the folds of a run share
                 for name, model, processor in loaded:
                     row = {"model": name, "phantom": subject, "injured": injured, "change": change}
                     row |= {"p_injury": np.nan, "warnings": "", "head_warnings": "", "refused": ""}
-                    try:
-                        volume, cube = read_scan(processor, path)
-                    except ValueError as error:  # a VolumeError, perhaps of the model folder's own code
-                        rows.append(row | {"refused": one_line(error).replace(path, "the scan")})
+                    settings = processor.to_json_string()
+                    if settings not in seen:
+                        try:
+                            seen[settings] = read_scan(processor, path)
+                        except ValueError as error:  # a VolumeError, perhaps of the model folder's own code
+                            seen[settings] = one_line(error).replace(path, "the scan")
+                    read = seen[settings]
+                    if isinstance(read, str):
+                        rows.append(row | {"refused": read})
                         continue
+                    volume, cube = read
                     p_injury = model.predict_proba(torch.from_numpy(cube[None]).to(model.device))[0, 1]
                     warned = all_warnings(volume, cube[0], model.config.training_appearance)
                     row["p_injury"] = float(p_injury)
