@@ -92,8 +92,8 @@ def test_no_url_is_fetched_that_a_call_names(client, uploaded):
         refused(post(client, "/gradio_api/call/screen", {"data": [file]}))
         refused(post(client, "/gradio_api/call/v2/screen", {"scan": file}))
         join = {"fn_index": 0, "session_hash": "abc", "trigger_id": 1}
-        refused(post(client, "/gradio_api/queue/join", {**join, "data": [[file], None, None]}))
-        refused(post(client, "/gradio_api/queue/join", {**join, "data": [None, {"deep": [file]}, None]}))
+        refused(post(client, "/gradio_api/queue/join", {**join, "data": [[file], None, None, None]}))
+        refused(post(client, "/gradio_api/queue/join", {**join, "data": [None, {"deep": [file]}, None, None]}))
 
 
 @pytest.mark.parametrize("url", ["{page}/gradio_api/file={path}", "/gradio_api/file={path}", None])
@@ -142,10 +142,10 @@ def test_odd_calls_are_refused(client):
     for extra in ({"session_hash": ""}, {"session_hash": 5}, {"session_hash": "a" * 5000}, {"batched": True}):
         refused(post(client, "/gradio_api/call/screen", {"data": [None], **extra}))
     for number in (None, "a", -1, 999, 10**400, 1.5, True):
-        body = {"fn_index": number, "session_hash": "abc", "data": [None, None, None]}
+        body = {"fn_index": number, "session_hash": "abc", "data": [None, None, None, None]}
         refused(post(client, "/gradio_api/queue/join", body))
     for session in (None, "", "/", "a" * 5000):
-        refused(post(client, "/gradio_api/queue/join", {"fn_index": 0, "session_hash": session, "data": [None] * 3}))
+        refused(post(client, "/gradio_api/queue/join", {"fn_index": 0, "session_hash": session, "data": [None] * 4}))
         refused(post(client, "/gradio_api/cancel", {"fn_index": 0, "session_hash": session, "event_id": "x"}))
 
 
