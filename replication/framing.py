@@ -106,11 +106,14 @@ def measure(models: Sequence[str], cases: Iterator[Case], total: int) -> pd.Data
             rows = found[order] = []
             for change, image in images:
                 nibabel.save(image, path)
-                seen: dict[str, tuple[Volume, np.ndarray] | str] = {}  # by settings, which the folds of a run share
+                seen: dict[tuple[type, str], tuple[Volume, np.ndarray] | str] = {}  # the folds of a run share it
                 for name, model, processor in loaded:
                     row = {"model": name, "phantom": subject, "injured": injured, "change": change}
                     row |= {"p_injury": np.nan, "warnings": "", "head_warnings": "", "refused": ""}
-                    settings = processor.to_json_string()
+                    settings = (
+                        type(processor),
+                        processor.to_json_string(),
+                    )  # the class is that of the model folder's code
                     if settings not in seen:
                         try:
                             seen[settings] = read_scan(processor, path)
