@@ -113,7 +113,7 @@ def find_head(data: np.ndarray, spacing: Any, name: str = "the scan") -> Head:
     """
     coarse = resample(data, GRID).astype(np.float32)
     step = (np.array(data.shape) - 1) * spacing / (GRID - 1)  # mm
-    inside, background = _foreground(coarse, step, name)
+    inside, background = find_foreground(coarse, step, name)
     ends, missing, touches = np.empty((2, 3)), np.empty((3, 2)), np.empty((3, 2), bool)
     weights = np.ones(GRID)
     for axis in (2, 0, 1):
@@ -135,7 +135,7 @@ def find_head(data: np.ndarray, spacing: Any, name: str = "the scan") -> Head:
     return Head(low, high, missing, touches, background)
 
 
-def _foreground(coarse: np.ndarray, step: np.ndarray, name: str) -> tuple[np.ndarray, float]:
+def find_foreground(coarse: np.ndarray, step: np.ndarray, name: str) -> tuple[np.ndarray, float]:
     """The largest bright object of the coarse copy, with its holes filled in each axial plane, and the background."""
     try:  # here, because a model that does not frame needs no scipy
         from scipy import ndimage
