@@ -7,6 +7,7 @@ when it is first asked for.
 from typing import TYPE_CHECKING, Any
 
 from .bias_gloresnet import correct_bias
+from .candidates_gloresnet import LocalInputs, local_inputs, stack_local_inputs, top_places
 from .framing_gloresnet import frame_head
 from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import Frame, Volume, apply_mask, map_volume, read_labels, read_volume, resample, standardise
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
 __all__ = [
     "Frame",
     "GloResNetImageProcessor",
+    "LocalInputs",
     "Volume",
     "VolumeError",
     "VolumeWarning",
     "apply_mask",
     "correct_bias",
     "frame_head",
+    "local_inputs",
     "map_volume",
     "read_labels",
     "read_volume",
     "resample",
+    "stack_local_inputs",
     "standardise",
+    "top_places",
 ]
 
 

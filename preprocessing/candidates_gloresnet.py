@@ -4,6 +4,7 @@ Every local minimum of the scan that is darker than its surroundings is a candid
 network keeps the few suspicious ones. Nothing here is learnt.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,29 @@ def no_local_inputs(warning: str = "") -> LocalInputs:
         np.full(9, np.nan, np.float32),
         warning,
     )
+
+
+def stack_local_inputs(scans: Sequence[LocalInputs]) -> dict[str, np.ndarray]:
+    """The inputs of several scans as one batch, by the names that the model takes them.
+
+    Returns:
+        `local_patches` `(B, N, 2, 11, 11, 11)` float32, `local_positions` `(B, N, 3)` float32 in mm, `local_valid`
+        `(B, N)` bool, `local_shares` `(B, 9)` float32. N is the largest number of candidates of a scan, and at least 1;
+        padding is 0 and not valid.
+    """
+    most = max(1, *(len(scan.valid) for scan in scans))
+    batch = {
+        "local_patches": np.zeros((len(scans), most, 2, EDGE, EDGE, EDGE), np.float32),
+        "local_positions": np.zeros((len(scans), most, 3), np.float32),
+        "local_valid": np.zeros((len(scans), most), bool),
+        "local_shares": np.stack([scan.shares for scan in scans]),
+    }
+    for row, scan in enumerate(scans):
+        count = len(scan.valid)
+        batch["local_patches"][row, :count] = scan.patches
+        batch["local_positions"][row, :count] = scan.positions
+        batch["local_valid"][row, :count] = scan.valid
+    return batch
 
 
 def find_candidates(interior: Interior) -> np.ndarray:

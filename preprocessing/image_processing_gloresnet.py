@@ -11,6 +11,7 @@ from transformers.processing_utils import ImagesKwargs
 from .appearance_gloresnet import coarser, unusual
 from .arrays_gloresnet import longest_edge
 from .bias_gloresnet import correct_bias
+from .candidates_gloresnet import LocalInputs, local_inputs, stack_local_inputs
 from .framing_gloresnet import FRAME_MM, frame_head
 from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import Volume, apply_mask, is_volume, map_volume, read_volume
@@ -22,6 +23,7 @@ SETTINGS = (
     "framing",
     "frame_mm",
     "bias_correction",
+    "local_stream",
 )  # what decides about the network's input
 
 
@@ -34,6 +36,7 @@ class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
     framing: str
     frame_mm: float
     bias_correction: str
+    local_stream: bool
 
 
 class GloResNetImageProcessor(BaseImageProcessor):
@@ -49,6 +52,8 @@ class GloResNetImageProcessor(BaseImageProcessor):
         frame_mm: edge of that frame in mm.
         bias_correction: `"none"` takes scans as they are; `"n4"` divides each by its bias field, see `correct_bias`,
             after the mask and before the frame. It needs SimpleITK.
+        local_stream: whether to also prepare what the local stream of a model needs, see `local_inputs`. It needs
+            scipy.
 
     Raises:
         ValueError: a setting is invalid.
@@ -60,6 +65,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
     framing: str
     frame_mm: float
     bias_correction: str
+    local_stream: bool
     model_input_names = ["pixel_values"]
     valid_kwargs = GloResNetImageProcessorKwargs
 
@@ -71,6 +77,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
         framing: str = "field_of_view",
         frame_mm: float = FRAME_MM,
         bias_correction: str = "none",
+        local_stream: bool = False,
         **kwargs,
     ):
         if isinstance(image_size, bool) or not isinstance(image_size, numbers.Integral) or not 16 <= image_size <= 512:
@@ -86,6 +93,8 @@ class GloResNetImageProcessor(BaseImageProcessor):
             raise ValueError(f"frame_mm is {frame_mm!r}: give the edge of the frame in mm, from 50 to 500.")
         if bias_correction not in ("none", "n4"):
             raise ValueError(f'bias_correction is {bias_correction!r}: give "none" or "n4".')
+        if not isinstance(local_stream, bool):
+            raise ValueError(f"local_stream is {local_stream!r}: give true or false.")
         # AutoFeatureExtractor and AutoProcessor look for this entry; saving adds that of AutoImageProcessor
         kwargs.setdefault("auto_map", {"AutoFeatureExtractor": "image_processing_gloresnet.GloResNetImageProcessor"})
         super().__init__(**kwargs)
@@ -95,8 +104,11 @@ class GloResNetImageProcessor(BaseImageProcessor):
         self.framing = framing
         self.frame_mm = float(frame_mm)
         self.bias_correction = bias_correction
+        self.local_stream = local_stream
 
-    def preprocess(self, images, mask=None, return_tensors: str | None = None) -> BatchFeature:
+    def preprocess(
+        self, images, mask=None, return_tensors: str | None = None, local_stream: bool | None = None
+    ) -> BatchFeature:
         """Prepare one or several scans. Calling the processor does the same.
 
         Args:
@@ -105,13 +117,15 @@ class GloResNetImageProcessor(BaseImageProcessor):
                 refused. See `read_volume`.
             mask: one brain mask per scan, in the same forms; only with `brain_mask="required"`.
             return_tensors: `"pt"`, `"np"`, or None for a list of numpy arrays.
+            local_stream: `False` leaves out the inputs of the local stream; None follows the setting.
 
         Returns:
             `pixel_values`: `(B, 1, image_size, image_size, image_size)` float32, axes R, A, S. Each scan has mean 0 and
-            standard deviation 1.
+            standard deviation 1. With a local stream also `local_patches`, `local_positions`, `local_valid` and
+            `local_shares`, see `stack_local_inputs`.
 
         Warns:
-            VolumeWarning: a scan or mask is doubtful: its `Volume.warnings`.
+            VolumeWarning: a scan or mask is doubtful: its `Volume.warnings`; or the local stream cannot judge a scan.
 
         Raises:
             VolumeError: (a ValueError) a scan or mask cannot be used, or there are no masks, too many or too few.
@@ -128,16 +142,24 @@ class GloResNetImageProcessor(BaseImageProcessor):
         if len(masks) != len(scans):
             raise VolumeError(f"{len(scans)} scans came with {len(masks)} masks: give one mask per scan.")
 
+        local_stream = self.local_stream if local_stream is None else local_stream
+        found = []
         pixel_values = np.empty((len(scans), 1) + (self.image_size,) * 3, dtype=np.float32)
         for row, (scan, name), (brain, mask_name) in zip(pixel_values, scans, masks, strict=True):
             volume = read_volume(scan, name)
             if mask is not None:
                 volume = apply_mask(volume, brain, mask_name)
             volume = self.frame(self.correct(volume))
-            for sentence in volume.warnings:
+            sentences = volume.warnings
+            if local_stream:
+                found.append(self.search(volume))
+                sentences += (found[-1].warning,) if found[-1].warning else ()
+            for sentence in sentences:
                 warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=3)
             row[0] = map_volume(volume, self.image_size, self.eps)
-        data = {"pixel_values": list(pixel_values) if return_tensors is None else pixel_values}
+        data = {"pixel_values": pixel_values} | (stack_local_inputs(found) if local_stream else {})
+        if return_tensors is None:
+            data = {name: list(rows) for name, rows in data.items()}
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def correct(self, volume: Volume) -> Volume:
@@ -163,6 +185,17 @@ class GloResNetImageProcessor(BaseImageProcessor):
             VolumeError: see `frame_head`.
         """
         return frame_head(volume, self.frame_mm) if self.framing == "head" and volume.frame is None else volume
+
+    def search(self, volume: Volume) -> LocalInputs:
+        """What the local stream needs of one scan.
+
+        Args:
+            volume: with its mask applied, if there is one, and corrected. Its frame does not matter.
+
+        Raises:
+            VolumeError: scipy is not installed.
+        """
+        return local_inputs(volume, masked=self.brain_mask == "required")
 
     def unusual(self, pixel_values, trained_on: dict[str, list[float]] | None) -> list[list[str]]:
         """Warnings about prepared scans that differ from a model's training scans.

@@ -1,13 +1,12 @@
 """Candidates of the local stream, the cubes around them, and the list of places."""
 
-import nibabel
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from preprocessing import read_volume
 from preprocessing.candidates_gloresnet import ALONE, cut_patches, find_candidates, local_inputs, top_places
 from preprocessing.interior_gloresnet import Interior
+from tests.brains import SPOT, brain_with_spot
 
 
 def interior(seed=0, shape=(34, 31, 29), spacing=0.8, noise=0.08):
@@ -80,32 +79,20 @@ def test_cubes_by_hand():
     assert cut_patches(data, np.zeros((0, 3), int)).shape == (0, 2, 11, 11, 11)
 
 
-def scan_with_spot(spacing=0.8):
-    """A brain of 30 mm without skull, with one dark spot of 3 mm at (20, -3, 41) mm."""
-    shape = (96, 90, 92)
-    affine = np.array([[-spacing, 0, 0, 40], [0, spacing, 0, -38], [0, 0, spacing, 4], [0, 0, 0, 1.0]])
-    places = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
-    data = 300 + ndimage.gaussian_filter(np.random.default_rng(5).normal(0, 60, shape), 0.8)
-    data[np.linalg.norm(places - [2, -2, 40], axis=-1) < 6] = 500
-    data[np.linalg.norm(places - [20, -3, 41], axis=-1) < 1.5] = 150
-    data[np.linalg.norm(places - [2, -2, 40], axis=-1) > 30] = 0
-    return nibabel.Nifti1Image(data.astype(np.float32), affine)
-
-
 def test_positions_are_world_millimetres():
-    inputs = local_inputs(read_volume(scan_with_spot()))
+    inputs = local_inputs(read_volume(brain_with_spot()))
     darkest = inputs.patches[:, 0, 4:7, 4:7, 4:7].mean(axis=(1, 2, 3)).argmin()
-    np.testing.assert_allclose(inputs.positions[darkest], [20, -3, 41], atol=0.8)
+    np.testing.assert_allclose(inputs.positions[darkest], SPOT, atol=0.8)
     assert inputs.valid.all() and len(inputs.valid) == len(inputs.patches) == len(inputs.positions) >= 50
     assert inputs.warning == "" and np.isfinite(inputs.shares).all()
 
 
 def test_a_scan_that_cannot_be_searched_is_silent_and_says_why(monkeypatch):
-    coarse = local_inputs(read_volume(scan_with_spot(1.5)))
+    coarse = local_inputs(read_volume(brain_with_spot(1.5)))
     assert len(coarse.patches) == len(coarse.positions) == len(coarse.valid) == 0 and np.isnan(coarse.shares).all()
     assert coarse.warning.startswith(ALONE) and "1.5 mm" in coarse.warning
     monkeypatch.setattr("preprocessing.candidates_gloresnet.FEWEST", 10**6)
-    few = local_inputs(read_volume(scan_with_spot()))
+    few = local_inputs(read_volume(brain_with_spot()))
     assert len(few.patches) == 0 and "places that could be a small lesion" in few.warning
 
 

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing import GloResNetImageProcessor, VolumeError, map_volume, read_volume
+from preprocessing import (
+    GloResNetImageProcessor,
+    VolumeError,
+    VolumeWarning,
+    local_inputs,
+    map_volume,
+    read_volume,
+)
+from tests.brains import brain_with_spot
 
 
 @pytest.fixture
@@ -89,6 +97,38 @@ def test_a_contrast_that_is_lost_in_eps_is_refused(scan, factor):
     with pytest.raises(ValueError, match="eps is 1000.0: give a small number"):
         GloResNetImageProcessor(image_size=16, eps=1e3)
     assert abs(processor(data * np.float32(1e-3), return_tensors="np").pixel_values.std() - 1) < 1e-3
+
+
+def test_inputs_of_the_local_stream(scan):
+    processor = GloResNetImageProcessor(image_size=16, local_stream=True)
+    brains = [brain_with_spot(), brain_with_spot(radius=26)]
+    each = [local_inputs(read_volume(brain)) for brain in brains]
+    counts = [len(found.valid) for found in each]
+    assert counts[0] > counts[1] > 50
+    with pytest.warns(VolumeWarning, match="answered by the global stream alone: .* 1.5 mm"):
+        batch = processor([brains[1], scan, brains[0]], return_tensors="pt")
+    assert batch["local_patches"].shape == (3, counts[0], 2, 11, 11, 11) and batch["local_valid"].dtype == torch.bool
+    assert batch["local_valid"].sum(dim=1).tolist() == [counts[1], 0, counts[0]]
+    for row, found in ((0, each[1]), (2, each[0])):
+        np.testing.assert_array_equal(batch["local_patches"][row, : len(found.valid)], found.patches)
+        np.testing.assert_array_equal(batch["local_positions"][row, : len(found.valid)], found.positions)
+        np.testing.assert_array_equal(batch["local_shares"][row], found.shares)
+    assert batch["local_shares"][1].isnan().all()
+    alone = processor(scan, return_tensors="np", local_stream=False)
+    assert list(alone) == ["pixel_values"]
+    np.testing.assert_array_equal(alone["pixel_values"][0], batch["pixel_values"][1])
+    with pytest.warns(VolumeWarning, match="without an affine"):
+        assert processor(read_volume(scan).data)["local_valid"][0].tolist() == [False]
+
+
+def test_the_local_stream_searches_inside_the_mask(scan):
+    processor = GloResNetImageProcessor(image_size=16, local_stream=True, brain_mask="required")
+    brain = brain_with_spot()
+    half = np.zeros(brain.shape, np.uint8)
+    half[: brain.shape[0] // 2] = np.asarray(brain.dataobj)[: brain.shape[0] // 2] > 0  # stored LAS: the right half
+    found = processor(brain, mask=nibabel.Nifti1Image(half, brain.affine), return_tensors="np")
+    left_border = (brain.affine @ [brain.shape[0] // 2, 0, 0, 1])[0]
+    assert found["local_valid"].all() and found["local_positions"][0, :, 0].min() > left_border + 2
 
 
 def test_masks_are_required_if_the_model_was_trained_with_them(scan):
