@@ -85,6 +85,10 @@ class ScreeningConfig(PreTrainedConfig):
                 )
 
 
+LOCAL_LISTS = ("local_calibration", "member_local")
+LOCAL_OF_MEMBER = ("local_calibration", "local_share_weights")  # what an ensemble's members have each
+
+
 @strict
 class GloResNetConfig(ScreeningConfig):
     r"""Geometry, labels and inference settings of a GloResNet (arXiv 2606.02498).
@@ -118,6 +122,15 @@ class GloResNetConfig(ScreeningConfig):
         threshold (`float`, defaults to 0.5): a scan with at least this probability of injury is labelled as injury.
         member_temperatures (`list[float]`, defaults to `[]`): the temperature of each member of an ensemble; empty for
             a single network.
+        local_stream (`bool`, defaults to `False`): whether a second stream looks for small lesions at (near) native
+            resolution; see `LocalStream`. Its inputs come from a processor with `local_stream=True`.
+        local_scorers (`int`, defaults to 3): its networks, whose logits are averaged.
+        local_calibration (`list[float]`, defaults to `[1.0, 0.0]`): a and b of p_local = sigmoid(a s + b), where s is
+            the highest logit of a scan.
+        local_share_weights (`dict`, *optional*): `mean`, `scale` and `weights` (nine numbers each) and `intercept` of a
+            logistic regression on the intensity shares, a third voice; `None` leaves it out.
+        member_local (`list[dict]`, defaults to `[]`): `local_calibration` and `local_share_weights` of each member of
+            an ensemble with a local stream.
         provenance (`dict`, *optional*): what the weights were trained on: `cohort`, `synthetic`, `run`, `fold` (a
             number, `refit` or `ensemble`), `train_scans`, `architecture`. It contains nothing about a participant.
         training_appearance (`dict`, *optional*): a few numbers that describe how a standardised volume looks, each with
@@ -143,9 +156,14 @@ class GloResNetConfig(ScreeningConfig):
     shortcut_type: Literal["A", "B"] = "B"
     head_init_std: float | int = 0.01
     member_temperatures: list[float | int] | tuple[float | int, ...] = ()
+    local_stream: bool = False
+    local_scorers: int = 3
+    local_calibration: list[float | int] | tuple[float | int, ...] = (1.0, 0.0)
+    local_share_weights: dict | None = None
+    member_local: list[dict] | tuple[dict, ...] = ()
 
     def __post_init__(self, **kwargs):
-        for name in ("depths", "widths", "strides", "dilations", "member_temperatures"):
+        for name in ("depths", "widths", "strides", "dilations", "member_temperatures", *LOCAL_LISTS):
             setattr(self, name, list(getattr(self, name)))
         super().__post_init__(**kwargs)
 
@@ -178,6 +196,8 @@ class GloResNetConfig(ScreeningConfig):
     def of_member(self, index: int) -> "GloResNetConfig":
         """Return the configuration of one member of an ensemble."""
         alone: dict[str, Any] = {"member_temperatures": [], "temperature": self.member_temperatures[index]}
+        if self.member_local:
+            alone |= {"member_local": [], **self.member_local[index]}
         return type(self).from_dict(self.to_dict() | alone)
 
     @property
@@ -219,6 +239,38 @@ class GloResNetConfig(ScreeningConfig):
             )
         if not (math.isfinite(self.head_init_std) and self.head_init_std >= 0):
             raise ValueError(f"head_init_std must be 0 or more, not {self.head_init_std}.")
+
+    def validate_local(self):
+        """Check the settings of the local stream, which needs two labels."""
+        if self.local_scorers < 1:
+            raise ValueError(f"local_scorers must be at least 1, not {self.local_scorers}.")
+        if self.local_stream and self.number_of_labels != 2:
+            raise ValueError(f"a local stream needs two labels, normal and injury, not {self.number_of_labels}.")
+        if self.member_local and len(self.member_local) != len(self.member_temperatures):
+            raise ValueError(
+                f"member_local has {len(self.member_local)} entries for {len(self.member_temperatures)} members: give "
+                "one per member."
+            )
+        for own in [{name: getattr(self, name) for name in LOCAL_OF_MEMBER}, *self.member_local]:
+            if sorted(own) != sorted(LOCAL_OF_MEMBER):
+                raise ValueError(f"every entry of member_local must hold {' and '.join(LOCAL_OF_MEMBER)}.")
+            _check_local(*(own[name] for name in LOCAL_OF_MEMBER))
+
+
+def _check_local(calibration: Any, weights: Any) -> None:
+    """Refuse a calibration or weights of the intensity shares that are not finite numbers of the right count."""
+    if not (isinstance(calibration, (list, tuple)) and len(calibration) == 2 and all(map(_is_finite, calibration))):
+        raise ValueError(f"local_calibration must be two numbers, a and b, not {calibration}.")
+    if calibration[0] <= 0:
+        raise ValueError(f"the first number of local_calibration must be above 0, not {calibration[0]}.")
+    if weights is None:
+        return
+    rows = [weights.get(name) for name in ("mean", "scale", "weights")] if isinstance(weights, dict) else [None]
+    complete = all(isinstance(row, (list, tuple)) and len(row) == 9 and all(map(_is_finite, row)) for row in rows)
+    if not (complete and _is_finite(weights.get("intercept")) and min(weights["scale"]) > 0):
+        raise ValueError(
+            "local_share_weights must hold mean, scale (above 0) and weights, nine numbers each, and an intercept."
+        )
 
 
 def _is_finite(value: Any) -> bool:

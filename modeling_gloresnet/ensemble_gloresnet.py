@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.utils import can_return_tuple
 
-from .configuration_gloresnet import GloResNetConfig
+from .configuration_gloresnet import LOCAL_OF_MEMBER, GloResNetConfig
 from .inference_gloresnet import screening_loss
+from .local_gloresnet import fuse
 from .modeling_gloresnet import GloResNetForImageClassification, GloResNetPreTrainedModel
 
 
@@ -38,11 +39,16 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
         Geometry and labels are taken from the first member.
 
         Raises:
+            ValueError: some members have a local stream and others do not.
             RuntimeError: the weights of a member differ in names or shapes from those of the first.
         """
         config = GloResNetConfig.from_dict(members[0].config.to_dict())
         config.member_temperatures = [member.config.temperature for member in members]
         config.temperature = 1.0
+        if len({member.config.local_stream for member in members}) > 1:
+            raise ValueError("some members have a local stream and others do not: train all with the same setting.")
+        if config.local_stream:
+            config.member_local = [{n: getattr(m.config, n) for n in LOCAL_OF_MEMBER} for m in members]
         ensemble = cls(config)
         for own, member in zip(ensemble.members, members, strict=True):
             own.load_state_dict(member.state_dict(), strict=True)
@@ -57,6 +63,10 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        local_patches: Tensor | None = None,
+        local_positions: Tensor | None = None,
+        local_valid: Tensor | None = None,
+        local_shares: Tensor | None = None,
         **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Return logits whose softmax is the mean of the members' probabilities, and the loss if labels are given.
@@ -65,18 +75,28 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
             pixel_values: (B, 1, R, A, S), as the processor returns them.
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
             num_items_in_batch: given by the Trainer of transformers if it accumulates gradients; see `screening_loss`.
+            local_patches, local_positions, local_valid, local_shares: for members with a local stream, see
+                `predict_views`; others ignore them.
 
         Returns:
-            `logits` (B, num_labels): log (1/M) sum_m softmax(f_m(x) / T_m); `loss`, the mean cross-entropy, or `None`.
+            `logits` (B, num_labels): log (1/M) sum_m softmax(f_m(x) / T_m), or the log of the mean of what the streams
+            of each member say together; `loss`, the mean cross-entropy of the global streams, or `None`.
         """
-        each = [member(pixel_values).logits.float() / member.config.temperature for member in self._networks()]
+        own = [member(pixel_values).logits.float() / member.config.temperature for member in self._networks()]
+        each = torch.stack(own).log_softmax(dim=-1)
         # the log of the mean probability, computed in log space for numerical stability
-        logits = torch.stack(each).log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(each))
+        logits = each.logsumexp(dim=0) - math.log(len(own))
         loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
+        if local_patches is not None and self.config.local_stream:
+            judged = [member.judge(local_patches, local_valid, local_shares) for member in self._networks()]
+            fused = [fuse(log, said.log_silence) for log, said in zip(each, judged, strict=True) if said is not None]
+            logits = torch.stack(fused).logsumexp(dim=0) - math.log(len(fused))
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
     @torch.no_grad()
-    def predict_members(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_members(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor | None
+    ) -> Tensor:
         """Return class probabilities of each member and view, at the member's temperature.
 
         `predict_members(x).mean(dim=1)[..., 1].std(dim=0)` shows how far the members disagree about injury.
@@ -84,21 +104,41 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
         Args:
             pixel_values: (B, 1, R, A, S).
             test_time_augmentation: `False` leaves out the mirrored view; `None` follows the configuration.
+            **local: `local_patches`, `local_positions`, `local_valid`, `local_shares` for members with a local stream.
 
         Returns:
             (M, V, B, num_labels) float32.
         """
         if test_time_augmentation is None:
             test_time_augmentation = self.config.test_time_augmentation
-        return torch.stack([member.predict_views(pixel_values, test_time_augmentation) for member in self._networks()])
+        each = [member.predict_views(pixel_values, test_time_augmentation, **local) for member in self._networks()]
+        return torch.stack(each)
 
-    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    @torch.no_grad()
+    def predict_streams(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return what each stream says, as `predict_streams` of a single network; means over the members.
+
+        Only `members` (M, V, B, num_labels) has an entry per member.
+        """
+        if test_time_augmentation is None:
+            test_time_augmentation = self.config.test_time_augmentation
+        each = [member.predict_streams(pixel_values, test_time_augmentation, **local) for member in self._networks()]
+        members = torch.cat([said.pop("members") for said in each])
+        return {"members": members} | {name: torch.stack([said[name] for said in each]).mean(dim=0) for name in each[0]}
+
+    def predict_views(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor | None
+    ) -> Tensor:
         """Return class probabilities of each view, averaged over the members: (V, B, num_labels) float32."""
-        return self.predict_members(pixel_values, test_time_augmentation).mean(dim=0)
+        return self.predict_members(pixel_values, test_time_augmentation, **local).mean(dim=0)
 
-    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_proba(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor | None
+    ) -> Tensor:
         """Return class probabilities, averaged over members and views: (B, num_labels) float32; rows sum to 1."""
-        return self.predict_views(pixel_values, test_time_augmentation).mean(dim=0)
+        return self.predict_views(pixel_values, test_time_augmentation, **local).mean(dim=0)
 
 
 __all__ = ["GloResNetEnsembleForImageClassification"]

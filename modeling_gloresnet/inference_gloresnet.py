@@ -1,15 +1,22 @@
 """What every screening network shares: its loss, and probabilities averaged over a volume and its mirror image."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .local_gloresnet import Judgement, fuse
 from .pipeline_gloresnet import VolumeClassificationPipeline  # noqa: F401  so that its file is saved with every model
 
 TENSOR_LEFT_RIGHT_AXIS = 2  # of a (batch, channel, R, A, S) tensor
+INJURY = 1  # the column of the probability of injury
+GLOBAL_ONLY = (
+    "This model has a local stream, which looks for small lesions, but got pixel_values alone: the answer is that of "
+    "the global stream. Pass everything that the image processor returns: model.predict_proba(**inputs)."
+)
 
 
 def screening_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -39,45 +46,131 @@ class ScreeningInference(nn.Module):
 
     config: Any
     num_labels: int
+    local: Any  # the LocalStream of a network that has one; others lack it
 
     @torch.no_grad()
-    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_views(
+        self,
+        pixel_values: Tensor,
+        test_time_augmentation: bool | None = None,
+        local_patches: Tensor | None = None,
+        local_positions: Tensor | None = None,
+        local_valid: Tensor | None = None,
+        local_shares: Tensor | None = None,
+    ) -> Tensor:
         """Return class probabilities of each view: the plain volume, then its left-right mirror image.
 
         The logits are divided by `config.temperature`. The model predicts in evaluation mode; afterwards it is back in
-        the mode it was in before.
+        the mode it was in before. Of a network with a local stream, the global stream has two views and the local
+        stream has one, with which both are fused.
 
         Args:
             pixel_values: (B, 1, R, A, S).
             test_time_augmentation: `False` leaves out the mirrored view; `None` follows the configuration.
+            local_patches, local_positions, local_valid, local_shares: as the processor makes them for a network with a
+                local stream; other networks ignore them. Positions are not needed.
 
         Returns:
             (V, B, num_labels) float32; V is 2, or 1 without the mirrored view.
+
+        Warns:
+            UserWarning: the network has a local stream, but its inputs are missing.
         """
+        return self._predict(pixel_values, test_time_augmentation, local_patches, local_valid, local_shares)[0]
+
+    @torch.no_grad()
+    def predict_streams(
+        self,
+        pixel_values: Tensor,
+        test_time_augmentation: bool | None = None,
+        local_patches: Tensor | None = None,
+        local_positions: Tensor | None = None,
+        local_valid: Tensor | None = None,
+        local_shares: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return what each stream says, and what they say together.
+
+        Args:
+            pixel_values, test_time_augmentation, local_patches, ...: see `predict_views`.
+
+        Returns:
+            float32 tensors. `members` (1, V, B, num_labels): the class probabilities of both streams together, as in
+            `predict_views`. Probabilities of injury: `p_global` (B,), the mean over the views; `p_local` and `p_shares`
+            (B,), NaN where that voice is silent; `candidates` (B, N), NaN for padding.
+        """
+        views, own, judged = self._predict(
+            pixel_values, test_time_augmentation, local_patches, local_valid, local_shares
+        )
+        unknown = own.new_full((own.shape[1],), torch.nan)
+        return {
+            "members": views[None],
+            "p_global": own.mean(dim=0)[:, INJURY],
+            "p_local": unknown if judged is None else judged.p_local,
+            "p_shares": unknown if judged is None else judged.p_shares,
+            "candidates": unknown[:, None][:, :0] if judged is None else judged.candidates,
+        }
+
+    def _predict(
+        self,
+        pixel_values: Tensor,
+        test_time_augmentation: bool | None,
+        patches: Tensor | None,
+        valid: Tensor | None,
+        shares: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Judgement | None]:
+        """The probabilities of each view from both streams, those of the global stream, and what the local one says."""
         if test_time_augmentation is None:
             test_time_augmentation = self.config.test_time_augmentation
         was_training = self.training
         self.eval()
         try:
-            logits = self.view_logits(pixel_values, bool(test_time_augmentation))
+            logits = self.view_logits(pixel_values, bool(test_time_augmentation)) / self.config.temperature
+            judged = self.judge(patches, valid, shares)
         finally:
             self.train(was_training)
-        probabilities = (logits / self.config.temperature).softmax(dim=-1)
-        return probabilities.reshape(2 if test_time_augmentation else 1, -1, self.num_labels)
+        logits = logits.reshape(2 if test_time_augmentation else 1, -1, self.num_labels)
+        own = logits.softmax(dim=-1)
+        if judged is None:
+            if hasattr(self, "local"):
+                warnings.warn(GLOBAL_ONLY, UserWarning, stacklevel=4)
+            return own, own, None
+        fused = fuse(logits.log_softmax(dim=-1), judged.log_silence).exp()
+        silent = judged.log_silence == 0
+        return torch.where(silent[:, None], own, fused), own, judged
+
+    def judge(self, patches: Tensor | None, valid: Tensor | None, shares: Tensor | None) -> Judgement | None:
+        """What the local stream says; None if the network has none, or no inputs for it.
+
+        Raises:
+            ValueError: `patches` without `valid`, or shapes that do not fit.
+        """
+        if patches is None or not hasattr(self, "local"):
+            return None
+        if valid is None:
+            raise ValueError(
+                "local_patches came without local_valid: pass everything that the image processor returns."
+            )
+        return self.local.judge(patches, valid, shares)
 
     def view_logits(self, pixel_values: Tensor, mirrored: bool) -> Tensor:
-        """Return logits of the volumes and, if `mirrored`, of their mirror images: (V * B, num_labels) float32."""
+        """Return logits of the volumes and, if `mirrored`, of their mirror images: (V * B, num_labels) float32.
+
+        Only the global stream has logits of views.
+        """
         views = [pixel_values, pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS)] if mirrored else [pixel_values]
         return self(torch.cat(views)).logits.float()
 
-    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_proba(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor | None
+    ) -> Tensor:
         """Return p(x) = 1/2 [softmax f(x) + softmax f(flip x)], where flip mirrors left and right (the paper's rule).
 
         Args:
             pixel_values: (B, 1, R, A, S).
             test_time_augmentation: `False` returns softmax f(x) alone; `None` follows the configuration.
+            **local: `local_patches`, `local_positions`, `local_valid`, `local_shares`, see `predict_views`.
 
         Returns:
             (B, num_labels) float32; rows sum to 1 and column 1 is the probability of injury.
         """
-        return self.predict_views(pixel_values, test_time_augmentation).mean(dim=0)
+        return self.predict_views(pixel_values, test_time_augmentation, **local).mean(dim=0)

@@ -5,6 +5,7 @@ transformers fills weights that a file lacks with random numbers and only logs i
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 FLOATS = {"F64", "F32", "F16", "BF16"}  # as safetensors names them
 WHOLE = ("num_batches_tracked", "relative_position_index")  # of BatchNorm and Swin, the only tensors of whole numbers
+LOCAL = re.compile(r"(members\.\d+\.)?local\.")  # how the names of the local stream's tensors begin
 PROCESSOR = "preprocessor_config.json"
 ADVICE = "copy the whole folder again, or export the model again."
 
@@ -96,17 +98,30 @@ def folder_problem(folder: Path) -> str | None:
     Missing files are left to transformers, which reports them.
     """
     try:
-        return _contradiction(folder) or _whole_numbers(folder)
+        kinds = weight_kinds(folder)
+        return _contradiction(folder, kinds) or _whole_numbers(kinds)
     except ValueError as error:
         return str(error)
 
 
-def _contradiction(folder: Path) -> str | None:
-    size, processor_size = (_read(folder / name).get("image_size") for name in ("config.json", PROCESSOR))
+def _contradiction(folder: Path, kinds: dict[str, str]) -> str | None:
+    settings, processor = (_read(folder / name) for name in ("config.json", PROCESSOR))
+    size, processor_size = settings.get("image_size"), processor.get("image_size")
     if None not in (size, processor_size) and size != processor_size:
         return (
             f"{PROCESSOR} makes volumes with {processor_size} voxels per edge, but config.json says that the model "
             f"expects {size}: give both the image_size that the model was trained with."
+        )
+    if processor and (searches := bool(processor.get("local_stream"))) != bool(settings.get("local_stream")):
+        return (
+            f"config.json says that the model has {'no' if searches else 'a'} local stream, but {PROCESSOR} says "
+            f"local_stream {str(searches).lower()}: give both the setting that the model was trained with."
+        )
+    surplus = [] if settings.get("local_stream") else [name for name in kinds if LOCAL.match(name)]
+    if surplus:  # transformers does not report them, because AutoModel leaves them out
+        return (
+            "config.json says that the model has no local stream, but of its tensors, "
+            f"{len(surplus)} are unexpected ({_few(surplus)}): {ADVICE}"
         )
     for index in folder.glob("*.index.json"):
         parts = _read(index).get("weight_map")
@@ -116,9 +131,8 @@ def _contradiction(folder: Path) -> str | None:
     return None
 
 
-def _whole_numbers(folder: Path) -> str | None:
-    kinds = weight_kinds(folder).items()
-    whole = {name: kind for name, kind in kinds if kind not in FLOATS and not name.lower().endswith(WHOLE)}
+def _whole_numbers(kinds: dict[str, str]) -> str | None:
+    whole = {name: kind for name, kind in kinds.items() if kind not in FLOATS and not name.lower().endswith(WHOLE)}
     if whole:
         found = _few(f"{name} is {kind}" for name, kind in whole.items())
         return f"weights must be floating-point numbers, but {found}: {ADVICE}"

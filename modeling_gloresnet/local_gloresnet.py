@@ -1,8 +1,12 @@
 """The local stream: small networks that judge candidates for small lesions at (near) native resolution.
 
 Candidates and their cubes come from the processor (`candidates_gloresnet.py`). A scan is as suspicious as its highest
-candidate.
+candidate: p_local is the calibrated probability of that one. Together with the global stream,
+p = 1 - (1 - p_global) (1 - p_local): each stream alone can call a scan suspicious.
 """
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,45 +45,101 @@ class PatchNetwork(nn.Module):
         return self.head(torch.cat(features, dim=1)).squeeze(1)
 
 
+class Judgement(NamedTuple):
+    """What the local stream says about a batch of scans.
+
+    Attributes:
+        candidates: (B, N) the probability of each candidate; NaN for padding.
+        p_local: (B,) the probability of the highest candidate; NaN where there are no candidates.
+        p_shares: (B,) the probability from the intensity shares; NaN where there are none or no weights for them.
+        log_silence: (B,) log((1 - p_local) (1 - p_shares)), where NaN counts as 0.
+    """
+
+    candidates: Tensor
+    p_local: Tensor
+    p_shares: Tensor
+    log_silence: Tensor
+
+
 class LocalStream(nn.Module):
-    """Several scorers, whose logits are averaged, and the calibration of the scan's highest candidate.
+    """Several scorers, whose logits are averaged, and what the highest candidate of a scan means.
+
+    It is always in evaluation mode and needs no gradients: each scorer is trained alone, as a `PatchNetwork`, before
+    its weights come here.
 
     Args:
         scorers: how many.
         calibration: a and b of p_local = sigmoid(a s + b), where s is the scan's highest logit.
+        share_weights: `mean`, `scale` and `weights`, nine numbers each, and `intercept` of
+            p_shares = sigmoid(weights * (shares - mean) / scale + intercept); None leaves the shares out.
     """
 
-    def __init__(self, scorers: int = 3, calibration: tuple[float, float] | list[float] = (1.0, 0.0)):
+    def __init__(
+        self,
+        scorers: int = 3,
+        calibration: Sequence[float] = (1.0, 0.0),
+        share_weights: dict[str, Any] | None = None,
+    ):
         super().__init__()
         self.scorers = nn.ModuleList(PatchNetwork() for _ in range(scorers))
         self.slope, self.offset = float(calibration[0]), float(calibration[1])
+        self.share_weights = share_weights
+        self.requires_grad_(False).train(False)
+
+    def train(self, mode: bool = True) -> "LocalStream":
+        return super().train(False)
 
     def forward(self, patches: Tensor, valid: Tensor) -> Tensor:
         """Return the logit of each candidate, averaged over the scorers: (B, N) float32; -10000 where not valid.
 
         Args:
-            patches: (B, N, 2, 11, 11, 11).
-            valid: (B, N) bool.
+            patches: (B, N, 2, 11, 11, 11), see `candidates_gloresnet.cut_patches`.
+            valid: (B, N) bool, False for padding.
+
+        Raises:
+            ValueError: for other shapes.
         """
-        flat = patches.flatten(0, 1).to(self.scorers[0].head[-1].weight.dtype)
+        if tuple(patches.shape[2:]) != (SCALES, EDGE, EDGE, EDGE) or tuple(patches.shape[:2]) != tuple(valid.shape):
+            raise ValueError(
+                f"local_patches must be (batch, N, {SCALES}, {EDGE}, {EDGE}, {EDGE}) and local_valid (batch, N), not "
+                f"{tuple(patches.shape)} and {tuple(valid.shape)}; use the image processor to make them."
+            )
+        flat = patches.flatten(0, 1).to(next(self.parameters()).dtype)
         logits = torch.stack([scorer(flat) for scorer in self.scorers]).float().mean(dim=0)
         return torch.where(valid, logits.reshape(valid.shape), INVALID)
 
-    def calibrated(self, logits: Tensor) -> Tensor:
-        """Return the logit a s + b of each candidate."""
-        return self.slope * logits + self.offset
-
-    def log_silence(self, logits: Tensor, valid: Tensor) -> Tensor:
-        """Return log(1 - p_local) of each scan: (B,) float32; 0, so p_local = 0, for a scan without candidates.
+    def judge(self, patches: Tensor, valid: Tensor, shares: Tensor | None = None) -> Judgement:
+        """Judge the candidates of each scan, and its intensity shares if there are weights for them.
 
         Args:
-            logits: (B, N), as `forward` returns them.
-            valid: (B, N) bool.
+            patches, valid: see `forward`.
+            shares: (B, 9), see `interior_gloresnet.intensity_shares`; NaN where unknown.
         """
-        if logits.shape[1] == 0:
-            return logits.new_zeros(len(logits))
-        highest = self.calibrated(logits.amax(dim=1))
-        return torch.where(valid.any(dim=1), F.logsigmoid(-highest), 0.0)
+        logits = self.slope * self(patches, valid) + self.offset
+        highest, found = logits.amax(dim=1), valid.any(dim=1)
+        silence = torch.where(found, -F.softplus(highest), 0.0)
+        p_local = torch.where(found, highest.sigmoid(), torch.nan)
+        p_shares = torch.full_like(p_local, torch.nan)
+        if self.share_weights is not None and shares is not None:
+            mean, scale, weights = (shares.new_tensor(self.share_weights[n]) for n in ("mean", "scale", "weights"))
+            logit = ((shares - mean) / scale * weights).sum(dim=1).float() + self.share_weights["intercept"]
+            p_shares = logit.sigmoid()
+            silence = silence + torch.where(logit.isnan(), 0.0, -F.softplus(logit))
+        return Judgement(torch.where(valid, logits.sigmoid(), torch.nan), p_local, p_shares, silence)
+
+
+def fuse(log_probabilities: Tensor, log_silence: Tensor) -> Tensor:
+    """Return log(1 - p) and log p of p = 1 - (1 - p_global) (1 - p_local) (1 - p_shares): (..., B, 2) float32.
+
+    Args:
+        log_probabilities: (..., B, 2), log(1 - p_global) and log p_global.
+        log_silence: (B,), see `Judgement`.
+    """
+    no, yes = log_probabilities.float().unbind(dim=-1)
+    # p = p_global + (1 - p_global) (1 - silence), without the difference of two numbers near 1
+    others = torch.log(-torch.expm1(log_silence))
+    injury = torch.stack([yes, no + others]).logsumexp(dim=0)
+    return torch.stack([no + log_silence, injury], dim=-1)
 
 
 def _encoder() -> nn.Sequential:

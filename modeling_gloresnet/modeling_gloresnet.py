@@ -22,6 +22,7 @@ from transformers.utils import can_return_tuple
 from .configuration_gloresnet import GloResNetConfig
 from .inference_gloresnet import ScreeningInference, screening_loss
 from .loading_gloresnet import ScreeningPreTrainedModel
+from .local_gloresnet import LocalStream, fuse
 from .medicalnet_gloresnet import load_encoder, read_medicalnet
 
 _Model = TypeVar("_Model", bound="GloResNetPreTrainedModel")  # typing.Self needs Python 3.11, transformers only 3.10
@@ -212,8 +213,9 @@ class GloResNetModel(GloResNetPreTrainedModel):
         ValueError: the configuration describes an ensemble, where each member has its own encoder.
     """
 
-    # loading a classifier's checkpoint leaves out its head; transformers applies this to models with an encoder, too
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\.(weight|bias)$"]
+    # loading a classifier's checkpoint leaves out its head and local stream; transformers applies this to models with
+    # an encoder, too
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.(weight|bias)$", r"^local\."]
 
     def __init__(self, config: GloResNetConfig):
         if config.member_temperatures:
@@ -277,13 +279,21 @@ class GloResNetModel(GloResNetPreTrainedModel):
 
 
 class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedModel):
-    """The encoder with a linear head on the pooled features: normal (0) or injury (1)."""
+    """The encoder with a linear head on the pooled features: normal (0) or injury (1).
+
+    With `config.local_stream`, `local` holds a second stream, which looks for small lesions.
+    """
 
     def __init__(self, config: GloResNetConfig):
         super().__init__(config)
         self.num_labels = config.number_of_labels
         self.gloresnet = GloResNetModel(config)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        if config.local_stream:
+            with torch.random.fork_rng(devices=[]):  # the global stream starts with the same weights without it
+                self.local = LocalStream(config.local_scorers, config.local_calibration, config.local_share_weights)
+            for module in self.local.modules():
+                module._is_hf_initialized = True  # a scorer has initial weights of its own
         self.post_init()
 
     @can_return_tuple
@@ -293,6 +303,10 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        local_patches: Tensor | None = None,
+        local_positions: Tensor | None = None,
+        local_valid: Tensor | None = None,
+        local_shares: Tensor | None = None,
         **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Classify standardised volumes; also return the cross-entropy if labels are given.
@@ -302,13 +316,21 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
             output_hidden_states: also return the maps after the stem and after each stage.
             num_items_in_batch: given by the Trainer of transformers if it accumulates gradients; see `screening_loss`.
+            local_patches, local_positions, local_valid, local_shares: for a network with a local stream, see
+                `predict_views`; others ignore them.
 
         Returns:
-            `logits` (B, num_labels); `loss`, the unweighted mean, a scalar or `None`; `hidden_states` if requested.
+            `logits` (B, num_labels); `loss`, the unweighted mean, a scalar or `None`; `hidden_states` if requested. The
+            loss is always that of the global stream. With the inputs of the local stream, the logits are log(1 - p) and
+            log p of both streams together, at the temperature of the configuration; otherwise they are those of the
+            global stream, not divided by it.
         """
         outputs = self.gloresnet(pixel_values, output_hidden_states=output_hidden_states)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
+        if (judged := self.judge(local_patches, local_valid, local_shares)) is not None:
+            own = (logits.float() / self.config.temperature).log_softmax(dim=-1)
+            logits = fuse(own, judged.log_silence)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 

@@ -38,7 +38,7 @@ class VolumeClassificationPipeline(Pipeline):
 
     Raises:
         ValueError: a scan or mask cannot be used, an item holds several scans, masks and scans differ in number, or
-            processor and model differ in image size.
+            processor and model differ in image size or local stream.
     """
 
     # the annotation of transformers allows only None
@@ -54,6 +54,12 @@ class VolumeClassificationPipeline(Pipeline):
             raise ValueError(
                 f"The processor makes volumes with {made} voxels per edge, but the model expects {expected}: use the "
                 "processor of this model."
+            )
+        searches = [bool(getattr(part, "local_stream", False)) for part in (self.image_processor, self.model.config)]
+        if searches[0] != searches[1]:
+            raise ValueError(
+                f"The processor has local_stream {searches[0]}, but the model has {searches[1]}: use the processor of "
+                "this model."
             )
 
     def __call__(self, inputs, *args, mask=None, **kwargs):
@@ -104,7 +110,10 @@ class VolumeClassificationPipeline(Pipeline):
         for entry in model_inputs["warnings"]:
             for sentence in [entry] if isinstance(entry, str) else entry:  # a list per scan if scans are batched
                 warnings.warn(sentence, UserWarning, stacklevel=2)
-        return {"probabilities": self.model.predict_proba(model_inputs["pixel_values"], test_time_augmentation)}
+        local = {name: value for name, value in model_inputs.items() if name.startswith("local_")}
+        return {
+            "probabilities": self.model.predict_proba(model_inputs["pixel_values"], test_time_augmentation, **local)
+        }
 
     def postprocess(self, model_outputs, top_k=None):
         id2label = self.model.config.id2label

@@ -10,6 +10,7 @@ import torch
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification, VolumeClassificationPipeline
 from preprocessing import GloResNetImageProcessor
 from preprocessing.appearance_gloresnet import describe, unusual
+from tests.brains import brain_with_spot
 
 SIZE = 16
 
@@ -176,3 +177,18 @@ def test_a_model_without_a_record_of_its_training_says_so(pipe, scans):
 def test_a_processor_of_another_image_size_is_refused(model):
     with pytest.raises(ValueError, match="with 32 voxels per edge, but the model expects 16"):
         VolumeClassificationPipeline(model=model, image_processor=GloResNetImageProcessor(image_size=32))
+
+
+def test_both_streams_answer_in_batches_of_scans_with_different_numbers_of_candidates():
+    torch.manual_seed(0)
+    config = GloResNetConfig(
+        stem_channels=4, widths=[4, 8, 8, 8], image_size=SIZE, head_init_std=5.0, local_stream=True
+    )
+    model = GloResNetForImageClassification(config).eval()
+    processor = GloResNetImageProcessor(image_size=SIZE, local_stream=True)
+    brains = [brain_with_spot(), brain_with_spot(radius=26), brain_with_spot(seed=6)]
+    answers = injury(VolumeClassificationPipeline(model=model, image_processor=processor)(brains, batch_size=3))
+    alone = [model.predict_proba(**processor(brain, return_tensors="pt"))[0, 1].item() for brain in brains]
+    assert answers == pytest.approx(alone, abs=1e-6)
+    with pytest.raises(ValueError, match="local_stream"):
+        VolumeClassificationPipeline(model=model, image_processor=GloResNetImageProcessor(image_size=SIZE))
