@@ -12,6 +12,9 @@ training scans: do not rely on such a probability). A scan that cannot be read, 
 gets status `error` and the reason; the other scans are still screened. The table appears when it is complete. Memory
 does not grow with the number of scans.
 
+With `--places FILE.csv`, a model with a local stream also lists the most suspicious places of each scan: scan, rank,
+probability, x_mm, y_mm, z_mm (right, anterior, superior), side.
+
 Exit status: 0 all scans screened, 1 a scan failed or the run stopped, 2 wrong call, 130 interrupted.
 """
 
@@ -34,7 +37,7 @@ from screening.errors import ModelError, NoScansError
 from screening.fast import DTYPES, prepare
 from screening.loading import load_model
 from screening.many_scans import screen, write_table
-from screening.model import INJURY, SYNTHETIC, is_synthetic
+from screening.model import INJURY, SYNTHETIC, has_local_stream, is_synthetic
 from screening.requests import find_requests
 
 NAME = "predict.py"
@@ -59,6 +62,8 @@ def predict(args: argparse.Namespace) -> int:
     requests = find_requests(args.scans, acquisition=args.acquisition, run=args.run)
     keep_freed_memory()
     model, processor = load_model(args.model, args.dtype)
+    if args.places and not has_local_stream(model.config):
+        raise ModelError(f"{args.model} has no local stream, so it lists no places: leave --places out")
     model = prepare(model, args.dtype)
     rows = screen(
         requests,
@@ -69,7 +74,7 @@ def predict(args: argparse.Namespace) -> int:
         test_time_augmentation=False if args.no_tta else None,
         series=args.series,
     )
-    counts = write_table(rows, args.output, total=len(requests))
+    counts = write_table(rows, args.output, total=len(requests), places=args.places)
     injury = model.config.id2label[INJURY]
     warned = counts["warnings"]
     print(
@@ -99,6 +104,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a model folder or Hub model, whose code is executed, or a converted file",
     )
     add("--output", type=Path, default=Path("predictions.csv"), help="default predictions.csv")
+    add("--places", type=Path, metavar="FILE.csv", help="also list suspicious places, of a model with a local stream")
     add("--acquisition", metavar="A", help="the T2w image with this `acq`, in BIDS sessions that have several")
     add("--run", metavar="N", help="the T2w image with this `run`, in BIDS sessions that have several")
     add("--series", metavar="N|UID", help="the series of this number or UID, in DICOM studies where several fit")
@@ -116,9 +122,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error("--batch_size must be at least 1 and --num_workers at least 0")
-    folder = args.output.parent
-    if args.output.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
-        parser.error(f"--output {args.output} cannot be written: give a file in a folder that exists and is writable")
+    for flag, file in (("--output", args.output), ("--places", args.places)):
+        if file and (file.is_dir() or not (file.parent.is_dir() and os.access(file.parent, os.W_OK))):
+            parser.error(f"{flag} {file} cannot be written: give a file in a folder that exists and is writable")
+    if args.places and args.places.absolute() == args.output.absolute():
+        parser.error("--places and --output name the same file: give two files")
     return args
 
 

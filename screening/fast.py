@@ -111,7 +111,7 @@ class PreparedNetwork(ScreeningInference, nn.Module):
     Args:
         network: a GloResNetForImageClassification, of this project's class or from a model folder's code. Its layers
             are changed in place.
-        dtype: the precision of all layers except the head, which stays in float32 at no cost.
+        dtype: the precision of all layers except the head and the local stream, which stay in float32.
     """
 
     def __init__(self, network: Any, dtype: torch.dtype = torch.float32):
@@ -124,6 +124,8 @@ class PreparedNetwork(ScreeningInference, nn.Module):
         self.layers = nn.Sequential(*network.gloresnet.layers)
         self.layers.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing from the stub
         self.classifier = network.classifier
+        if hasattr(network, "local"):  # it stays in float32, and costs little
+            self.local = network.local
         self.stem.to(dtype)
         self.layers.to(dtype)
         if network.device.type == "cpu" and dtype == torch.float32:

@@ -1,5 +1,6 @@
 """From requests to the rows of a table: scans are read in worker processes and screened in batches."""
 
+import contextlib
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,21 +14,28 @@ from tqdm import tqdm
 
 from machine.programs import one_line
 from machine.workers import leave_signals_to_the_parent
+from preprocessing import LocalInputs
 from run_folder.cells import quoted
 from run_folder.files import replacing
 
 from .model import INJURY, ScreeningModel, predicted_label
-from .one_scan import all_warnings, open_scan, read_scan
+from .one_scan import all_warnings, local_batch, open_scan, read_inputs
+from .places import COLUMNS as PLACE_COLUMNS
+from .places import list_places, rows_of_places
 from .requests import Request, find_mask
 
 COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message", "warnings"]
 
 
 class PreparedScan(NamedTuple):
-    """A request after reading: the input `(1, R, A, S)` and warnings of a scan, or the message why there are none."""
+    """A request after reading: the inputs and warnings of a scan, or the message why there are none.
+
+    `pixel_values` is `(1, R, A, S)`; `local` is None for a model without a local stream.
+    """
 
     scan: str
     pixel_values: np.ndarray | None = None
+    local: LocalInputs | None = None
     warnings: tuple[str, ...] = ()
     message: str = ""
 
@@ -57,8 +65,9 @@ class PreparedScans(Dataset):
         try:
             mask = find_mask(scan) if self.processor.brain_mask == "required" else None
             # numpy arrays travel between processes through a pipe, so a container's small /dev/shm does not matter
-            volume, pixel_values = read_scan(self.processor, open_scan(scan, self.series), mask)
-            return PreparedScan(scan, pixel_values, tuple(all_warnings(volume, pixel_values[0], self.trained_on)))
+            volume, pixel_values, local = read_inputs(self.processor, open_scan(scan, self.series), mask)
+            doubts = all_warnings(volume, pixel_values[0], self.trained_on)
+            return PreparedScan(scan, pixel_values, local, tuple(doubts))
         except Exception as error:  # any error costs the row of this scan, not the run
             return PreparedScan(scan, message=one_line(error))
 
@@ -78,7 +87,7 @@ def screen(
 
     A scan that cannot be read, or gets no probability, has status `error` and a message. `warnings` holds the sentences
     of `all_warnings`, separated by spaces; they are collected where the scan is read. Memory does not grow with the
-    number of scans.
+    number of scans. With a local stream, each row of a screened scan has one more entry, `places`, see `list_places`.
 
     Args:
         requests: from `find_requests`.
@@ -96,48 +105,65 @@ def screen(
         worker_init_fn=leave_signals_to_the_parent,
     )
     for batch in loader:
-        readable = [torch.from_numpy(item.pixel_values) for item in batch if item.pixel_values is not None]
+        readable = [item for item in batch if item.pixel_values is not None]
+        places: Iterator[list] = iter([])
         if readable:
-            stack = torch.stack(readable).to(model.device)
-            views = model.predict_views(stack, test_time_augmentation)
+            stack = torch.stack([torch.from_numpy(item.pixel_values) for item in readable]).to(model.device)
+            if local := local_batch([item.local for item in readable], model.device):
+                said = model.predict_streams(stack, test_time_augmentation, **local)
+                views = said["members"].mean(dim=0)
+                both = zip(said["candidates"].cpu(), local["local_positions"].cpu(), strict=True)
+                places = iter([list_places(*scores) for scores in both])
+            else:
+                views = model.predict_views(stack, test_time_augmentation)
             augmented, plain = iter(views.mean(dim=0)[:, INJURY].tolist()), iter(views[0, :, INJURY].tolist())
-        for scan, pixel_values, warnings, message in batch:
+        for scan, pixel_values, _, warnings, message in batch:
             doubts = " ".join(warnings)
             if pixel_values is None:
                 yield _row(scan, status="error", message=message)
                 continue
             p_injury, p_plain = next(augmented), next(plain)
+            found = {"places": next(places)} if local else {}
             try:
                 label = predicted_label(p_injury, model.config, scan)
             except ValueError as error:
                 yield _row(scan, status="error", message=str(error), warnings=doubts)
                 continue
             # 9 digits keep a float32 exactly
-            yield _row(scan, f"{p_injury:.9g}", f"{p_plain:.9g}", label, "ok", warnings=doubts)
+            yield _row(scan, f"{p_injury:.9g}", f"{p_plain:.9g}", label, "ok", warnings=doubts) | found
 
 
-def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int) -> Counter[str]:
-    """Write the rows as they come, with a progress bar. The file appears when it is complete.
+def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int, places: Path | None = None) -> Counter[str]:
+    """Write the rows as they come, with a progress bar. The files appear when they are complete.
 
     Args:
         rows: from `screen`.
         output: the CSV file; an existing one is replaced.
         total: the number of rows, for the progress bar.
+        places: a second CSV file, for the most suspicious places of each scan; None for none.
 
     Returns:
         How many rows have each status and each label, and under `warnings` how many have warnings.
     """
     counts: Counter[str] = Counter()
-    with (
-        replacing(output) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
+    with contextlib.ExitStack() as stack:
+        table = _new_table(stack, output, COLUMNS)
+        table_of_places = _new_table(stack, places, PLACE_COLUMNS) if places else None
         for row in tqdm(rows, total=total, desc="screening", unit="scan"):
-            table.writerow({column: quoted(text) for column, text in row.items()})
+            table.writerow({column: quoted(row[column]) for column in COLUMNS})
+            if table_of_places:
+                found = rows_of_places(row["scan"], row.get("places", []))
+                table_of_places.writerows(place | {"scan": quoted(row["scan"])} for place in found)
             counts.update([row["status"], row["predicted_label"], *(["warnings"] if row["warnings"] else [])])
     return counts
+
+
+def _new_table(stack: contextlib.ExitStack, path: Path, columns: list[str]) -> csv.DictWriter:
+    temporary = stack.enter_context(replacing(path))
+    file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape"))
+    table = csv.DictWriter(file, columns)
+    table.writeheader()
+    return table
 
 
 def _row(scan: str, p_injury="", p_plain="", label="", status="", message="", warnings="") -> dict[str, Any]:

@@ -38,12 +38,16 @@ class ScreeningModel(Protocol):
     @property
     def networks(self) -> tuple[nn.Module, ...]: ...
 
-    def predict_members(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_members(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
         """Class probabilities of each ensemble member and view.
 
         Args:
             pixel_values: (B, 1, R, A, S), as the processor makes them.
             test_time_augmentation: `False` skips the mirrored view; `None` follows the configuration.
+            **local: `local_patches`, `local_positions`, `local_valid` and `local_shares` as the processor makes them,
+                for a model with a local stream. Without them, the global stream answers alone.
 
         Returns:
             (M, V, B, num_labels) float32: M = 1 for a single network; V = 2 views (original, mirrored left to right)
@@ -51,11 +55,24 @@ class ScreeningModel(Protocol):
         """
         ...
 
-    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_streams(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> dict[str, Tensor]:
+        """What each stream of a model with a local stream says; see `ScreeningInference.predict_streams`.
+
+        Only `members` (M, V, B, num_labels) has an entry per ensemble member.
+        """
+        ...
+
+    def predict_views(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
         """The mean of `predict_members` over the members, (V, B, num_labels) float32."""
         ...
 
-    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_proba(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
         """The mean of `predict_views` over the views, (B, num_labels) float32; each row sums to 1."""
         ...
 
@@ -74,6 +91,11 @@ def predicted_label(p_injury: float, config: Any, scan: str) -> str:
     if not 0 <= p_injury <= 1:
         raise ValueError(f"{scan}: the model returned {p_injury}, which is not a probability; check the model.")
     return config.id2label[INJURY if p_injury >= config.threshold else 1 - INJURY]
+
+
+def has_local_stream(config: Any) -> bool:
+    """Whether a model has a local stream. The configuration may be of a class from before it existed."""
+    return bool(getattr(config, "local_stream", False))
 
 
 def is_trained(model: ScreeningModel) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,14 +10,29 @@ import torch
 from architectures.networks import member_temperatures
 from dicomfiles import is_delivery
 from dicomfiles import read as read_delivery
-from preprocessing import Volume, apply_mask, read_volume
+from preprocessing import LocalInputs, Volume, apply_mask, read_volume, stack_local_inputs
 from preprocessing.appearance_gloresnet import check_standardised, coarser
 from preprocessing.arrays_gloresnet import longest_edge
 
 from .model import INJURY, ScreeningModel, predicted_label
 from .out_of_distribution import MASKED_SHARE, describe, unusual
+from .places import list_places
 
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."
+
+
+class ScanInputs(NamedTuple):
+    """A scan that was read and prepared.
+
+    Attributes:
+        volume: the scan on its own voxel grid, as in `framed_scan`.
+        pixel_values: the network's input `(1, S, S, S)` float32.
+        local: what the local stream needs; None for a model without one.
+    """
+
+    volume: Volume
+    pixel_values: np.ndarray
+    local: LocalInputs | None = None
 
 
 def open_scan(scan: str | Volume, series: str | None = None) -> str | Volume:
@@ -69,30 +85,50 @@ def corrects_bias(processor) -> bool:
     return getattr(processor, "bias_correction", "none") == "n4"
 
 
+def has_search(processor) -> bool:
+    """Whether a processor, perhaps of an earlier version, prepares the inputs of a local stream."""
+    return bool(getattr(processor, "local_stream", False))
+
+
 def read_scan(processor, scan: str | Volume, mask: str | None = None) -> tuple[Volume, np.ndarray]:
-    """Read a scan on its own voxel grid, and prepare the network's input `(1, S, S, S)` float32.
+    """Read a scan and prepare the input of the global stream: `volume` and `pixel_values` of `read_inputs`."""
+    return read_inputs(processor, scan, mask, search=False)[:2]
+
+
+def read_inputs(processor, scan: str | Volume, mask: str | None = None, search: bool = True) -> ScanInputs:
+    """Read a scan on its own voxel grid, and prepare what the model needs.
 
     Args:
         processor, scan, mask: see `framed_scan`.
-
-    Returns:
-        The scan as in `framed_scan`, and the input.
+        search: whether to prepare the local stream too, if there is one. If it cannot judge the scan, the volume's
+            warnings say so.
 
     Raises:
         ValueError: the scan or mask cannot be used.
     """
     volume = read_volume(scan)
     seen = _seen(processor, volume, mask, correct=True)  # the processor does not repeat any of it
-    volume = volume._replace(warnings=seen.warnings, frame=seen.frame)
+    local = processor.search(seen) if search and has_search(processor) else None
+    silent = (local.warning,) if local is not None and local.warning else ()
+    volume = volume._replace(warnings=(*seen.warnings, *silent), frame=seen.frame)
     # the position of a mask was checked above, because arrays have none
     brain = None if mask is None else read_volume(mask).data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the doubts about these files are in volume.warnings
         source = seen if corrects_bias(processor) else volume if frames(processor) else volume.data
-        pixel_values = processor(source, mask=brain, return_tensors="np").pixel_values[0]
+        without_search = {"local_stream": False} if has_search(processor) else {}
+        pixel_values = processor(source, mask=brain, return_tensors="np", **without_search).pixel_values[0]
     for channel in pixel_values:  # a processor of another version may not check it
         check_standardised(channel, volume.source)
-    return volume, pixel_values
+    return ScanInputs(volume, pixel_values, local)
+
+
+def local_batch(scans: list[LocalInputs | None], device: torch.device) -> dict[str, torch.Tensor]:
+    """What a model takes besides `pixel_values`, for a batch of scans; empty for a model without a local stream."""
+    if not scans or scans[0] is None:
+        return {}
+    batch = stack_local_inputs([found for found in scans if found is not None])
+    return {name: torch.from_numpy(rows).to(device) for name, rows in batch.items()}
 
 
 def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[float]] | None) -> list[str]:
@@ -122,10 +158,16 @@ def prepare_scan(
     Raises:
         ValueError: the scan or mask cannot be used. The message is one sentence.
     """
+    volume, pixel_values, _ = _prepared(processor, scan, mask, name, series, search=False)
+    return volume, torch.from_numpy(pixel_values[None])
+
+
+def _prepared(
+    processor, scan: str | Volume, mask: str | None, name: str, series: str | None, search: bool
+) -> ScanInputs:
     path = scan if isinstance(scan, str) else scan.source
     try:
-        volume, pixel_values = read_scan(processor, open_scan(scan, series), mask)
-        return volume, torch.from_numpy(pixel_values[None])
+        return read_inputs(processor, open_scan(scan, series), mask, search)
     except ValueError as error:
         sentence = str(error).replace(path, name or os.path.basename(path))
         raise ValueError(sentence.replace(mask, os.path.basename(mask)) if mask else sentence) from error
@@ -154,6 +196,10 @@ def screen_scan(
           augmentation.
         - `p_injury_members`, `member_spread`: the probability of each ensemble member, and their standard deviation;
           None for a single network
+        - `streams`: which streams spoke: `global`, then `local` and `shares` of a model with a local stream
+        - `p_global`, `p_local`, `p_shares`: what each says alone; None for one that did not speak. `p_injury` is
+          1 - (1 - p_global) (1 - p_local) (1 - p_shares), up to the averaging over ensemble members.
+        - `places`: the most suspicious places that the local stream found, see `list_places`
         - `predicted_label`, `threshold`, `temperature`, `calibrated`
         - `preprocessing`: see `describe_preprocessing`
         - `warnings`: see `all_warnings`
@@ -164,9 +210,14 @@ def screen_scan(
         ValueError: the scan or mask cannot be used, or the model did not return a probability.
     """
     name = name or os.path.basename(scan if isinstance(scan, str) else scan.source)
-    volume, pixel_values = prepare_scan(processor, scan, mask, name, series)
+    volume, pixels, found = _prepared(processor, scan, mask, name, series, search=True)
+    pixel_values, local = torch.from_numpy(pixels[None]), local_batch([found], model.device)
     with torch.inference_mode():
-        each = model.predict_members(pixel_values.to(model.device))[:, :, 0, INJURY].double()  # (members, views)
+        if local:
+            said = model.predict_streams(pixel_values.to(model.device), **local)
+        else:
+            said = {"members": model.predict_members(pixel_values.to(model.device))}
+    each = said["members"][:, :, 0, INJURY].double()  # (members, views)
     views, members = each.mean(dim=0).tolist(), each.mean(dim=1).tolist()
     p_injury, config = float(np.mean(views)), model.config
     label = predicted_label(p_injury, config, name)
@@ -179,6 +230,7 @@ def screen_scan(
         "view_spread": abs(views[0] - views[1]) if len(views) > 1 else None,
         "p_injury_members": members if len(members) > 1 else None,
         "member_spread": float(np.std(members, ddof=1)) if len(members) > 1 else None,
+        **_streams(said, local, p_injury),
         "predicted_label": label,
         "threshold": float(config.threshold),
         "temperature": float(config.temperature),
@@ -187,6 +239,19 @@ def screen_scan(
         "warnings": all_warnings(volume, cube, config.training_appearance),
         "model": {**(config.provenance or {}), "image_size": config.image_size},
         "notice": NOTICE,
+    }
+
+
+def _streams(said: dict[str, torch.Tensor], local: dict[str, torch.Tensor], p_injury: float) -> dict:
+    """The entries of the answer that say which stream spoke."""
+    voices = {name: float(said[f"p_{name}"][0]) if local else np.nan for name in ("global", "local", "shares")}
+    if not local:
+        voices["global"] = p_injury
+    spoke = [name for name, p in voices.items() if np.isfinite(p)]
+    return {
+        "streams": spoke,
+        **{f"p_{name}": p if name in spoke else None for name, p in voices.items()},
+        "places": list_places(said["candidates"][0].cpu(), local["local_positions"][0].cpu()) if local else [],
     }
 
 

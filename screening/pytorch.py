@@ -44,16 +44,28 @@ class PyTorchModel:
     def dtype(self) -> str:
         return str(self.module.dtype).removeprefix("torch.")
 
-    def predict_members(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_members(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
         """(M, V, B, num_labels), see `ScreeningModel`."""
         if member_temperatures(self.config):
-            return self.module.predict_members(pixel_values, test_time_augmentation)
-        return self.module.predict_views(pixel_values, test_time_augmentation)[None]
+            return self.module.predict_members(pixel_values, test_time_augmentation, **local)
+        return self.module.predict_views(pixel_values, test_time_augmentation, **local)[None]
 
-    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_streams(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> dict[str, Tensor]:
+        """See `ScreeningModel`."""
+        return self.module.predict_streams(pixel_values, test_time_augmentation, **local)
+
+    def predict_views(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
         """(V, B, num_labels), see `ScreeningModel`."""
-        return self.module.predict_views(pixel_values, test_time_augmentation)
+        return self.module.predict_views(pixel_values, test_time_augmentation, **local)
 
-    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_proba(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
         """(B, num_labels), see `ScreeningModel`."""
-        return self.module.predict_proba(pixel_values, test_time_augmentation)
+        return self.module.predict_proba(pixel_values, test_time_augmentation, **local)

@@ -9,6 +9,8 @@ from modeling_gloresnet.configuration_gloresnet import ScreeningConfig
 from preprocessing import GloResNetImageProcessor
 from preprocessing.appearance_gloresnet import DESCRIPTORS
 
+from .model import has_local_stream
+
 
 def check_settings(config: Any, processor: Any) -> None:
     """Refuse settings that would give a wrong probability, or a probability without its warnings.
@@ -28,6 +30,11 @@ def check_settings(config: Any, processor: Any) -> None:
         raise ValueError(
             f"the processor makes volumes with {settings['image_size']} voxels per edge, but the model expects "
             f"{config.image_size}: give both the image_size that the model was trained with"
+        )
+    if (searches := bool(getattr(processor, "local_stream", False))) != has_local_stream(config):
+        raise ValueError(
+            f"the processor has local_stream {str(searches).lower()}, but the model has "
+            f"{'no' if searches else 'a'} local stream: give both the setting that the model was trained with"
         )
     if config.num_channels != 1:
         raise ValueError(f"the processor makes one channel, but the model expects num_channels {config.num_channels}")

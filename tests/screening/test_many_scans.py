@@ -9,16 +9,17 @@ import torch
 from screening import many_scans
 from screening.many_scans import COLUMNS, screen, write_table
 from screening.model import predicted_label
+from screening.one_scan import ScanInputs
 from screening.requests import Request
 
 CONFIG = SimpleNamespace(id2label={0: "normal", 1: "injury"}, threshold=0.5, training_appearance=None)
 NO_RECORD = "The model has no record of its training scans: it is not known whether this scan is similar to them."
 
 
-def read_scan(processor, scan, mask):
+def read_inputs(processor, scan, mask):
     """Reads a "scan" whose name is its probability of injury."""
     doubts = ("Its sform and qform disagree.",) if scan == "0.5" else ()
-    return SimpleNamespace(warnings=doubts), np.full((1, 2, 2, 2), float(scan), np.float32)
+    return ScanInputs(SimpleNamespace(warnings=doubts), np.full((1, 2, 2, 2), float(scan), np.float32))
 
 
 class Model:
@@ -32,7 +33,7 @@ class Model:
 
 
 def test_every_request_has_a_row_in_order(monkeypatch):
-    monkeypatch.setattr(many_scans, "read_scan", read_scan)
+    monkeypatch.setattr(many_scans, "read_inputs", read_inputs)
     requests = [Request("0.25"), Request("anat", "no image"), Request("nan"), Request("word"), Request("0.5")]
     rows = list(screen(requests, Model(), SimpleNamespace(brain_mask="none"), batch_size=3))
     assert [row["scan"] for row in rows] == ["0.25", "anat", "nan", "word", "0.5"]
