@@ -89,7 +89,7 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
         loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
         if local_patches is not None and self.config.local_stream:
             judged = [member.judge(local_patches, local_valid, local_shares) for member in self._networks()]
-            fused = [fuse(log, said.log_silence) for log, said in zip(each, judged, strict=True) if said is not None]
+            fused = [fuse(log, said) for log, said in zip(each, judged, strict=True) if said is not None]
             logits = torch.stack(fused).logsumexp(dim=0) - math.log(len(fused))
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 

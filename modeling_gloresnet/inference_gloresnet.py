@@ -76,7 +76,7 @@ class ScreeningInference(nn.Module):
         Warns:
             UserWarning: the network has a local stream, but its inputs are missing.
         """
-        return self._predict(pixel_values, test_time_augmentation, local_patches, local_valid, local_shares)[0]
+        return self.predict_both(pixel_values, test_time_augmentation, local_patches, local_valid, local_shares)[0]
 
     @torch.no_grad()
     def predict_streams(
@@ -98,7 +98,7 @@ class ScreeningInference(nn.Module):
             `predict_views`. Probabilities of injury: `p_global` (B,), the mean over the views; `p_local` and `p_shares`
             (B,), NaN where that voice is silent; `candidates` (B, N), NaN for padding.
         """
-        views, own, judged = self._predict(
+        views, own, judged = self.predict_both(
             pixel_values, test_time_augmentation, local_patches, local_valid, local_shares
         )
         unknown = own.new_full((own.shape[1],), torch.nan)
@@ -110,15 +110,19 @@ class ScreeningInference(nn.Module):
             "candidates": unknown[:, None][:, :0] if judged is None else judged.candidates,
         }
 
-    def _predict(
+    @torch.no_grad()
+    def predict_both(
         self,
         pixel_values: Tensor,
         test_time_augmentation: bool | None,
         patches: Tensor | None,
         valid: Tensor | None,
-        shares: Tensor | None,
+        shares: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Judgement | None]:
-        """The probabilities of each view from both streams, those of the global stream, and what the local one says."""
+        """Return the probabilities of each view from both streams, those of the global stream, and the local judgement.
+
+        The arguments are those of `predict_views`. The judgement is None if there is nothing to judge it by.
+        """
         if test_time_augmentation is None:
             test_time_augmentation = self.config.test_time_augmentation
         was_training = self.training
@@ -134,7 +138,7 @@ class ScreeningInference(nn.Module):
             if hasattr(self, "local"):
                 warnings.warn(GLOBAL_ONLY, UserWarning, stacklevel=4)
             return own, own, None
-        fused = fuse(logits.log_softmax(dim=-1), judged.log_silence).exp()
+        fused = fuse(logits.log_softmax(dim=-1), judged).exp()
         silent = judged.log_silence == 0
         return torch.where(silent[:, None], own, fused), own, judged
 

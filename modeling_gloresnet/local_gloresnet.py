@@ -52,13 +52,15 @@ class Judgement(NamedTuple):
         candidates: (B, N) the probability of each candidate; NaN for padding.
         p_local: (B,) the probability of the highest candidate; NaN where there are no candidates.
         p_shares: (B,) the probability from the intensity shares; NaN where there are none or no weights for them.
-        log_silence: (B,) log((1 - p_local) (1 - p_shares)), where NaN counts as 0.
+        log_silence, log_alarm: (B,) the logarithms of q = (1 - p_local) (1 - p_shares) and of 1 - q, where NaN counts
+            as 0; log_alarm is -10000 where q is 1.
     """
 
     candidates: Tensor
     p_local: Tensor
     p_shares: Tensor
     log_silence: Tensor
+    log_alarm: Tensor
 
 
 class LocalStream(nn.Module):
@@ -118,28 +120,35 @@ class LocalStream(nn.Module):
         logits = self.slope * self(patches, valid) + self.offset
         highest, found = logits.amax(dim=1), valid.any(dim=1)
         silence = torch.where(found, -F.softplus(highest), 0.0)
+        alarm = torch.where(found, -F.softplus(-highest), INVALID)
         p_local = torch.where(found, highest.sigmoid(), torch.nan)
         p_shares = torch.full_like(p_local, torch.nan)
         if self.share_weights is not None and shares is not None:
             mean, scale, weights = (shares.new_tensor(self.share_weights[n]) for n in ("mean", "scale", "weights"))
             logit = ((shares - mean) / scale * weights).sum(dim=1).float() + self.share_weights["intercept"]
             p_shares = logit.sigmoid()
-            silence = silence + torch.where(logit.isnan(), 0.0, -F.softplus(logit))
-        return Judgement(torch.where(valid, logits.sigmoid(), torch.nan), p_local, p_shares, silence)
+            known = ~logit.isnan()
+            # 1 - (1 - p) (1 - p_shares) = p + (1 - p) p_shares, without the difference of two numbers near 1
+            more = torch.where(known, silence - F.softplus(-logit), INVALID)
+            alarm = _log_sum(alarm, more)
+            silence = silence + torch.where(known, -F.softplus(logit), 0.0)
+        return Judgement(torch.where(valid, logits.sigmoid(), torch.nan), p_local, p_shares, silence, alarm)
 
 
-def fuse(log_probabilities: Tensor, log_silence: Tensor) -> Tensor:
+def fuse(log_probabilities: Tensor, judged: Judgement) -> Tensor:
     """Return log(1 - p) and log p of p = 1 - (1 - p_global) (1 - p_local) (1 - p_shares): (..., B, 2) float32.
 
     Args:
         log_probabilities: (..., B, 2), log(1 - p_global) and log p_global.
-        log_silence: (B,), see `Judgement`.
+        judged: what the local stream says.
     """
     no, yes = log_probabilities.float().unbind(dim=-1)
-    # p = p_global + (1 - p_global) (1 - silence), without the difference of two numbers near 1
-    others = torch.log(-torch.expm1(log_silence))
-    injury = torch.stack([yes, no + others]).logsumexp(dim=0)
-    return torch.stack([no + log_silence, injury], dim=-1)
+    return torch.stack([no + judged.log_silence, _log_sum(yes, no + judged.log_alarm)], dim=-1)
+
+
+def _log_sum(one: Tensor, other: Tensor) -> Tensor:
+    """log(exp(one) + exp(other)), in operations that every runtime of converted files has."""
+    return torch.maximum(one, other) + F.softplus(-(one - other).abs())
 
 
 def _encoder() -> nn.Sequential:

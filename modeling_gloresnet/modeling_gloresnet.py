@@ -330,7 +330,7 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
         loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
         if (judged := self.judge(local_patches, local_valid, local_shares)) is not None:
             own = (logits.float() / self.config.temperature).log_softmax(dim=-1)
-            logits = fuse(own, judged.log_silence)
+            logits = fuse(own, judged)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 

@@ -6,8 +6,10 @@
 
 The converted model takes standardised `pixel_values` (B, 1, S, S, S) float32. It returns `views` (V, B, 2), the
 probabilities of the volume and of its mirror image, and `probabilities` (B, 2), their mean. Softmax and temperature are
-included. The file also holds the labels, threshold, provenance and processor settings, so `predict.py --model FILE`
-needs nothing else. OpenVINO writes the weights to a `.bin` file next to the `.xml` file.
+included. A model with a local stream also takes `local_patches`, `local_valid` and, if it has weights for them,
+`local_shares` from the processor, and returns `global_views`, `p_local`, `p_shares` and `candidates`. The file also
+holds the labels, threshold, provenance and processor settings, so `predict.py --model FILE` needs nothing else.
+OpenVINO writes the weights to a `.bin` file next to the `.xml` file.
 
 Exit status: 0 converted, 1 the conversion failed or differs too much from PyTorch (no file is kept), 2 wrong call,
 130 interrupted.
@@ -41,6 +43,8 @@ from screening.exported import (
     FORMAT,
     FORMAT_WITH_BIAS_CORRECTION,
     FORMAT_WITH_FRAMING,
+    FORMAT_WITH_LOCAL_STREAM,
+    LOCAL_INPUTS,
     SUFFIXES,
     ExportedModel,
     cpu_capabilities,
@@ -49,6 +53,8 @@ from screening.exported import (
 )
 from screening.fast import smooth_noise
 from screening.loading import ModelError, load_model, load_pytorch_model
+from screening.model import has_local_stream
+from screening.one_scan import has_search
 
 from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
 
@@ -162,6 +168,15 @@ def random_volumes(config, number: int = 4) -> list[Tensor]:
     return list(smooth_noise(number, config.num_channels, config.image_size).split(1))
 
 
+def random_local(count: int, candidates: int = 5, seed: int = 0) -> dict[str, Tensor]:
+    """Random inputs of the local stream for `count` scans, some of the candidates padding."""
+    generator = torch.Generator().manual_seed(seed)
+    patches = 2 * torch.randn(count, candidates, *LOCAL_INPUTS["local_patches"], generator=generator)
+    valid = torch.rand(count, candidates, generator=generator) < 0.7
+    shares = torch.rand(count, *LOCAL_INPUTS["local_shares"], generator=generator)
+    return {"local_patches": patches.clamp(-4, 4), "local_valid": valid, "local_shares": shares}
+
+
 def read_scans(paths: list[str], processor) -> list[Tensor]:
     """The calibration scans, standardised. Raises WrongCall if a scan is unusable or there are too few."""
     if len(set(map(os.path.abspath, paths))) < max(len(paths), MIN_CALIBRATION):
@@ -169,7 +184,8 @@ def read_scans(paths: list[str], processor) -> list[Tensor]:
     if processor.brain_mask == "required":
         raise WrongCall("int8 is not available for models that need brain masks: use --dtype bfloat16 or float32.")
     try:
-        return [processor(path, return_tensors="pt").pixel_values for path in paths]
+        without_search = {"local_stream": False} if has_search(processor) else {}
+        return [processor(path, return_tensors="pt", **without_search).pixel_values for path in paths]
     except ValueError as error:
         raise WrongCall(f"--calibration: {one_line(error)}") from error
 
@@ -236,10 +252,12 @@ def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file
     for name in ("auto_map", "custom_pipelines", "_name_or_path"):  # code files of the model folder, and its path
         config.pop(name, None)
     settings = {name: getattr(processor, name) for name in SETTINGS if hasattr(processor, name)}
-    # earlier versions would ignore framing and bias correction, and answer wrongly
+    # earlier versions would ignore framing, bias correction and local stream, and answer wrongly
     number = FORMAT_WITH_FRAMING if settings.get("framing") == "head" else FORMAT
     if settings.get("bias_correction") == "n4":
         number = FORMAT_WITH_BIAS_CORRECTION
+    if settings.get("local_stream"):
+        number = FORMAT_WITH_LOCAL_STREAM
     metadata = {"format": number, "dtype": dtype, "config": config, "processor": settings}
     if format == "onnx":
         write_onnx(graph, file, metadata)
@@ -267,7 +285,8 @@ def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_od
     batches = [volumes[0], *(torch.cat(volumes[start : start + 3]) for start in range(1, len(volumes), 3))]
     differences = []
     for batch in batches:
-        expected, found = model.predict_views(batch), converted.predict_views(batch)
+        local = random_local(len(batch)) if has_local_stream(getattr(model, "config", None)) else {}
+        expected, found = model.predict_views(batch, **local), converted.predict_views(batch, **local)
         if in_log_odds:
             expected, found = (views.clamp_min(1e-30).log() for views in (expected, found))
             expected, found = ((views[..., 1:] - views[..., :1]) / 4 for views in (expected, found))

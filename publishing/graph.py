@@ -13,22 +13,65 @@ from torch import Tensor, nn
 
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from screening import fast
-from screening.exported import METADATA, digest
+from screening.exported import LOCAL_INPUTS, LOCAL_OUTPUTS, METADATA, SHARES, digest, names_of_local_inputs
+from screening.model import INJURY
 
 NAMES = ["views", "probabilities"]
+DYNAMIC = {
+    "pixel_values": {0: "batch"},
+    "local_patches": {0: "batch", 1: "candidates"},
+    "local_valid": {0: "batch", 1: "candidates"},
+    "local_shares": {0: "batch"},
+    "views": {1: "batch"},
+    "probabilities": {0: "batch"},
+    "global_views": {1: "batch"},
+    "p_local": {0: "batch"},
+    "p_shares": {0: "batch"},
+    "candidates": {0: "batch", 1: "candidates"},
+}
 OPSET = 17  # the oldest with all operators we use; every runtime since 2022 supports it
 
 
 class ScreeningGraph(nn.Module):
-    """Maps (B, 1, S, S, S) to views (V, B, 2) and their mean (B, 2), as `predict_views` and `predict_proba` do."""
+    """Maps (B, 1, S, S, S) to views (V, B, 2) and their mean (B, 2), as `predict_views` and `predict_proba` do.
+
+    With a local stream, it also takes `local_patches`, `local_valid` and perhaps `local_shares`. It then also returns
+    `global_views` (V, B), the probability of injury from the global stream, and `p_local`, `p_shares` and `candidates`
+    as `predict_streams` does.
+    """
 
     def __init__(self, model: GloResNetForImageClassification):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        views = self.model.predict_views(pixel_values)
-        return views, views.mean(dim=0)
+    def forward(self, pixel_values: Tensor, *local: Tensor) -> tuple[Tensor, ...]:
+        if not local:
+            views = self.model.predict_views(pixel_values)
+            return views, views.mean(dim=0)
+        views, own, judged = self.model.predict_both(pixel_values, None, *local)
+        assert judged is not None  # the model has a local stream
+        return views, views.mean(dim=0), own[..., INJURY], judged.p_local, judged.p_shares, judged.candidates
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of its inputs."""
+        return ["pixel_values", *names_of_local_inputs(self.model.config)]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of its outputs."""
+        return NAMES + (LOCAL_OUTPUTS if self.model.config.local_stream else [])
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs to trace it with."""
+        config = self.model.config
+        tensors = {
+            "pixel_values": torch.zeros(1, config.num_channels, *[config.image_size] * 3),
+            "local_patches": torch.zeros(1, 2, *LOCAL_INPUTS["local_patches"]),
+            "local_valid": torch.ones(1, 2, dtype=torch.bool),
+            SHARES: torch.zeros(1, *LOCAL_INPUTS[SHARES]),
+        }
+        return tuple(tensors[name] for name in self.inputs)
 
 
 @torch.no_grad()
@@ -83,13 +126,13 @@ def write_onnx(graph: ScreeningGraph, file: Path, metadata: dict | None = None) 
     with _quiet():
         torch.onnx.export(
             graph,
-            (_example(graph),),
+            graph.example(),
             file,
             dynamo=False,  # the newer exporter needs one more package and has no advantage for this network
             opset_version=OPSET,
-            input_names=["pixel_values"],
-            output_names=NAMES,
-            dynamic_axes={"pixel_values": {0: "batch"}, "views": {1: "batch"}, "probabilities": {0: "batch"}},
+            input_names=graph.inputs,
+            output_names=graph.outputs,
+            dynamic_axes={name: DYNAMIC[name] for name in (*graph.inputs, *graph.outputs)},
         )
     if metadata is not None:
         network = onnx.load(file)
@@ -102,13 +145,18 @@ def to_openvino(graph: ScreeningGraph):
     """The graph as an OpenVINO model with a dynamic batch size."""
     import openvino
 
-    example = _example(graph)
+    example = graph.example()
+    shapes = [
+        (name, [-1 if axis in DYNAMIC[name] else int(length) for axis, length in enumerate(tensor.shape)])
+        for name, tensor in zip(graph.inputs, example, strict=True)
+    ]
     with _quiet():
-        network = openvino.convert_model(
-            graph, example_input=example, input=[("pixel_values", [-1, *example.shape[1:]])]
-        )
-    for output, name in zip(network.outputs, NAMES, strict=True):
-        output.get_tensor().set_names({name})
+        network = openvino.convert_model(graph, example_input=example, input=[shape for _, shape in shapes])
+    for place, name in [
+        *zip(network.inputs, graph.inputs, strict=True),
+        *zip(network.outputs, graph.outputs, strict=True),
+    ]:
+        place.get_tensor().set_names({name})
     return network
 
 
@@ -116,13 +164,14 @@ def to_openvino_int8(graph: ScreeningGraph, volumes: Iterable[Tensor], folder: P
     """The graph as an OpenVINO model whose convolutions compute in 8-bit integers.
 
     Static quantisation: the range of each activation is its minimum and maximum over `volumes`; weights have one scale
-    per channel. Head, pooling and softmax stay in float32.
+    per channel. Head, pooling, softmax and the local stream stay in float32.
 
     Args:
         graph: with BatchNorm folded.
         volumes: standardised scans like those to be screened, each (B, 1, S, S, S).
         folder: for temporary files.
     """
+    import onnx
     import openvino
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -132,9 +181,16 @@ def to_openvino_int8(graph: ScreeningGraph, volumes: Iterable[Tensor], folder: P
 
         def get_next(self):
             volume = next(self.remaining, None)
-            return None if volume is None else {"pixel_values": volume.numpy()}
+            if volume is None:
+                return None
+            local = (tensor.repeat(len(volume), *[1] * (tensor.ndim - 1)) for tensor in graph.example()[1:])
+            return {name: rows.numpy() for name, rows in zip(graph.inputs, (volume, *local), strict=True)}
 
     write_onnx(graph, folder / "float.onnx")
+    exact = []  # the nodes of the local stream, and those that fuse both
+    if graph.model.config.local_stream:
+        nodes = onnx.load(folder / "float.onnx").graph.node
+        exact = [node.name for node in nodes if not node.name.startswith("/model/")]
     with _quiet():
         quantize_static(
             folder / "float.onnx",
@@ -142,6 +198,7 @@ def to_openvino_int8(graph: ScreeningGraph, volumes: Iterable[Tensor], folder: P
             Volumes(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Add", "MaxPool"],
+            nodes_to_exclude=exact,
             per_channel=True,
             reduce_range=True,  # 7-bit weights: CPUs without VNNI add two products in 16 bits, which could overflow
             # signed, symmetric activations: a third faster here than unsigned ones, and equally accurate
@@ -160,11 +217,6 @@ def write_openvino(network, file: Path, metadata: dict) -> None:
     metadata = metadata | {"weights_sha256": digest(file.with_suffix(".bin"))}
     network.set_rt_info(json.dumps(metadata), [METADATA])
     openvino.save_model(network, file, compress_to_fp16=False)  # ... then with it; the weights are the same
-
-
-def _example(graph: ScreeningGraph) -> Tensor:
-    config = graph.model.config
-    return torch.zeros(1, config.num_channels, *[config.image_size] * 3)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 from machine.programs import one_line
 
 from .errors import ModelError
+from .model import has_local_stream
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,10 @@ METADATA = "gloresnet"  # the name of the JSON text in the file
 FORMAT = 1  # increased when older readers would misread a file
 FORMAT_WITH_FRAMING = 2  # of a model that frames the head
 FORMAT_WITH_BIAS_CORRECTION = 3  # of a model that corrects the bias field, and may frame the head
+FORMAT_WITH_LOCAL_STREAM = 4  # of a model with a local stream, and any of the above
+LOCAL_INPUTS = {"local_patches": (2, 11, 11, 11), "local_valid": (), "local_shares": (9,)}  # shapes of one of them
+SHARES = "local_shares"  # a file has this input only if the model has weights for the shares
+LOCAL_OUTPUTS = ["global_views", "p_local", "p_shares", "candidates"]
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 DTYPES = {".onnx": ("float32",), ".xml": ("float32", "bfloat16", "int8")}  # what `publishing.convert` writes
 
@@ -52,12 +58,12 @@ class ExportedModel:
     Args:
         config: labels, temperature, threshold, provenance and image size.
         dtype: the precision of the network: `"float32"`, `"bfloat16"` or `"int8"`.
-        run: (B, 1, R, A, S) -> class probabilities of each view (V, B, num_labels), float32.
+        run: the inputs by name -> the outputs by name, see `publishing.graph.ScreeningGraph`.
     """
 
     networks: tuple[nn.Module, ...] = ()
 
-    def __init__(self, config: GloResNetConfig, dtype: str, run: Callable[[np.ndarray], np.ndarray]):
+    def __init__(self, config: GloResNetConfig, dtype: str, run: Callable[[dict[str, np.ndarray]], dict]):
         self.config, self.dtype, self._run = config, dtype, run
 
     @property
@@ -66,12 +72,22 @@ class ExportedModel:
 
         return torch.device("cpu")
 
-    def predict_members(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_members(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
         """(1, V, B, num_labels), see `ScreeningModel`."""
-        return self.predict_views(pixel_values, test_time_augmentation)[None]
+        return self.predict_views(pixel_values, test_time_augmentation, **local)[None]
 
-    def predict_views(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
-        """(V, B, num_labels), see `ScreeningModel`.
+    def predict_views(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
+        """(V, B, num_labels), see `ScreeningModel` and `predict_streams`."""
+        return self.predict_streams(pixel_values, test_time_augmentation, **local)["members"][0]
+
+    def predict_streams(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> dict[str, Tensor]:
+        """See `ScreeningModel`. A file without a local stream gives `members` only.
 
         A file that computes both views computes them even if `test_time_augmentation` is `False`.
 
@@ -88,21 +104,49 @@ class ExportedModel:
                 f"pixel_values must be (batch, {', '.join(map(str, expected))}), not {tuple(pixel_values.shape)}; "
                 "let the image processor make them."
             )
-        views = self._answer(pixel_values)
-        if test_time_augmentation is None:
-            return views
-        if test_time_augmentation and len(views) == 1:
-            return torch.cat([views, self._answer(pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS))])
-        return views if test_time_augmentation else views[:1]
+        said = self._answer(pixel_values, local)
+        of_views = [name for name in ("views", "global_views") if name in said]
+        if test_time_augmentation and len(said["views"]) == 1:
+            mirrored = self._answer(pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS), local)
+            said |= {name: torch.cat([said[name], mirrored[name]]) for name in of_views}
+        elif test_time_augmentation is False:
+            said |= {name: said[name][:1] for name in of_views}
+        said["members"] = said.pop("views")[None]
+        if "global_views" in said:
+            said["p_global"] = said.pop("global_views").mean(dim=0)
+        return said
 
-    def predict_proba(self, pixel_values: Tensor, test_time_augmentation: bool | None = None) -> Tensor:
+    def predict_proba(
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+    ) -> Tensor:
         """(B, num_labels), see `ScreeningModel`."""
-        return self.predict_views(pixel_values, test_time_augmentation).mean(dim=0)
+        return self.predict_views(pixel_values, test_time_augmentation, **local).mean(dim=0)
 
-    def _answer(self, pixel_values: Tensor) -> Tensor:
+    def _answer(self, pixel_values: Tensor, local: dict[str, Tensor]) -> dict[str, Tensor]:
         import torch
 
-        return torch.from_numpy(self._run(np.ascontiguousarray(pixel_values.float().cpu().numpy())))
+        given = {"pixel_values": pixel_values.float()}
+        if has_local_stream(self.config):
+            given |= self._local(len(pixel_values), local)
+        outputs = self._run({name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in given.items()})
+        return {name: torch.from_numpy(rows) for name, rows in outputs.items() if name != "probabilities"}
+
+    def _local(self, count: int, local: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs of the local stream. Without any, it stays silent, with a warning."""
+        import torch
+
+        if local.get("local_patches") is None:
+            from modeling_gloresnet.inference_gloresnet import GLOBAL_ONLY
+
+            warnings.warn(GLOBAL_ONLY, UserWarning, stacklevel=5)
+            local = {"local_patches": torch.zeros(count, 1, *LOCAL_INPUTS["local_patches"])}
+            local["local_valid"] = torch.zeros(count, 1, dtype=torch.bool)
+        shares = local.get(SHARES)
+        if shares is None:
+            shares = torch.full((count, *LOCAL_INPUTS[SHARES]), torch.nan)
+        patches, valid = local["local_patches"], local["local_valid"]
+        given = {"local_patches": patches.float(), "local_valid": valid, SHARES: shares.float()}
+        return {name: given[name] for name in names_of_local_inputs(self.config)}
 
 
 def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProcessor]:
@@ -128,10 +172,10 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
 
     try:
         metadata = json.loads(text)
-        if metadata["format"] not in (FORMAT, FORMAT_WITH_FRAMING, FORMAT_WITH_BIAS_CORRECTION):
+        if metadata["format"] not in range(FORMAT, FORMAT_WITH_LOCAL_STREAM + 1):
             raise ModelError(
                 f"{path} was converted by another version of this project (its format is {metadata['format']}, "
-                f"this version reads {FORMAT} to {FORMAT_WITH_BIAS_CORRECTION}): convert the model folder again"
+                f"this version reads {FORMAT} to {FORMAT_WITH_LOCAL_STREAM}): convert the model folder again"
             )
         if path.suffix == SUFFIXES["openvino"] and metadata["weights_sha256"] != digest(path.with_suffix(".bin")):
             raise ModelError(
@@ -149,6 +193,13 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
         raise ModelError(f"{path} holds invalid settings ({one_line(error)}): convert it again") from error
 
 
+def names_of_local_inputs(config: GloResNetConfig) -> list[str]:
+    """The inputs of a converted file besides `pixel_values`."""
+    if not config.local_stream:
+        return []
+    return [name for name in LOCAL_INPUTS if name != SHARES or config.local_share_weights is not None]
+
+
 def _check_shapes(shapes: dict[str, list], config: GloResNetConfig) -> None:
     """Refuse a graph whose input or output is another than its settings say. Raises ValueError."""
     views = 2 if config.test_time_augmentation else 1
@@ -156,6 +207,10 @@ def _check_shapes(shapes: dict[str, list], config: GloResNetConfig) -> None:
         "pixel_values": [None, config.num_channels, *[config.image_size] * 3],
         "views": [views, None, config.number_of_labels],
     }
+    if config.local_stream:
+        for name in names_of_local_inputs(config):
+            expected[name] = [*([None] if name == SHARES else [None, None]), *LOCAL_INPUTS[name]]
+        expected |= {"global_views": [views, None], "p_local": [None], "p_shares": [None], "candidates": [None, None]}
     for name, wanted in expected.items():
         found = shapes.get(name, [])
         known = [None if length is None else known for length, known in zip(wanted, found, strict=False)]
@@ -205,7 +260,11 @@ def _open_onnx(path: Path) -> tuple[Callable, dict[str, list], str | None]:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base class
         raise _unusable(path, error) from error
-    run = lambda pixel_values: session.run(["views"], {"pixel_values": pixel_values})[0]  # noqa: E731
+    names = [node.name for node in session.get_outputs()]
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
     shapes = {node.name: node.shape for node in [*session.get_inputs(), *session.get_outputs()]}
     return run, shapes, session.get_modelmeta().custom_metadata_map.get(METADATA)
 
@@ -228,9 +287,12 @@ def _open_openvino(path: Path) -> tuple[Callable, dict[str, list], str | None]:
         raise _unusable(path, error) from error
     request, lock = compiled.create_infer_request(), threading.Lock()
 
-    def run(pixel_values: np.ndarray) -> np.ndarray:
+    names = [name for node in compiled.outputs for name in node.get_names()]
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with lock:  # a request can serve only one call at a time
-            return request.infer({"pixel_values": pixel_values}, share_inputs=True)["views"]
+            results = request.infer(inputs, share_inputs=True)
+            return {name: results[name] for name in names}
 
     shapes = {
         name: [length.get_length() if length.is_static else None for length in node.get_partial_shape()]

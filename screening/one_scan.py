@@ -214,7 +214,7 @@ def screen_scan(
     pixel_values, local = torch.from_numpy(pixels[None]), local_batch([found], model.device)
     with torch.inference_mode():
         if local:
-            said = model.predict_streams(pixel_values.to(model.device), **local)
+            said = model.predict_streams(pixel_values.to(model.device), None, **local)
         else:
             said = {"members": model.predict_members(pixel_values.to(model.device))}
     each = said["members"][:, :, 0, INJURY].double()  # (members, views)

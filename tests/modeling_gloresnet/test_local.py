@@ -58,19 +58,28 @@ def test_the_third_voice_is_a_logistic_regression_on_the_shares():
     logit = sum((n - 1) / 2 * (0.1 if n < 8 else -0.3) for n in range(9)) + 0.25
     assert said.p_shares[0].item() == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-6)
     assert said.log_silence[0].item() == pytest.approx(math.log(1 - 1 / (1 + math.exp(-logit))), abs=1e-6)
+    assert said.log_alarm[0].exp().item() == pytest.approx(said.p_shares[0].item(), abs=1e-6)
     assert said.p_shares[1].isnan() and said.log_silence[1].item() == 0
+    both = stream.judge(patches, ~valid, numbers.repeat(2, 1))
+    p_local, p_shares = both.p_local.double(), both.p_shares.double()
+    torch.testing.assert_close(both.log_alarm.exp().double(), 1 - (1 - p_local) * (1 - p_shares))
+    torch.testing.assert_close(both.log_silence.exp().double(), (1 - p_local) * (1 - p_shares))
 
 
-def test_a_fused_answer_stays_exact_near_0_and_1():
+def test_a_fused_answer_stays_exact_near_0_and_1(monkeypatch):
     p = [1e-9, 1e-4, 0.5, 1 - 1e-6]
     cases = [(one, other) for one in p for other in p]
     own = torch.tensor([[math.log1p(-g), math.log(g)] for g, _ in cases])
-    silence = torch.tensor([math.log1p(-x) for _, x in cases])
-    for (g, x), (no, yes) in zip(cases, fuse(own, silence).double().exp().tolist(), strict=True):
-        assert yes == pytest.approx(g + x - g * x, rel=1e-4)
-        assert no == pytest.approx((1 - g) * (1 - x), rel=0.2 if g == x == p[-1] else 1e-1, abs=1e-12)
-    torch.testing.assert_close(fuse(own[:1], torch.zeros(1)), own[:1])
-    assert fuse(own, torch.full((16,), -90.0)).isfinite().all()
+    stream, patches = LocalStream(1), torch.zeros(16, 1, 2, 11, 11, 11)
+    scores = torch.tensor([[math.log(x) - math.log1p(-x)] for _, x in cases])
+    monkeypatch.setattr(stream, "forward", lambda patches, valid: torch.where(valid, scores, -1e4))
+    fused = fuse(own, stream.judge(patches, torch.ones(16, 1, dtype=torch.bool)))
+    for (g, x), (no, yes) in zip(cases, fused.double().exp().tolist(), strict=True):
+        assert yes == pytest.approx(g + x - g * x, rel=1e-5)
+        assert no == pytest.approx((1 - g) * (1 - x), rel=1e-5)
+    torch.testing.assert_close(fuse(own, stream.judge(patches, torch.zeros(16, 1, dtype=torch.bool))), own)
+    scores = torch.full((16, 1), 90.0)
+    assert fuse(own, stream.judge(patches, torch.ones(16, 1, dtype=torch.bool))).isfinite().all()
 
 
 CONFIG = {"stem_channels": 2, "widths": [2, 2, 2, 2], "image_size": 16}
