@@ -25,6 +25,7 @@ _PLACES = 8000  # voxels looked at
 _CUBE_MM = 2.5  # edge of the cube whose mean and SD are looked at
 _CLUSTER_MM = (2.5, 9.0)  # distance between neighbours in a cluster
 _TRIES = 60
+_WITHIN = 0.9  # of an injury lies in white matter, where that is known
 _FAINTEST = 1e-3  # smaller shares are left out
 
 
@@ -62,6 +63,7 @@ def paint_spots(
     contrasts: tuple[float, float] = CONTRASTS,
     clustered: float = 0.4,
     csf: float = CSF,
+    white_matter: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[Lesion]]:
     """Paint injuries that do not touch each other where the scan is homogeneous and as bright as white matter.
 
@@ -78,6 +80,7 @@ def paint_spots(
             their contrast from `csf`.
         clustered: probability that an injury lies within 9 mm of the one before.
         csf: brightness of CSF.
+        white_matter: (x, y, z) bool; if it is given, at least 90 % of each injury lies in it.
 
     Returns:
         A painted copy of the scan, float32, and the injuries in it.
@@ -97,7 +100,7 @@ def paint_spots(
     step = np.asarray(spacing, dtype=float)
 
     painted = data.copy()
-    places = even_places(data, inside, step, rng)
+    places = even_places(data, inside if white_matter is None else inside & white_matter, step, rng)
     free = np.array(inside, dtype=bool)
     lesions: list[Lesion] = []
     for _ in range(count):
@@ -110,7 +113,7 @@ def paint_spots(
             near = places[(distance > _CLUSTER_MM[0]) & (distance < _CLUSTER_MM[1])]
         drawn = draw_share(rng, kind, diameter, step)
         for candidates in (near, places):
-            lesion = place_lesion(data, free, candidates, rng, kind, diameter, contrast, drawn, csf)
+            lesion = place_lesion(data, free, candidates, rng, kind, diameter, contrast, drawn, csf, white_matter)
             if lesion is not None:
                 break
         else:
@@ -167,6 +170,7 @@ def place_lesion(
     contrast: float,
     drawn: tuple[np.ndarray, np.ndarray],
     csf: float = CSF,
+    white_matter: np.ndarray | None = None,
 ) -> Lesion | None:
     """Look for a place where a drawn injury covers only free voxels. None if none of the places tried has the room."""
     first, share = drawn
@@ -177,6 +181,8 @@ def place_lesion(
             continue
         box = tuple(slice(a, a + n) for a, n in zip(start, share.shape, strict=True))
         if not free[box][injured].all():
+            continue
+        if white_matter is not None and share[white_matter[box]].sum() < _WITHIN * share.sum():
             continue
         background = float(np.median(data[box][~injured]))
         if kind == "cyst":

@@ -174,7 +174,7 @@ def _away_from(source: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     squared = sum(wave**2 for wave in np.meshgrid(*waves, indexing="ij", sparse=True))
     potential = np.fft.ifftn(np.fft.fftn(source, shape, axes=(0, 1, 2)) / (squared + _REACH_MM**-2)).real
     potential = potential[tuple(slice(n) for n in source.shape)]
-    return -np.stack(np.gradient(potential, *spacing))
+    return -np.stack([*np.gradient(potential, *spacing)])
 
 
 def _amount(flow: np.ndarray, source: np.ndarray, spacing: np.ndarray, factor: float, fastest: float) -> float:

@@ -9,7 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("module", ["cohort.images", "cohort.labels", "cohort.phantom", "cohort.phantom.__main__"])
+@pytest.mark.parametrize(
+    "module",
+    ["cohort.images", "cohort.labels", "cohort.painted.__main__", "cohort.phantom", "cohort.phantom.__main__"],
+)
 def test_imports_without_torch_and_transformers(module):
     code = f"import sys; sys.modules.update(torch=None, transformers=None); import {module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
