@@ -37,7 +37,7 @@ from screening.errors import ModelError, NoScansError
 from screening.fast import DTYPES, prepare
 from screening.loading import load_model
 from screening.many_scans import screen, write_table
-from screening.model import INJURY, SYNTHETIC, has_local_stream, is_synthetic
+from screening.model import INJURY, caution, has_local_stream
 from screening.requests import find_requests
 
 NAME = "predict.py"
@@ -81,7 +81,7 @@ def predict(args: argparse.Namespace) -> int:
         f"{args.output}: {counts['ok']} of {len(requests)} scan(s) screened,"
         f" {counts[injury]} called {injury}, {counts['error']} failed,"
         f" {warned} with warnings{': do not rely on these, see the column warnings' if warned else ''}."
-        f"{' ' + SYNTHETIC if is_synthetic(model) else ''}"
+        f"{' ' + caution(model) if caution(model) else ''}"
     )
     return FAILED if counts["error"] else 0
 

@@ -64,11 +64,15 @@ scan = load_dataset("{repo_id}", split="train")[0]["image"]  # a nibabel image
 """
 _SYNTHETIC = """**Synthetic.** Every image was computed from formulas; no infant was scanned (phantom preset `{preset}`,
 seed {seed}). This dataset is not clinical evidence: no result obtained on it says anything about patients."""
+_PAINTED = """**Painted injuries.** A program painted the injuries into scans that were labelled normal. No result
+obtained on this dataset says how well real injuries are found: it is never clinical evidence.
+
+"""
 _HUMAN = """Scans of human infants. The owner of this repository shares them and states that they may do so."""
 
 
 def render_dataset_card(
-    repo_id: str, licence: str, counts: Mapping[str, int], phantom: Mapping[str, object] | None
+    repo_id: str, licence: str, counts: Mapping[str, int], phantom: Mapping[str, object] | None, painted: bool = False
 ) -> str:
     """The text of a dataset's README.md. It contains no participant id and no path.
 
@@ -77,6 +81,7 @@ def render_dataset_card(
         licence: a licence identifier of the Hub, such as `cc-by-4.0`.
         counts: number of sessions by status, from `flow`.
         phantom: the settings of a generated phantom, None for human scans.
+        painted: whether a program painted the injuries into normal scans.
     """
     found = counts["found"]
     sizes = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
@@ -84,7 +89,8 @@ def render_dataset_card(
         license=licence,
         pretty_name=repo_id.split("/")[-1],
         task_categories=["image-classification"],
-        tags=["medical", "mri", "3d", "neonatal", "nifti", "gloresnet", *(["synthetic"] if phantom else [])],
+        tags=["medical", "mri", "3d", "neonatal", "nifti", "gloresnet", *(["synthetic"] if phantom else [])]
+        + (["painted-injuries"] if painted else []),
         size_categories=[next((size for limit, size in sizes if found < limit), "100K<n<1M")],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
         synthetic=phantom is not None,
@@ -93,9 +99,9 @@ def render_dataset_card(
         metadata=metadata.to_yaml(),
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
-        origin=_SYNTHETIC.format(**phantom) if phantom else _HUMAN,
+        origin=_SYNTHETIC.format(**phantom) if phantom else (_PAINTED if painted else "") + _HUMAN,
         counts="\n".join(f"| {status} | {count} |" for status, count in counts.items()),
-        lesions=", `lesion_mask`" if phantom else "",
+        lesions=", `lesion_mask`" if phantom or painted else "",
         use="For running, testing and demonstrating software."
         if phantom
         else "For research use only, not for clinical use. Do not try to identify the infants.",

@@ -34,9 +34,10 @@ FILE_COLUMNS = {
     "image": IMAGE_NAMES,
     "brain_mask": MASK_NAMES,
     "segmentation": SEGMENTATION_NAMES,
-    "lesion_mask": (("lesion", "", "mask"),),  # only in phantoms
+    "lesion_mask": (("lesion", "", "mask"),),  # only in phantoms and painted cohorts
 }
-ROOT_FILES = ("dataset_description.json", "truth.tsv")  # these mark a phantom
+# these mark a phantom or a painted cohort, and tell its truth
+ROOT_FILES = ("dataset_description.json", "truth.tsv", "lesions.tsv")
 HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?", re.ASCII)
 ID = re.compile(r"[A-Za-z0-9.+-]+", re.ASCII)  # ids become folder names
 GZIP = b"\x1f\x8b"

@@ -38,6 +38,7 @@ from .dataset_card import render_dataset_card
 from .from_hub import FILE_COLUMNS, HUB_NAME, ROOT_FILES
 from .hub_access import HUB_FAILURES, HubError, explain, require_token
 from .images import not_fetched
+from .painted import is_painted
 from .phantom import phantom_description
 from .scans import CohortError, Scan, find_scans, flow
 
@@ -75,7 +76,8 @@ def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str,
         licence: a licence identifier of the Hub, such as `cc-by-4.0`.
     """
     phantom = phantom_description(data_dir)
-    features = PHANTOM_FEATURES if phantom else FEATURES
+    painted = is_painted(data_dir)
+    features = PHANTOM_FEATURES if phantom or painted else FEATURES
     (folder / "data").mkdir(parents=True)
     shards = list(_groups([(scan, _files(scan, features)) for scan in scans], SHARD_BYTES))
     with tqdm(total=len(scans), desc="packing", unit="scan") as progress:
@@ -87,10 +89,10 @@ def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str,
                     # not Dataset.from_list, which drops the bytes of a file if the current folder has one of that name
                     writer.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema))
                     progress.update(len(rows))
-    for file in ROOT_FILES if phantom else ():
+    for file in ROOT_FILES if phantom or painted else ():
         if (data_dir / file).is_file():
             shutil.copyfile(data_dir / file, folder / file)
-    card = render_dataset_card(repo_id, licence, flow(scans), phantom)
+    card = render_dataset_card(repo_id, licence, flow(scans), phantom, painted)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ from run_folder.predictions import check_predictions
 from run_folder.tables import read_table
 
 from .records import read_metrics
-from .study import KEYS, Study, phantom_preset
+from .study import KEYS, Study, painted_cohort, phantom_preset
 
 COLUMNS = ("scan", "p_injury", "p_injury_no_tta", "status", "message")
 ENTITIES = re.compile(r"(?:^|[/\\_])(sub|ses)-([A-Za-z0-9]+)(?=[/\\_.])")
@@ -83,11 +83,13 @@ def read_external(
         "used injury": int((joined["label"] == 1).sum()),
     }
     images = [Path(scan) for scan in joined["image"]]
+    folders = [str(folder) for folder in images[0].absolute().parents[1:5]]
     return Study(
         name=path.stem,
         table=joined,
         cohort=Path(labels).stem,
-        phantom=phantom_preset([str(folder) for folder in images[0].absolute().parents[1:5]]),
+        phantom=phantom_preset(folders),
+        painted=painted_cohort(folders),
         flow=flow,
         exclusions=pd.DataFrame(excluded, columns=[*KEYS, "status", "reason"]),
         selection=selection,

@@ -81,6 +81,8 @@ def render_study(
     heading = f"{'External validation' if study.external else 'Evaluation'}: {study.name}"
     if study.phantom:
         heading += " (phantom cohort)"
+    if study.painted:
+        heading += " (painted injuries)"
     context = {
         "title": f"{heading} - GloResNet",
         "heading": heading,
@@ -151,6 +153,7 @@ def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: 
         "comparison": comparison,
         "studies": dict(zip(comparison.names, studies, strict=True)),
         "phantoms": phantoms,
+        "painted": wording.PAINTED if any(study.painted for study in studies) else "",
         "titles": TITLES,
         "metrics": metrics,
         "over_runs": {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cohort.painted import is_painted
 from cohort.phantom import phantom_description
 from cohort.scans import CohortError, Scan, flow, read_cohort
 from run_folder.files import InputError, read_json
@@ -41,6 +42,7 @@ class Study:
         histories: fold -> ``history.csv``.
         fold_metrics: fold -> ``metrics.json``.
         external: whether the scans are from outside the run that trained the model.
+        painted: whether a program painted the injuries into normal scans.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Study:
     histories: dict[int, pd.DataFrame] = field(default_factory=dict)
     fold_metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     external: bool = False
+    painted: bool = False
 
     @property
     def folds(self) -> list[int]:
@@ -85,11 +88,13 @@ def read_run(run_folder: str | os.PathLike[str]) -> Study:
         raise InputError(f"{run}: the folds chose their epochs by different rules ({', '.join(selections)}).")
     thresholds, notes = _inner_thresholds(table, fold_metrics)
     source = environment.get("source", {}).get("data_dir") or ""
+    folders = [source, *_folders_above(table)]
     return Study(
         name=run.name,
         table=table,
         cohort=Path(source).name or "cohort",
-        phantom=phantom_preset([source, *_folders_above(table)]),
+        phantom=phantom_preset(folders),
+        painted=painted_cohort(folders),
         flow=flow(scans),
         exclusions=_exclusions(scans),
         selection=selections[0],
@@ -186,6 +191,11 @@ def _folders_above(table: pd.DataFrame) -> list[str]:
     """Folders above the first image that may be the cohort: it is three or four levels above sub-X/ses-Y/anat/IMAGE."""
     images = [path for path in table["image"] if path]
     return [str(folder) for folder in Path(images[0]).parents[1:5]] if images else []
+
+
+def painted_cohort(folders: list[str]) -> bool:
+    """Whether one of the folders is a painted cohort."""
+    return any(is_painted(folder) for folder in filter(None, folders))
 
 
 def phantom_preset(folders: list[str]) -> str | None:

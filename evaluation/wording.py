@@ -27,6 +27,12 @@ REFERENCES = [
 ]
 
 
+PAINTED = (
+    "Painted cohort: a program painted the injuries into normal scans. These results show which painted injuries are "
+    "found; they are not clinical evidence."
+)
+
+
 def banners(findings: Findings) -> list[str]:
     """Warnings at the top of the page."""
     study, lines = findings.study, []
@@ -35,6 +41,8 @@ def banners(findings: Findings) -> list[str]:
             f"Phantom cohort (preset {study.phantom}): a program generated the images, no infant was scanned. These "
             "results test the software; they are not clinical evidence."
         )
+    if study.painted:
+        lines.append(PAINTED)
     if study.selection == "paper" and not study.external:
         lines.append(
             "Optimistic: the epoch of each fold was chosen for its accuracy on the scored scans (--selection paper). "
@@ -192,6 +200,8 @@ def limits(findings: Findings) -> list[str]:
     n = len(study.table)
     if study.phantom:
         lines.append("The images are synthetic: the results say nothing about the method on infants.")
+    if study.painted:
+        lines.append("The injuries are painted: the results say nothing about how well real injuries are found.")
     if study.external:
         lines.append("One external cohort, evaluated once. Other sites, scanners and readers may differ.")
     else:
@@ -241,6 +251,8 @@ def paper_sentence(findings: Findings) -> str:
     other = (
         "This run used phantoms, so the comparison says nothing about the method."
         if findings.study.phantom
+        else "The injuries of this run are painted, so the comparison says nothing about the method."
+        if findings.study.painted
         else "They are from another cohort, unless this one has the same 128 infants of the dHCP."
     )
     return (

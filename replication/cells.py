@@ -20,6 +20,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from architectures.networks import DEPTHS, new_config
+from cohort.painted import is_painted
 from cohort.phantom import phantom_description
 from machine.interruption import STARTED_BY
 from modeling_gloresnet import medicalnet_repository
@@ -87,6 +88,8 @@ class Bench:
     def cohort(self) -> str:
         """The cohort as titles name it, such as `on the phantom cohort X`."""
         name = self.data_dir.resolve().name
+        if is_painted(self.data_dir):
+            return f"on the painted cohort {name}, never clinical evidence"
         return f"on the phantom cohort {name}" if self.phantom else f"on {name}"
 
     def settings(self, cell: Cell) -> dict:

@@ -13,6 +13,11 @@ SYNTHETIC = (
     "The model was trained on synthetic phantoms, not on infants: its probabilities say nothing about any patient."
 )
 
+PAINTED = (
+    "The model was trained on injuries that a program painted into normal scans: its probabilities say nothing about "
+    "any patient."
+)
+
 
 class ScreeningModel(Protocol):
     """A trained model in evaluation mode. `load_model` returns one, and `screening.fast.prepare` a faster one.
@@ -101,6 +106,13 @@ def has_local_stream(config: Any) -> bool:
 def is_trained(model: ScreeningModel) -> bool:
     """Whether the weights were trained. A trained model records the number of its training scans."""
     return bool((model.config.provenance or {}).get("train_scans"))
+
+
+def caution(model: ScreeningModel) -> str:
+    """The sentence that belongs to every answer of a model trained on phantoms or painted injuries, else ""."""
+    if is_synthetic(model):
+        return SYNTHETIC
+    return PAINTED if (model.config.provenance or {}).get("painted") else ""
 
 
 def is_synthetic(model: ScreeningModel) -> bool:

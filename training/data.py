@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, family_counts, fold_scans, inner_split, make_splits, read_splits, write_splits
+from cohort.painted import is_painted
 from cohort.phantom import is_phantom
 from cohort.scans import Scan, find_scans, flow, write_cohort
 from preprocessing.arrays_gloresnet import longest_edge
@@ -33,6 +34,8 @@ class TrainingData(NamedTuple):
     splits: dict[str, Any]
     longest_edges: dict[Scan, float] | None = None
     """The longest voxel edge of each scan in mm; None if it is not known"""
+    painted: bool = False
+    """Whether a program painted the injuries into normal scans"""
 
     def dataset(self, scans: list[Scan]) -> ScanDataset:
         """Volumes and labels of some of the scans."""
@@ -105,7 +108,9 @@ def prepare_data(
     check_splits(splits, used, hashes)
     rows = {scan: row for row, scan in enumerate(used)}
     edges = {scan: longest_edge(scan.image) or 0.0 for scan in used}
-    return TrainingData(data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits, edges)
+    return TrainingData(
+        data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits, edges, is_painted(data_dir)
+    )
 
 
 def split_scans(which: int | str, data: TrainingData, recipe: Recipe) -> FoldScans:

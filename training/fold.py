@@ -223,6 +223,7 @@ class Fold:
         network.config.provenance = {
             "cohort": self.data.name,
             "synthetic": self.data.synthetic,
+            **({"painted": True} if self.data.painted else {}),
             "run": self.folder.run.name,
             "fold": self.which,
             "train_scans": len(self.scans.train),

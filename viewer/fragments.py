@@ -38,6 +38,7 @@ def masthead(model: Any, name: str, problem: str = "") -> str:
         identity = {
             "name": name,
             "synthetic": provenance["synthetic"],
+            "painted": provenance.get("painted", False),
             "cohort": provenance["cohort"],
             "run": provenance["run"],
             "fold": provenance["fold"],

@@ -57,6 +57,7 @@ The scans are those of real infants, unless the source was a phantom: handle the
 
   participants.tsv                     participant_id, family_id, and what the source knows of the infant
   sub-X/sub-X_sessions.tsv             session_id, scan_age, label (0 unpainted, 1 painted), painted (kind)
+  labels.tsv                           the labels of all sessions in one table
   lesions.tsv                          one row per injury: place in mm (RAS), side, diameter of the sphere of the same
                                        volume, contrast relative to the surroundings, growth of the ventricles
   failed.tsv                           copies that could not be made, and why
@@ -261,12 +262,13 @@ def _write_image(path: Path, image: nibabel.Nifti1Image) -> None:
 
 
 def _root_files() -> list[str]:
-    return ["README", "participants.tsv", "lesions.tsv", "failed.tsv", "desc-lesion_mask.json"]
+    return ["README", "participants.tsv", "labels.tsv", "lesions.tsv", "failed.tsv", "desc-lesion_mask.json"]
 
 
 def _write_tables(output: Path, plan: list[list[Copy]], failed: list[tuple[str, str, str]]) -> None:
     participants: dict[str, dict[str, Any]] = {}
     sessions: dict[str, list[dict[str, Any]]] = {}
+    labels: list[dict[str, Any]] = []
     lesions: list[dict[str, Any]] = []
     for copy in (copy for copies in plan for copy in copies if _is_written(output, copy)):
         scan = copy.source
@@ -283,10 +285,13 @@ def _write_tables(output: Path, plan: list[list[Copy]], failed: list[tuple[str, 
                 "painted": copy.cell.kind if copy.cell else "none",
             }
         )
+        ids = {"participant_id": scan.participant_id, "session_id": copy.session_id, "family_id": scan.family}
+        labels.append(ids | {LABEL_COLUMNS[0]: int(copy.cell is not None)})
         lesions += read_json(_truth(output, copy))["lesions"]
     for participant, rows in sessions.items():
         write_text(output / f"sub-{participant}" / f"sub-{participant}_sessions.tsv", tsv(rows))
     write_text(output / "participants.tsv", tsv(list(participants.values())))
+    write_text(output / "labels.tsv", tsv(labels))
     write_text(output / "lesions.tsv", tsv(lesions))
     failures = [dict(zip(FAILED_COLUMNS, entry, strict=True)) for entry in failed]
     write_text(output / "failed.tsv", tsv(failures) if failures else "\t".join(FAILED_COLUMNS) + "\n")

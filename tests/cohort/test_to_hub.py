@@ -20,6 +20,7 @@ from datasets import config as datasets_config
 
 from cohort import to_hub
 from cohort.from_hub import is_hub_name, open_cohort
+from cohort.painted import Settings, is_painted, paint_cohort
 from cohort.phantom import generate_phantom_cohort, is_phantom, phantom_description
 from cohort.scans import CohortError, find_scans
 from tests.hub_server import Hub
@@ -199,6 +200,17 @@ def test_the_card_says_whether_the_cohort_is_synthetic(shared_tiny_cohort, phant
     assert "license: apache-2.0" in synthetic and "**Synthetic.**" in synthetic and "- synthetic" in synthetic
     for card in (human, synthetic):
         assert "CC0" not in card.replace("CC0-", "") and str(tmp_path) not in card and "/tmp" not in card
+
+
+def test_a_painted_cohort_stays_one(phantom, tmp_path):
+    settings = Settings(kinds=("cyst",), diameters=(14.0,), copies=1)
+    painted = paint_cohort(phantom, tmp_path / "painted", settings=settings, num_workers=1, progress=False).folder
+    assert call(painted, "--output", tmp_path / "refused").code == 2  # the licence of the source is not known
+    card = (output := packed(painted, tmp_path / "shared", "--license", "other")) / "README.md"
+    assert "**Painted injuries.**" in card.read_text() and "- painted-injuries" in card.read_text()
+    copy = open_cohort(str(output)).folder
+    assert is_painted(copy) and (copy / "lesions.tsv").read_bytes() == (painted / "lesions.tsv").read_bytes()
+    assert [scan.label for scan in find_scans(copy)] == [scan.label for scan in find_scans(painted)]
 
 
 def test_writing_again_gives_the_same_bytes_and_keeps_files_of_others(phantom, tmp_path):

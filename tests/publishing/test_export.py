@@ -116,12 +116,21 @@ def test_different_image_sizes_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def card(selection="last", synthetic=True, labels=(0, 1, 1, 0), probabilities=(0.2, 0.9, 0.4, 0.6)):
+def card(selection="last", synthetic=True, labels=(0, 1, 1, 0), probabilities=(0.2, 0.9, 0.4, 0.6), **provenance):
     metrics = screening_metrics(labels, probabilities)
     metrics |= {"fold": 4, "selection": selection, "selected_epoch": 20}
-    config = GloResNetConfig(image_size=64, provenance=PROVENANCE | {"synthetic": synthetic})
+    config = GloResNetConfig(image_size=64, provenance=PROVENANCE | {"synthetic": synthetic} | provenance)
     recipe = load_recipe("demo", init="/home/somebody/secret.pth").__dict__
     return render_card(config, recipe, metrics)
+
+
+def test_the_card_says_that_injuries_were_painted():
+    painted, plain = card(synthetic=False, painted=True), card(synthetic=False)
+    assert "**Trained on painted injuries, not on real ones.**" in painted and "painted" not in plain
+    data = ModelCard(painted).data
+    assert "painted-injuries" in data.tags
+    assert {result.dataset_name for result in data.eval_results} == {"painted injuries, never clinical evidence"}
+    assert "into which a program painted injuries" in painted.replace("\n", " ")
 
 
 def test_the_metadata_of_the_card_holds_the_figures_of_the_fold():

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from modeling_gloresnet import BaselineConfig, GloResNetConfig, GloResNetForImageClassification
+from screening.model import caution
 from viewer.entries import COLUMNS, next_to, table_row
 from viewer.fragments import masthead, result_panel
 
@@ -95,6 +96,15 @@ def test_the_masthead_names_the_model_and_warns_in_capitals_if_it_is_synthetic()
     ]:
         assert words in shown
     assert "SYNTHETIC" not in masthead(model(synthetic=False), "ORG/NAME")
+
+
+def test_the_masthead_warns_of_painted_injuries():
+    painted = model(synthetic=False)
+    assert "PAINTED" not in masthead(painted, "ORG/NAME") and caution(painted) == ""
+    painted.config.provenance["painted"] = True
+    shown = text(masthead(painted, "ORG/NAME"))
+    assert "TRAINED ON PAINTED INJURIES, NOT ON REAL ONES" in shown and "hospital (painted injuries), 102" in shown
+    assert "painted into normal scans" in caution(painted) and "phantom" not in caution(painted)
 
 
 def test_the_masthead_names_a_baseline(tmp_path):

@@ -58,6 +58,8 @@ def test_the_cohort_reader_accepts_it_and_families_stay_together(source, painted
             assert getattr(scan, name) == getattr(known, name)
     families = {scan.family for scan in scans}
     assert len(families) < len(before)  # twins
+    by_table = find_scans(painted, painted / "labels.tsv")
+    assert [(scan.label, scan.family) for scan in by_table] == [(scan.label, scan.family) for scan in scans]
     splits = make_splits(scans, num_folds=2, seed=0)
     train, held_out = fold_scans(splits, scans, 0)
     assert train and held_out and not {scan.family for scan in train} & {scan.family for scan in held_out}
