@@ -18,107 +18,29 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
-from cohort.painted import is_painted
-from cohort.scans import CohortError, find_scans
 from machine.programs import run_program
 from run_folder.files import InputError, write_text
-from run_folder.tables import csv_text, read_table
+from run_folder.tables import csv_text
 
 from .drawing import GREY, STYLES, Drawing, new_figure, save_drawing, styled
-from .external import entities
-from .study import KEYS
+from .painted import read_painted
 from .uncertainty import DEFAULT_RESAMPLING, Resampling, bootstrap_weights, percentile_interval
 
 PROGRAM = "python -m evaluation.sensitivity"
 SPECIFICITY = 0.9
-NEAR_MM = 3.0  # a place this close to the surface of the sphere of an injury names it
 FEWEST_NORMAL = 20  # with fewer unpainted scans, the threshold hangs on one or two of them
 NOTE = (
     "A program painted the injuries into normal scans. These figures show which painted injuries are found; they are "
     "never clinical evidence: real injuries look different, and injured infants differ in other ways."
 )
-
-
-def read_painted(
-    folder: str | Path,
-    predictions: str | Path,
-    places: str | Path | None = None,
-) -> pd.DataFrame:
-    """Join a painted cohort with the predictions for its scans.
-
-    Args:
-        folder: written by `python -m cohort.painted`.
-        predictions: of predict.py (`scan, p_injury`), or of a run (`participant_id, session_id, p_injury`).
-        places: optional table of places that a model names: `participant_id`, `session_id`, or `scan`; `x_mm`, `y_mm`,
-            `z_mm` in the world of the scan (RAS); `probability`. The most probable place of each scan counts.
-
-    Returns:
-        One row per scan: KEYS, `family`, `kind` ("none" if unpainted), `diameter_mm`, `contrast` (share, without sign),
-        `volume_factor` (NaN if they do not apply), `p_injury`, and `named`: whether the most probable place is within 3
-        mm of an injury (NaN without `places`, and for scans without spots).
-
-    Raises:
-        InputError: the folder is not a painted cohort, or predictions are missing.
-    """
-    if not is_painted(folder):
-        raise InputError(f"{folder} is not a painted cohort: make one with python -m cohort.painted.")
-    try:
-        scans = [scan for scan in find_scans(folder) if scan.status == "used"]
-    except CohortError as error:
-        raise InputError(str(error)) from error
-    root = Path(folder)
-    lesions = read_table(
-        root / "lesions.tsv", (*KEYS, "kind", "diameter_mm", "contrast", "volume_factor"), as_text=True
-    )
-    numbers = ["x_mm", "y_mm", "z_mm", "diameter_mm", "contrast", "volume_factor"]
-    lesions[numbers] = lesions[numbers].replace("n/a", "nan").astype(float)
-    lesions["contrast"] = lesions["contrast"].abs().round(4)
-    first = lesions.drop_duplicates(KEYS)[[*KEYS, "kind", "diameter_mm", "contrast", "volume_factor"]]
-    table = pd.DataFrame(
-        [(scan.participant_id, scan.session_id, scan.family, scan.label) for scan in scans],
-        columns=[*KEYS, "family", "label"],
-    ).merge(first, on=KEYS, how="left")
-    table["kind"] = table["kind"].fillna("none")
-    known = _by_scan(predictions, ("p_injury",)).drop_duplicates(KEYS)
-    table = table.merge(known[[*KEYS, "p_injury"]], on=KEYS, how="left")
-    table["p_injury"] = pd.to_numeric(table["p_injury"], errors="coerce")
-    missing = table[table["p_injury"].isna()]
-    if len(missing):
-        one = missing.iloc[0]
-        raise InputError(
-            f"{predictions} has no probability for {len(missing)} of the {len(table)} scans of {folder} (such as "
-            f"sub-{one['participant_id']} ses-{one['session_id']}): screen the whole folder."
-        )
-    table["named"] = np.nan
-    if places is not None:
-        named = nearest_named(lesions, _by_scan(places, ("x_mm", "y_mm", "z_mm", "probability")))
-        keys = list(zip(table["participant_id"], table["session_id"], strict=True))
-        table["named"] = [named.get(key, np.nan) for key in keys]
-    return table
-
-
-def nearest_named(lesions: pd.DataFrame, places: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Whether the most probable place of each scan names one of its injuries: (participant, session) -> 1 or 0.
-
-    A place names an injury if it lies within 3 mm of the sphere of the same volume around its centre. Ventricles are
-    left out. A scan without any place names nothing.
-    """
-    best = places.sort_values("probability", ascending=False, kind="stable").drop_duplicates(KEYS).set_index(KEYS)
-    found = {}
-    for (participant, session), part in lesions[lesions["kind"] != "ventricles"].groupby(KEYS):
-        near = 0.0
-        if (participant, session) in best.index:
-            place = best.loc[(participant, session), ["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float)
-            distance = np.linalg.norm(part[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float) - place, axis=1)
-            near = float((distance <= NEAR_MM + part["diameter_mm"].to_numpy() / 2).any())
-        found[str(participant), str(session)] = near
-    return found
 
 
 def sensitivity_curve(
@@ -134,7 +56,8 @@ def sensitivity_curve(
     Returns:
         One row per kind and size, and per kind, size and contrast: `kind`, `size` (mm, or times the volume), `contrast`
         (NaN: all), `scans`, `families`, `threshold` (called if p_injury is above), `specificity` reached, `sensitivity`
-        with `low` and `high`, and `named` (share whose most probable place names an injury, NaN if unknown).
+        with `low` and `high` (Wilson's over families for 0 and 1), and `named` (share whose most probable place names
+        an injury, NaN if unknown).
 
     Raises:
         InputError: there is no unpainted or no painted scan, or the specificity is out of range.
@@ -156,19 +79,26 @@ def sensitivity_curve(
             draws = np.where(total > 0, (weights[:, chosen] * called).sum(axis=1) / total, np.nan)
         draws[np.isnan(thresholds)] = np.nan
         interval = percentile_interval(float(draws[0]), draws[1:], resampling)
+        families = int(table.loc[chosen, "family"].nunique())
+        if interval.estimate in (0.0, 1.0):  # a bootstrap of equal answers would have no width
+            wilson = binomtest(round(interval.estimate) * families, families).proportion_ci(resampling.level, "wilson")
+            bounds = (interval.low, interval.high)
+            low = min(wilson.low, *(bound for bound in bounds if bound is not None))
+            high = max(wilson.high, *(bound for bound in bounds if bound is not None))
+            interval = replace(interval, low=low, high=high)
         rows.append(
             {
                 "kind": kind,
                 "size": size,
                 "contrast": contrast,
                 "scans": int(chosen.sum()),
-                "families": int(table.loc[chosen, "family"].nunique()),
+                "families": families,
                 "threshold": float(thresholds[0]),
                 "specificity": reached,
                 "sensitivity": interval.estimate,
                 "low": interval.low,
                 "high": interval.high,
-                "named": table.loc[chosen, "named"].mean() if "named" in table else np.nan,
+                "named": table.loc[chosen, "named"].mean() if "named" in table.columns else np.nan,
             }
         )
     return pd.DataFrame(rows).astype({"sensitivity": float, "low": float, "high": float})
@@ -219,11 +149,16 @@ def sensitivity_figure(curve: pd.DataFrame, specificity: float = SPECIFICITY) ->
                 label=f"{100 * contrast:g} %" if contrasts else None,
             )  # fmt: skip
         axes.axhline(1 - specificity, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
-        axes.set(ylim=(-0.03, 1.03), xticks=sorted(part["size"].unique()))
+        ticks = sorted(part["size"].unique())
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set(ylim=(-0.03, 1.22), yticks=np.linspace(0, 1, 6))  # room for the legend
         axes.set_xlabel("Volume, times that before" if kind == "ventricles" else "Diameter of the equal sphere (mm)")
         axes.set_title({"bright": "bright spot"}.get(kind, kind))
         if contrasts:
-            axes.legend(title="contrast", title_fontsize=8, loc="best")
+            axes.legend(
+                title="contrast", title_fontsize=8, loc="upper left", ncols=len(contrasts), columnspacing=1.0,
+                handlelength=2.4, borderaxespad=0.0,
+            )  # fmt: skip
     panels[0].set_ylabel(f"Sensitivity at a specificity of {100 * specificity:g} %, 95 % CI")
     caption = (
         f"Painted injuries, never clinical evidence. Share of painted scans called at the threshold at which "
@@ -268,6 +203,8 @@ def threshold_sentence(table: pd.DataFrame, curve: pd.DataFrame) -> str:
     """Which threshold was used, and what it rests on."""
     normal = int((table["kind"] == "none").sum())
     row = curve.iloc[0]
+    if np.isnan(row["threshold"]):
+        return "There are no probabilities, so there is no threshold."
     few = (
         f" {normal} unpainted scans are few: the threshold hangs on one or two of them."
         if normal < FEWEST_NORMAL
@@ -277,22 +214,6 @@ def threshold_sentence(table: pd.DataFrame, curve: pd.DataFrame) -> str:
         f"Threshold: p_injury above {row['threshold']:.3f}, at which {row['specificity']:.0%} of the {normal} "
         f"unpainted scans are called normal.{few}"
     )
-
-
-def _by_scan(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A table with KEYS, which may be named by the paths in a column `scan`."""
-    table = read_table(Path(path), columns, as_text=True)
-    if "scan" in table.columns and not set(KEYS) <= set(table.columns):
-        ids = [entities(scan) or ("", "") for scan in table["scan"]]
-        table[KEYS] = pd.DataFrame(ids, index=table.index, columns=KEYS)
-    if not set(KEYS) <= set(table.columns):
-        raise InputError(f"{path} has neither a column scan nor {' and '.join(KEYS)}: give a table of predict.py.")
-    if set(columns) != {"p_injury"}:
-        try:
-            table[list(columns)] = table[list(columns)].astype(float)
-        except ValueError as error:
-            raise InputError(f"{path} has a cell that is not a number ({error}): correct it.") from error
-    return table
 
 
 def write_sensitivity(table: pd.DataFrame, output: Path, specificity: float = SPECIFICITY) -> Path:
@@ -333,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = write_sensitivity(table, options.output, options.specificity)
         print(f"{path}: sensitivity to painted injuries, never clinical evidence")
 
-    return run_program(PROGRAM, measure, failed=(InputError, CohortError, OSError))
+    return run_program(PROGRAM, measure, failed=(InputError, OSError))
 
 
 if __name__ == "__main__":

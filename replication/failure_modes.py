@@ -3,11 +3,12 @@
 The paper says that missed injuries are punctate lesions that the resize smooths away, and that false alarms are motion
 artefacts. This module measures sensitivity by lesion type and size; the contrast that a lesion keeps after the resize,
 by its diameter and the image size (physics, no network); the change of the network's probability with the lesion's
-diameter; and false alarms by strength of motion.
+diameter; sensitivity to single painted spots by diameter and contrast; and false alarms by strength of motion.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from scipy.stats import binomtest
 
 from evaluation.drawing import BLUE, GREY, STYLES, VERMILLION, Drawing, new_figure, save_drawing, styled
+from evaluation.sensitivity import NOTE, markdown, sensitivity_curve, sensitivity_figure, threshold_sentence
 from replication.cells import Bench
 from replication.figures import main_row
 from replication.phantoms import LESIONS, NATIVE, VOXEL_SIZE, jobs, measure_all
@@ -51,9 +53,15 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
     by_type, response = sensitivity_by_type(records), response_to_diameter(records)
     kept, motion = contrast_kept(contrasts), false_alarms(records)
     tables = {"types": by_type, "contrast": kept, "response": response, "motion": motion}
+    painted = painted_spots(records)
+    curve = sensitivity_curve(painted)
+    tables["painted"] = curve
     for name, table in tables.items():
         write_text(bench.output / f"errors-{name}.csv", table.to_csv(index=False))
     save_drawing(errors_figure(by_type, kept, response, motion, recipe.image_size), bench.output / "figures")
+
+    figure = sensitivity_figure(curve)
+    save_drawing(replace(figure, name="errors-painted"), bench.output / "figures")
 
     network = f"{row.title}, mean over the models of its folds" if row else f"none ({bench.problems})"
     small = contrasts[contrasts["diameter"] <= 3].groupby("image_size")["retained"].median()
@@ -90,6 +98,15 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
         f"at {recipe.image_size}^3 only. Other sizes need other networks (`--image_size` and another `--output`).",
         "",
         _markdown(response),
+        "",
+        "## Sensitivity to painted spots by diameter and contrast",
+        "",
+        "One dark spot painted into the white matter of each normal head, as `python -m cohort.painted` does with a "
+        f"user's own scans. {NOTE} {threshold_sentence(painted, curve)} Few heads give wide intervals.",
+        "",
+        "![painted spots](figures/errors-painted.png)",
+        "",
+        markdown(curve),
         "",
         "## False alarms by strength of motion",
         "",
@@ -153,6 +170,17 @@ def response_to_diameter(records: pd.DataFrame) -> pd.DataFrame:
         for d, c in change.items()
     ]
     return pd.DataFrame(rows)
+
+
+def painted_spots(records: pd.DataFrame) -> pd.DataFrame:
+    """The normal heads with and without one painted spot, as `evaluation.sensitivity` expects them."""
+    plain = records[(records["kind"] == "diameter") & (records["diameter"] == 0)].assign(spot="none")
+    table = pd.concat([plain, records[records["kind"] == "painted"].assign(spot="spot")], ignore_index=True)
+    diameters = table["diameter"].where(table["spot"] == "spot")
+    return pd.DataFrame(
+        {"family": table["head"].astype(int).astype(str), "kind": table["spot"], "diameter_mm": diameters}
+        | {"contrast": table["contrast"], "volume_factor": np.nan, "p_injury": table["p_injury"]}
+    )
 
 
 def false_alarms(records: pd.DataFrame) -> pd.DataFrame:

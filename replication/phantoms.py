@@ -6,6 +6,7 @@ one injured scan. Its results are saved in a file, so an interrupted analysis ca
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from cohort.painted.plan import Cell
+from cohort.painted.scan import Unpaintable, labelled_source
+from cohort.painted.scan import paint as paint_injury
 from cohort.phantom import INJURIES, make_phantom_scan, small_grid
 from cohort.phantom.acquisition import INTENSITY_SCALE, acquire, draw_acquisition, paint, t2_signal, white_matter_t2
 from cohort.phantom.anatomy import Anatomy, build_anatomy
@@ -38,6 +42,8 @@ DIAMETERS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # mm; punctate lesions measure 1 to 
 IMAGE_SIZES = (32, 64, 96, 128, 192)
 NATIVE = 0  # as an image size: not resized
 MOTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# painted into the finished scan, one each, in the same way as into a user's own scans
+PAINTED = [Cell("spot", diameter, contrast, None) for diameter in (1.5, 2.0, 3.0, 4.0) for contrast in (0.15, 0.3)]
 LESIONS = 8  # per head, far enough apart not to add to each other's contrast
 APART_MM = 14.0
 
@@ -57,7 +63,7 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the file with the results."""
-        what = f"{self.injury}-{self.severity}" if self.injury else "head"
+        what = f"{self.injury}-{self.severity}" if self.injury else "painted-head"
         more = ("-head" if self.framing == "head" else "") + ("-n4" if self.bias_correction == "n4" else "")
         return f"{what}-{self.number}-{self.image_size}-{self.brain_mask}-{self.voxel_size:g}mm{more}"
 
@@ -147,7 +153,7 @@ def measure_injured(job: Job) -> Measured:
 
 
 def measure_head(job: Job) -> Measured:
-    """One normal head without lesions, with lesions of each diameter, and with increasing motion; lesion contrasts."""
+    """One normal head: without lesions, with lesions of each diameter, with motion, with painted spots; contrasts."""
     grid = small_grid(job.voxel_size)
     names = f"normal {job.number}", "head"
     conditions = draw_acquisition(named_rng(SEED, "acquisition", *names))
@@ -171,6 +177,15 @@ def measure_head(job: Job) -> Measured:
     for motion in MOTIONS:
         inputs.append(_network_input(image(0.0, replace(conditions, motion=motion)), mask, job))
         records.append({"kind": "motion", "head": job.number, "motion": motion})
+
+    source = labelled_source(image(0.0, conditions), anatomy.dseg, grid.affine)
+    for number, cell in enumerate(PAINTED):
+        with contextlib.suppress(Unpaintable):  # the table counts the heads
+            spot = paint_injury(source, cell, 1, np.random.default_rng([SEED, job.number, number]))
+            inputs.append(_network_input(spot.data, mask, job))
+            records.append(
+                {"kind": "painted", "head": job.number, "diameter": cell.diameter_mm, "contrast": cell.contrast}
+            )
 
     white = t2_signal(white_matter_t2(job.weeks)) * INTENSITY_SCALE * conditions.gain
     clean = without_artefacts(conditions)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from cohort.phantom.growth import BACKGROUND, CSF, VENTRICLES, WHITE_MATTER
 from cohort.scans import Scan
 from preprocessing import apply_mask, read_labels, read_volume
-from preprocessing.interior_gloresnet import find_interior
+from preprocessing.interior_gloresnet import find_interior, is_stripped
 from preprocessing.reading_gloresnet import VolumeError, open_image
 
 from .plan import Cell
@@ -21,6 +21,7 @@ from .ventricles import displaced_labels, find_ventricles, widen_ventricles
 
 # values of desc-lesion_mask; 1 to 3 mean the same as in phantoms
 MASK_VALUES = {"cyst": 1, "spot": 3, "streak": 4, "bright": 5, "ventricles": 6}
+_LEAST_CSF = 1.2  # a cyst is brighter than white matter by 20 % at least
 MIDLINE_MM = 3.0  # an injury nearer to the middle of the brain lies in the midline
 
 
@@ -40,9 +41,9 @@ class Source(NamedTuple):
     inside: np.ndarray  # bool, where injuries may lie
     csf: float  # brightness of CSF
     labels: np.ndarray | None  # DrawEM's nine tissues
-    mask: np.ndarray | None  # uint8, the scan's own brain mask
-    dtype: np.dtype  # of the scan's file
-    scaling: tuple[float, float] | None  # slope and intercept of the scan's file
+    mask: np.ndarray | None = None  # uint8, the scan's own brain mask
+    dtype: np.dtype = np.dtype(np.float32)  # of the scan's file
+    scaling: tuple[float, float] | None = None  # slope and intercept of the scan's file
 
 
 class Painted(NamedTuple):
@@ -88,15 +89,14 @@ def _read_source(scan: Scan) -> Source:
             )
         labels = np.round(labels).astype(np.uint8)
     data = np.array(volume.data, dtype=np.float32, order="C")
-    csf = USUAL_CSF
+    header: Any = open_image(scan.image)
+    proxy = header.dataobj
+    scaling = (float(proxy.slope), float(proxy.inter)) if hasattr(proxy, "slope") else None
+    own_mask = None if mask is None else mask.astype(np.uint8)
     if labels is not None:
         if not (labels == WHITE_MATTER).any():
             raise VolumeError(f"{scan.segmentation} has no white matter (label {WHITE_MATTER}): give DrawEM's tissues.")
-        white = float(np.median(data[labels == WHITE_MATTER]))
-        brain = ndimage.binary_fill_holes(labels > 0)
-        inside = ~np.isin(labels, (0, CSF, BACKGROUND, VENTRICLES))
-        if (labels == VENTRICLES).any() and white > 0:
-            csf = float(np.median(data[labels == VENTRICLES])) / white
+        source = labelled_source(data, labels, volume.affine)
     else:
         interior = find_interior(apply_mask(volume, scan.mask) if scan.mask else volume, mask is not None)
         white = interior.white
@@ -104,19 +104,40 @@ def _read_source(scan: Scan) -> Source:
         inside = ndimage.affine_transform(
             interior.inside.astype(np.uint8), np.diag(to_interior)[:3], to_interior[:3, 3], data.shape, order=0
         ).astype(bool)
-        brain = inside if mask is None else ndimage.binary_fill_holes(mask)
-        fluid = data[inside] / white
-        fluid = fluid[fluid >= interior.thresholds[1] / white]
-        csf = float(np.median(fluid)) if fluid.size else csf
+        if mask is not None:
+            brain = ndimage.binary_fill_holes(mask)
+        elif is_stripped(data, spacing):
+            brain = ndimage.binary_fill_holes(data != 0)
+        else:
+            brain = inside
+        fluid = data[inside & (data >= interior.thresholds[1])] / white
+        csf = max(float(np.median(fluid)), _LEAST_CSF) if fluid.size else USUAL_CSF
+        scaled = data / np.float32(white)
+        source = Source(data, scaled, white, volume.affine, spacing, brain, inside, csf, None)
+    return source._replace(mask=own_mask, dtype=header.get_data_dtype(), scaling=scaling)
+
+
+def labelled_source(data: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> Source:
+    """A scan with DrawEM's tissues, both (x, y, z) with axes R, A, S: injuries lie in its white matter.
+
+    Raises:
+        VolumeError: its white matter is not bright.
+    """
+    white = float(np.median(data[labels == WHITE_MATTER]))
     if not white > 0:
-        raise VolumeError(f"the white matter of {scan.image} has the intensity {white:g}: give the scan as acquired.")
-    header: Any = open_image(scan.image)
-    proxy = header.dataobj
-    scaling = (float(proxy.slope), float(proxy.inter)) if hasattr(proxy, "slope") else None
+        raise VolumeError(f"the median intensity of its white matter is {white:g}: give the scan as acquired.")
+    fluid = data[labels == VENTRICLES] / white
     return Source(
-        data, data / np.float32(white), white, volume.affine, spacing, brain, inside, max(csf, 1.2), labels,
-        None if mask is None else mask.astype(np.uint8), header.get_data_dtype(), scaling,
-    )  # fmt: skip
+        stored=np.asarray(data, dtype=np.float32),
+        data=np.asarray(data / white, dtype=np.float32),
+        white=white,
+        affine=affine,
+        spacing=np.linalg.norm(affine[:3, :3], axis=0),
+        brain=ndimage.binary_fill_holes(labels > 0),
+        inside=~np.isin(labels, (0, CSF, BACKGROUND, VENTRICLES)),
+        csf=max(float(np.median(fluid)), _LEAST_CSF) if fluid.size else USUAL_CSF,
+        labels=labels,
+    )
 
 
 def paint(source: Source, cell: Cell, lesions: int, rng: np.random.Generator) -> Painted:

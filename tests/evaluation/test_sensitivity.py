@@ -12,7 +12,8 @@ from cohort.painted import Settings, paint_cohort
 from cohort.phantom import generate_phantom_cohort
 from cohort.scans import find_scans
 from evaluation.external import read_external
-from evaluation.sensitivity import main, nearest_named, sensitivity_curve
+from evaluation.painted import nearest_named
+from evaluation.sensitivity import main, sensitivity_curve
 from evaluation.uncertainty import Resampling
 from evaluation.wording import PAINTED, banners, limits, paper_sentence
 
@@ -60,6 +61,9 @@ def test_intervals_hold_the_truth_and_follow_families() -> None:
     assert rows["agree"]["sensitivity"] == rows["differ"]["sensitivity"] == 0.5
     assert rows["agree"]["high"] - rows["agree"]["low"] == pytest.approx(2 * 1.96 * (0.25 / 40) ** 0.5, rel=0.15)
     assert rows["differ"]["high"] - rows["differ"]["low"] < 1e-9
+    none = [(f"F{family}", "spot", 2.0, 0.2, np.nan, 0.1) for family in range(4)]
+    row = sensitivity_curve(scans(normal + none), 0.9, Resampling(200)).iloc[0]
+    assert (row["low"], row["high"]) == pytest.approx((0, 0.4899), abs=1e-3)  # Wilson's, none of 4
 
 
 def test_the_most_probable_place_names_an_injury() -> None:

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from replication import phantoms
-from replication.failure_modes import contrast_kept, false_alarms, write_errors
-from replication.phantoms import DIAMETERS, Job, jobs, measure_head
+from replication.failure_modes import contrast_kept, false_alarms, painted_spots, write_errors
+from replication.phantoms import DIAMETERS, PAINTED, Job, jobs, measure_head
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,27 @@ def test_inputs_of_a_head_differ_only_in_lesions_or_motion(head):
     plain, still = head.inputs[0], head.inputs[len(DIAMETERS) + 1]
     assert records["motion"].iloc[len(DIAMETERS) + 1] == 0
     np.testing.assert_array_equal(plain, still)
-    changes = [np.abs(volume - plain).max() for volume in head.inputs[len(DIAMETERS) + 1 :]]
+    moved = records["kind"] == "motion"
+    changes = [np.abs(volume - plain).max() for volume in head.inputs[moved]]
     assert changes[-1] > changes[1] > 0
     assert np.allclose([volume.mean() for volume in head.inputs], 0, atol=1e-4)
 
 
 def test_lesions_are_far_apart(head):
     assert pd.DataFrame(head.contrasts).groupby(["diameter", "image_size"]).size().between(3, 8).all()
+
+
+def test_painted_spots_change_a_head_more_if_they_are_larger_and_darker(head):
+    records = pd.DataFrame(head.records)
+    painted = records[records["kind"] == "painted"]
+    assert set(zip(painted["diameter"], painted["contrast"], strict=True)) == {cell[1:3] for cell in PAINTED}
+    change = pd.Series([np.abs(head.inputs[row] - head.inputs[0]).sum() for row in painted.index])
+    by_size = change.groupby(painted["diameter"].to_numpy()).mean()
+    by_contrast = change.groupby(painted["contrast"].to_numpy()).mean()
+    assert by_size[4.0] > by_size[1.5] and by_contrast[0.3] > by_contrast[0.15]
+    table = painted_spots(records.assign(p_injury=0.5))
+    assert (table["kind"] == "none").sum() == 1 and len(table) == 1 + len(painted)
+    assert table["diameter_mm"].isna().sum() == 1 and set(table["family"]) == {"0"}
 
 
 def test_a_rate_has_its_wilson_interval():
@@ -46,6 +60,9 @@ def test_the_analysis_is_written_and_measured_only_once(bench, monkeypatch):
     text = write_errors(bench, 1, 2.5).read_text()
     assert "| punctate | many | largest lesion, mm:" in text and "no resize" in text
     assert (bench.output / "figures" / "errors.svg").is_file()
+    assert "never clinical evidence" in text and (bench.output / "figures" / "errors-painted.svg").is_file()
+    painted = pd.read_csv(bench.output / "errors-painted.csv")
+    assert painted["contrast"].isna().sum() == 4 and painted["scans"].sum() == 16
     assert len(pd.read_csv(bench.output / "errors-response.csv")) == len(DIAMETERS)
     monkeypatch.setattr(phantoms, "_measure_into", None)
     assert write_errors(bench, 1, 2.5).read_text() == text
