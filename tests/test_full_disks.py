@@ -12,7 +12,9 @@ import predict
 from benchmarks import report as benchmarks_report
 from cohort import to_hub
 from cohort.from_hub import open_cohort
+from cohort.painted import __main__ as painted
 from cohort.phantom import __main__ as phantom
+from cohort.phantom import generate_phantom_cohort
 from evaluation import report
 from explanation import embedding
 from machine.programs import run_program
@@ -24,6 +26,8 @@ from replication import phantoms
 from replication.patches import patch_cohort
 from tests.processes import leftovers
 from training.recipe import load_recipe
+
+PAINT = "--kinds cyst --diameters 14 --copies 2"
 
 
 def small_model():
@@ -39,10 +43,13 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def jobs(shared_tiny_cohort, finished_run, model, tmp_path, monkeypatch):
+def jobs(request, shared_tiny_cohort, finished_run, model, tmp_path, monkeypatch):
     """Each job writes to the folder it is given, and returns the exit status of its program."""
     bids = str(shared_tiny_cohort)
     dataset = tmp_path / "dataset"
+    heads = tmp_path / "heads"
+    if "painted" in request.node.name:
+        generate_phantom_cohort(heads, num_subjects=3, voxel_size=5, num_workers=1, progress=False)
 
     def share(folder):
         return to_hub.main([bids, "--output", str(folder / "dataset"), "--license", "other"])
@@ -92,6 +99,9 @@ def jobs(shared_tiny_cohort, finished_run, model, tmp_path, monkeypatch):
         "phantom": lambda folder: phantom.main(
             ["--output", str(folder / "phantom"), *"--num_subjects 2 --voxel_size 5 --num_workers 2".split()]
         ),
+        "painted": lambda folder: painted.main(
+            ["--data_dir", str(heads), "--output", str(folder / "painted"), *PAINT.split(), "--num_workers", "2"]
+        ),
         "to_hub": share,
         "from_hub": unpack,
         "cache and embedding": cache_and_embed,
@@ -118,7 +128,18 @@ def written(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["predict", "phantom", "to_hub", "from_hub", "cache and embedding", "report", "model folder", "onnx", "openvino"]
+    [
+        "predict",
+        "phantom",
+        "painted",
+        "to_hub",
+        "from_hub",
+        "cache and embedding",
+        "report",
+        "model folder",
+        "onnx",
+        "openvino",
+    ]
     + ["patches", "error analysis", "benchmarks"],
 )
 def test_a_full_disk(jobs, small_disk, tmp_path, capfd, name):

@@ -211,7 +211,8 @@ def _widened(
     truth[done.mask] = MASK_VALUES["ventricles"]
     added = 1000.0 * (done.after_ml - done.before_ml)
     centre = ndimage.center_of_mass(done.mask)
-    rows.append(_row(source, "ventricles", centre, None, None, done.after_ml / done.before_ml, added))
+    row = _row(source, "ventricles", centre, None, None, done.after_ml / done.before_ml, added)
+    rows.append(row | {"side": "both"})
     return data, done.displacement
 
 
