@@ -2,7 +2,7 @@
 
 Most of the time of a small program is spent on imports. A forked program finds those libraries imported that do not
 read the environment on import. It imports the Hugging Face libraries, which do (HF_HOME, HF_ENDPOINT), and this project
-itself. For train.py, `start_train` also shares these.
+itself. A program with the environment of the tests can share these too: see `PROJECT`.
 """
 
 import atexit
@@ -27,7 +27,8 @@ LIBRARIES = (
     *("nibabel", "pandas", "pyarrow.dataset", "PIL.Image", "statsmodels.genmod.generalized_linear_model"),
     *("fastapi", "httpx", "jinja2", "pydantic", "rich", "uvicorn"),
 )
-TRAIN = ("train", "evaluation.report")  # imported for train.py
+# imported for programs with the environment of the tests; most of them train, and no test reads their figures
+PROJECT = ("train", "evaluation.report", "tests.unrendered")
 
 
 class Program:
@@ -90,14 +91,16 @@ class Program:
         self.send_signal(signal.SIGKILL)
 
 
-def run_program(arguments, cwd, environment: dict[str, str]) -> subprocess.CompletedProcess:
+def run_program(
+    arguments, cwd, environment: dict[str, str], imported: tuple[str, ...] = LIBRARIES
+) -> subprocess.CompletedProcess:
     """Run a `Program` to its end. Returns its exit status and output."""
-    return _ended(Program(arguments, cwd, environment))
+    return _ended(Program(arguments, cwd, environment, imported))
 
 
 def start_train(arguments, cwd) -> Program:
     """Start `python train.py ARGUMENTS` in the folder `cwd` with the environment of the tests."""
-    return Program([ROOT / "train.py", *arguments], cwd, os.environ, TRAIN)
+    return Program([ROOT / "train.py", *arguments], cwd, os.environ, PROJECT)
 
 
 def run_train(arguments, cwd) -> subprocess.CompletedProcess:

@@ -15,7 +15,7 @@ from gradio_client import Client, handle_file
 
 import app
 from publishing import convert
-from tests.programs import run_program
+from tests.programs import PROJECT, run_program
 from tests.viewer.served import ROOT, expected, start, stop, tiny_models
 
 MINUTE = 60_000  # milliseconds; only a heavily loaded machine takes this long
@@ -342,7 +342,7 @@ def test_wrong_calls_exit_with_2_and_a_sentence(base, tmp_path, capsys):
 
 def test_the_error_for_a_port_in_use_names_the_port(base, served):
     port = served.url.rpartition(":")[2]
-    process = run_program([ROOT / "app.py", "--model", base / "model", "--port", port], base, os.environ)
+    process = run_program([ROOT / "app.py", "--model", base / "model", "--port", port], base, os.environ, PROJECT)
     assert process.returncode == 1 and f"{port}" in process.stderr and "Traceback" not in process.stderr
 
 

@@ -15,7 +15,7 @@ from cohort.from_hub import open_cohort
 from cohort.painted import __main__ as painted
 from cohort.phantom import __main__ as phantom
 from cohort.phantom import generate_phantom_cohort
-from evaluation import report
+from evaluation import drawing, report
 from explanation import embedding
 from machine.programs import run_program
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
@@ -65,6 +65,7 @@ def jobs(request, shared_tiny_cohort, finished_run, model, tmp_path, monkeypatch
         return embedding.main([str(finished_run), "--init", "random", "--output", str(folder / "table.csv")])
 
     def write_report(folder):
+        monkeypatch.setattr(drawing, "rendered", lambda figure, kind: bytes(20_000))  # rendering takes seconds
         run = folder / "run"
         if not run.exists():
             shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("*.safetensors", "checkpoints"))

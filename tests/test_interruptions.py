@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.processes import descendants, leftovers, wait_until, wait_until_gone
-from tests.programs import ROOT, TRAIN, Program, run_train
+from tests.programs import PROJECT, ROOT, Program, run_train
 
 # train.py with two workers that never finish a scan, and an empty cache
 SLOW_TRAIN = """
@@ -29,7 +29,7 @@ SETTINGS = "--image_size 16 --num_folds 2 --init random --fold 0 --per_device_tr
 def test_a_training_that_standardises_scans(shared_tiny_cohort, tmp_path, number):
     call = ["--data_dir", shared_tiny_cohort, "--output_dir", tmp_path / "run", "--num_train_epochs", "1", *SETTINGS]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = Program(["-c", SLOW_TRAIN, ROOT / "train.py", *call], tmp_path, environment, TRAIN)
+    process = Program(["-c", SLOW_TRAIN, ROOT / "train.py", *call], tmp_path, environment, PROJECT)
     wait_until(lambda: process.poll() is not None or (tmp_path / "cache").exists() and workers(process.pid) == 2)
     children = descendants(process.pid)
     process.send_signal(number)

@@ -1,17 +1,19 @@
 """reproduce.py on a cohort of tiny volumes."""
 
+import contextlib
+import io
 import json
-import os
-from pathlib import Path
+import sys
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 import reproduce
-from tests.programs import run_program
+from replication import cells
+from tests.programs import PROJECT, run_program
 
-ROOT = Path(__file__).parent.parent
 SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 1 --per_device_train_batch_size 4".split()
 
 
@@ -32,19 +34,25 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def table_6(shared_tiny_cohort, tmp_path_factory):
-    """Table 6 without MedicalNet's weights, in a separate process: two runs for three rows."""
-    folder = tmp_path_factory.mktemp("reproduce")
-    command = [ROOT / "reproduce.py", "--table", "6", "--data_dir", shared_tiny_cohort, *SMALL]
-    result = run_program(command, folder, os.environ)
-    assert result.returncode == 0, result.stderr
-    return folder / "reproduction", result
+    """Table 6 without MedicalNet's weights: two runs for three rows. The programs that train are forked."""
+    folder, printed = tmp_path_factory.mktemp("reproduce"), io.StringIO()
+
+    def run(call, env, **_):
+        assert call[0] == sys.executable
+        return run_program(call[1:], folder, env, PROJECT)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(folder)
+        patch.setattr(cells, "subprocess", SimpleNamespace(run=run, DEVNULL=None, PIPE=None))
+        assert reproduce.main(["--table", "6", "--data_dir", str(shared_tiny_cohort), *SMALL]) == 0
+    return folder / "reproduction", printed.getvalue()
 
 
 def test_a_table_is_written_and_equal_cells_are_trained_once(table_6):
-    output, result = table_6
+    output, printed = table_6
     runs = sorted(path.name.rsplit("-", 1)[0] for path in (output / "runs").iterdir())
     assert runs == ["resnet10-random", "resnet10-random-nomixup"]
-    assert result.stdout.count(": training resnet10") == 2
+    assert printed.count(": training resnet10") == 2
     assert not list((output / "runs").glob("*/fold-*/checkpoints"))
     table = pd.read_csv(output / "table-6.csv")
     assert len(table) == 6 * 2  # three rows and their twins, two metrics

@@ -21,7 +21,7 @@ from publishing import convert, graph
 from publishing.export import export_model
 from screening import exported
 from screening.loading import load_model
-from tests.programs import run_program
+from tests.programs import PROJECT, run_program
 
 if not os.environ.get("CI"):  # in CI a missing package must fail
     for package in ("onnx", "onnxruntime", "openvino"):
@@ -309,7 +309,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(format, pa
 
 def test_the_command_in_a_shell(folder, tmp_path):
     def shell(*arguments):
-        return run_program(["-m", "publishing.convert", *arguments], ROOT, os.environ)
+        return run_program(["-m", "publishing.convert", *arguments], ROOT, os.environ, PROJECT)
 
     done = shell(folder, "--format", "onnx", "--output", tmp_path / "m.onnx")
     assert done.returncode == 0 and "m.onnx: float32" in done.stdout, done.stderr

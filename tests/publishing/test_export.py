@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +14,7 @@ from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.card import render_card
 from publishing.export import export_model
+from tests.programs import run_program
 from training.recipe import load_recipe
 
 PROVENANCE = {"cohort": "phantom-clear", "synthetic": True, "run": "demo", "fold": 4, "train_scans": 38}
@@ -74,13 +73,7 @@ def test_every_auto_class_loads_the_folder_and_gives_the_same_probabilities(tmp_
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "hf")}
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(folder), str(scan)],
-        capture_output=True,
-        text=True,
-        cwd=elsewhere,
-        env=environment,
-    )
+    result = run_program(["-c", STRANGER, folder, scan], elsewhere, environment)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout.splitlines()[-1])
     expected = model.predict_proba(processor(scan, return_tensors="pt")["pixel_values"])[0].tolist()

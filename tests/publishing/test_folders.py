@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -23,6 +21,7 @@ from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
 from publishing.leaks import model_files
 from screening.loading import load_model
+from tests.programs import run_program
 
 ROOT = Path(__file__).parent.parent.parent
 CARD = "---\nlicense: apache-2.0\n---\n"
@@ -33,13 +32,7 @@ def run_elsewhere(program, *arguments, folder):
     folder.mkdir(exist_ok=True)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-    )
+    result = run_program(["-c", program, *arguments], folder, environment)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 

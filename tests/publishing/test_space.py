@@ -1,10 +1,8 @@
 """The files of the Space, and that a clone of it runs."""
 
 import os
-import re
+import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from gradio_client import Client, handle_file
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.space import imported_sources, is_space_file, space_files
-from tests.programs import run_program
+from tests.programs import Program, run_program
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -77,10 +75,7 @@ def test_a_clone_of_the_space_serves_its_model(hub, publish, finished_run, share
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port)],
-        cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = Program(["app.py", "--port", port], clone, environment)
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
@@ -93,9 +88,9 @@ def test_a_clone_of_the_space_serves_its_model(hub, publish, finished_run, share
         nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), scan)
         answer = Client(f"http://127.0.0.1:{port}", verbose=False).predict(handle_file(scan), api_name="/screen")
     finally:
-        process.terminate()
-        out = process.communicate(timeout=60)[0]
-    assert re.search("Model: lab/net", out)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+    assert "Model: lab/net" in process.stdout, process.stderr
     fold = answer["model"]["fold"]
     model = GloResNetForImageClassification.from_pretrained(finished_run / f"fold-{fold}" / "model")
     processor = GloResNetImageProcessor.from_pretrained(finished_run / f"fold-{fold}" / "model")
