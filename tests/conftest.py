@@ -1,10 +1,14 @@
 """Shared fixtures: tiny cohorts, a run, a Hub on loopback, browsers. Caches are separate from the user's."""
 
 import ctypes
+import json
 import os
+import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 # the libraries read these on import, so set them before any test imports one
 _CACHE = tempfile.mkdtemp(prefix="gloresnet-tests-")
@@ -17,16 +21,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 from tests.hub_server import Hub  # noqa: E402
-from tests.programs import run_train  # noqa: E402
+from tests.programs import SMALL, start_train  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _remove_the_cache():
     yield
-    import shutil
-
     shutil.rmtree(_CACHE, ignore_errors=True)
 
 
@@ -81,26 +84,58 @@ def tiny_cohort(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def shared_tiny_cohort(tmp_path_factory):
-    """A tiny cohort for tests that only read it."""
-    return write_tiny_cohort(tmp_path_factory.mktemp("shared") / "bids")
+def built_once(tmp_path_factory):
+    """`built_once(name, build)`: a folder that the first of the parallel test processes builds and all of them read."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name, build):
+        place, complete = base / f"once-{name}", base / f"once-{name}.complete"
+        with FileLock(base / f"once-{name}.lock"):
+            if not complete.exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                build(place)
+                complete.touch()
+        return place
+
+    return folder
 
 
 @pytest.fixture(scope="session")
-def finished_run(shared_tiny_cohort, tmp_path_factory):
-    """Two folds and the refit of a small run. Tests that change it must copy it."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    settings = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random"
-    flags = ["--data_dir", shared_tiny_cohort, "--output_dir", run, *settings.split(), "--refit"]
-    result = run_train(flags, cwd=run.parent)
-    assert result.returncode == 0, result.stderr
-    return run
+def shared_tiny_cohort(built_once):
+    """A tiny cohort for tests that only read it."""
+    return built_once("cohort", lambda folder: write_tiny_cohort(folder / "bids")) / "bids"
+
+
+@pytest.fixture(scope="session")
+def finished_training(built_once, shared_tiny_cohort, tmp_path_factory):
+    """Two folds and the refit of a small run: the folder `run`, where it was `trained`, its output, and its seconds."""
+
+    def build(folder):
+        flags = ["--data_dir", shared_tiny_cohort, "--output_dir", folder / "run", *SMALL, "--refit"]
+        program, started = start_train(flags, cwd=folder), time.perf_counter()
+        assert program.wait() == 0, program.stderr
+        seconds = time.perf_counter() - started
+        (folder / "training.json").write_text(json.dumps({"stdout": program.stdout, "seconds": seconds}))
+
+    def copy(source, target):  # weights and checkpoints are only ever replaced as a whole
+        (os.link if os.path.getsize(source) > 1e6 else shutil.copy2)(source, target)
+
+    folder = built_once("training", build)
+    run = shutil.copytree(folder / "run", tmp_path_factory.mktemp("finished") / "run", copy_function=copy)
+    return SimpleNamespace(run=run, trained=folder / "run", **json.loads((folder / "training.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def finished_run(finished_training):
+    """The run folder of `finished_training`. Tests that change it must copy it."""
+    return finished_training.run
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     """Mount an empty disk of a number of bytes, or change its size."""
-    import shutil
     import subprocess
 
     folder = tmp_path / "disk"
@@ -152,8 +187,6 @@ def _playwright():
 
 def _chromium(playwright, arguments):
     """Start the system's Chromium or Chrome, else playwright's. Without any, skip the test, or fail it under CI."""
-    import shutil
-
     found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
     path = next(filter(None, found), playwright.chromium.executable_path)
     if not Path(path).exists():

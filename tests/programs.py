@@ -29,6 +29,11 @@ LIBRARIES = (
 )
 # imported for programs with the environment of the tests; most of them train, and no test reads their figures
 PROJECT = ("train", "evaluation.report", "tests.unrendered")
+# flags of the run in `finished_training`: the small network, on tiny volumes
+SMALL = (
+    "--architecture compact --image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 "
+    "--init random"
+).split()
 
 
 class Program:

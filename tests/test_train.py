@@ -21,10 +21,9 @@ from machine.cores import available_cores
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from screening.out_of_distribution import DESCRIPTORS
-from tests.programs import exit_status, run_train, start_train
+from tests.programs import SMALL, exit_status, run_train, start_train
 
 ROOT = Path(__file__).parent.parent
-SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4 --init random".split()
 
 
 def arguments(cohort, run, *flags):
@@ -35,15 +34,10 @@ def train(cohort, run, *flags):
     return run_train(arguments(cohort, run, *flags), cwd=run.parent)
 
 
-@pytest.fixture(scope="module")
-def finished(shared_tiny_cohort, tmp_path_factory):
-    """Both folds of a small run."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    program = start_train(arguments(shared_tiny_cohort, run), cwd=run.parent)
-    started = time.perf_counter()
-    assert program.wait() == 0, program.stderr
-    program.seconds = time.perf_counter() - started
-    return run, program
+@pytest.fixture
+def finished(finished_training):
+    """Both folds of a small run, and its training."""
+    return finished_training.run, finished_training
 
 
 def test_the_run_folder_holds_every_documented_file(finished):
@@ -91,7 +85,7 @@ def test_predictions_are_those_of_the_exported_model(finished, shared_tiny_cohor
 
 
 def test_metrics_follow_from_the_predictions(finished):
-    run, _ = finished
+    run, training = finished
     predictions = pd.concat(pd.read_csv(run / f"fold-{k}" / "predictions.csv") for k in (0, 1))
     pooled = json.loads((run / "cv_metrics.json").read_text())["pooled"]
     assert pooled["auc"] == pytest.approx(roc_auc_score(predictions["label"], predictions["p_injury"]))
@@ -99,7 +93,7 @@ def test_metrics_follow_from_the_predictions(finished):
     card = (run / "fold-0" / "model" / "README.md").read_text()
     fold = json.loads((run / "fold-0" / "metrics.json").read_text())
     assert f"| ROC AUC | {fold['auc']:.3f} |" in card and "dataset_split" not in card.split("---")[2]
-    assert str(run) not in card and "CC00" not in card
+    assert str(training.trained) not in card and "CC00" not in card
 
 
 def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(finished, shared_tiny_cohort):
@@ -139,7 +133,7 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(finished, shared
     for _ in range(2):
         process = start_train(arguments(shared_tiny_cohort, run, "--fold", "0"), cwd=tmp_path)
         try:
-            process.wait(timeout=finished[1].seconds / 2 * chance.uniform(0.1, 0.9))  # that run trained two folds
+            process.wait(timeout=finished[1].seconds / 3 * chance.uniform(0.1, 0.9))  # it trained three folds
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -153,7 +147,7 @@ def test_every_kind_of_unfinished_run_continues_to_the_same_bytes(finished, shar
     reference = (finished[0] / "fold-0" / "predictions.csv").read_bytes()
     run = tmp_path / "run"
     if moment == "before_metrics":
-        shutil.copytree(finished[0], run)
+        shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("refit"))
         (run / "fold-0" / "metrics.json").unlink()
         shutil.rmtree(run / "fold-0" / "model")
     else:
@@ -288,7 +282,7 @@ def test_one_session_with_several_images_is_counted_or_chosen_by_run(tiny_cohort
 
 def test_a_changed_scan_is_noticed(finished, shared_tiny_cohort, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+    shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("checkpoints"))
     splits = json.loads((run / "splits.json").read_text())
     subject, entry = next(iter(splits["participants"].items()))
     entry["sessions"]["1"]["sha256"] = "0" * 64  # as if the file had been different when the folds were assigned
@@ -321,5 +315,6 @@ def test_an_empty_folder_and_missing_weights_fail_with_one_sentence(tmp_path, sh
     (tmp_path / "empty").mkdir()
     result = train(tmp_path / "empty", tmp_path / "run")
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    result = train(shared_tiny_cohort, tmp_path / "other", "--init", "nowhere.pth")
+    flags = ["--architecture", "resnet10", "--init", "nowhere.pth"]
+    result = train(shared_tiny_cohort, tmp_path / "other", *flags)
     assert result.returncode == 1 and "no MedicalNet weights at nowhere.pth" in result.stderr

@@ -10,17 +10,16 @@ import torch
 
 import train as train_script
 from modeling_gloresnet import MEDICALNET, GloResNetConfig, GloResNetForImageClassification, GloResNetModel
-from tests.programs import exit_status, run_program
+from tests.programs import SMALL, exit_status, run_program, run_train
 
 ROOT = Path(__file__).parent.parent
-SMALL = "--image_size 16 --num_folds 2 --num_train_epochs 2 --per_device_train_batch_size 4".split()
 
 
 def arguments(cohort, run, *flags):
     return ["--data_dir", str(cohort), "--output_dir", str(run), *SMALL, *flags]
 
 
-def train(cohort, run, *flags, **environment):
+def train_with(environment, cohort, run, *flags):
     return run_program([ROOT / "train.py", *arguments(cohort, run, *flags)], run.parent, os.environ | environment)
 
 
@@ -38,7 +37,7 @@ def test_the_refit_trains_on_all_scans_and_continues_where_it_stopped(finished_r
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     shutil.rmtree(run / "refit" / "model")  # as if killed between the last checkpoint and the export
-    again = train(shared_tiny_cohort, run, "--init", "random", "--refit")
+    again = run_train(arguments(shared_tiny_cohort, run, "--refit"), tmp_path)
     assert again.returncode == 0 and "refit on all 12 scans" in again.stdout, again.stderr
     before, after = weights(folder / "model"), weights(run / "refit" / "model")
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -47,22 +46,22 @@ def test_the_refit_trains_on_all_scans_and_continues_where_it_stopped(finished_r
 
 def test_training_publishes_the_requested_fold_or_the_refit(finished_run, shared_tiny_cohort, hub, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(finished_run, run)
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("checkpoints"))
     for flags, message in (
         (["--fold", "1"], "Publish fold 1 of 2"),
         (["--refit"], "Publish the network trained on all scans"),
     ):
-        push = ["--init", "random", "--push_to_hub", "--hub_model_id", "lab/net", *flags]
-        result = train(shared_tiny_cohort, run, *push, **hub.environment(tmp_path / "home"))
+        push = ["--push_to_hub", "--hub_model_id", "lab/net", *flags]
+        result = train_with(hub.environment(tmp_path / "home"), shared_tiny_cohort, run, *push)
         assert result.returncode == 0, result.stderr
         assert hub.messages("lab/net")[-1] == message and message in result.stdout
 
 
 def test_a_failed_push_keeps_the_run_and_says_how_to_repeat_it(finished_run, shared_tiny_cohort, hub, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(finished_run, run)
-    push = ["--init", "random", "--push_to_hub", "--hub_model_id", "them/net"]
-    result = train(shared_tiny_cohort, run, *push, **hub.environment(tmp_path / "home"))
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("checkpoints"))
+    push = ["--push_to_hub", "--hub_model_id", "them/net"]
+    result = train_with(hub.environment(tmp_path / "home"), shared_tiny_cohort, run, *push)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "may not write to the model them/net" in result.stderr
     assert f"python publish.py {run} --hub_model_id them/net --what best" in result.stderr
@@ -82,7 +81,7 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_repeat_it(finished_run, sha
 )
 def test_wrong_calls_stop_before_training(shared_tiny_cohort, tmp_path, flags, message, token, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", token)
-    call = arguments(shared_tiny_cohort, tmp_path / "run", "--init", "random", *flags)
+    call = arguments(shared_tiny_cohort, tmp_path / "run", *flags)
     assert exit_status(train_script.main, call) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -120,8 +119,8 @@ def test_medicalnet_weights_are_downloaded(shared_tiny_cohort, hub, tmp_path):
 
     # MedicalNet weights at the start; the file is downloaded once, and at this learning rate the weights hardly change
     run = tmp_path / "run"
-    flags = ["--fold", "0", "--init", "medicalnet", "--learning_rate", "1e-6"]
-    result = train(shared_tiny_cohort, run, *flags, **hub.environment(tmp_path / "home"))
+    flags = ["--fold", "0", "--architecture", "resnet10", "--init", "medicalnet", "--learning_rate", "1e-6"]
+    result = train_with(hub.environment(tmp_path / "home"), shared_tiny_cohort, run, *flags)
     assert result.returncode == 0, result.stderr
     assert hub.count("GET /TencentMedicalNet/.*pth 200") == 1
     trained = GloResNetForImageClassification.from_pretrained(run / "fold-0" / "model").gloresnet
