@@ -42,9 +42,11 @@ def read_painted(
     if not is_painted(folder):
         raise InputError(f"{folder} is not a painted cohort: make one with python -m cohort.painted.")
     try:
-        scans = [scan for scan in find_scans(folder) if scan.status == "used"]
+        scans = find_scans(folder)
     except CohortError as error:
         raise InputError(str(error)) from error
+    if lost := [scan for scan in scans if scan.status != "used"]:
+        raise InputError(f"{len(lost)} of the {len(scans)} scans of {folder} cannot be used. {lost[0].reason}")
     root = Path(folder)
     lesions = read_table(
         root / "lesions.tsv", (*KEYS, "kind", "diameter_mm", "contrast", "volume_factor"), as_text=True

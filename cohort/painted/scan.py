@@ -175,7 +175,28 @@ def paint(source: Source, cell: Cell, lesions: int, rng: np.random.Generator) ->
     changed = data != source.data
     result = source.stored.copy()
     result[changed] = data[changed] * np.float32(source.white)
+    _require_room(source, result[changed], source.stored[changed])
     return Painted(result, truth, labels, rows)
+
+
+def _require_room(source: Source, painted: np.ndarray, before: np.ndarray) -> None:
+    """Raise Unpaintable if the voxel type of the scan's file cuts off more than 5 % of what was painted."""
+    if not _keeps_type(source):
+        return
+    slope, intercept = source.scaling or (1.0, 0.0)
+    limits = np.iinfo(source.dtype)
+    low, high = sorted((limits.min * slope + intercept, limits.max * slope + intercept))
+    lost = np.abs(painted - np.clip(painted, low, high)).sum(dtype=float)
+    if lost > 0.05 * np.abs(painted - before).sum(dtype=float):
+        raise Unpaintable(
+            f"its voxels are {source.dtype.name} and end at {low:.4g} and {high:.4g}, which cuts the painted "
+            "intensities off: convert the scan to float32."
+        )
+
+
+def _keeps_type(source: Source) -> bool:
+    """Whether the painted cohort stores a scan with the voxel type of its file."""
+    return source.dtype.kind in "iu" and source.dtype.itemsize <= 4
 
 
 def as_nifti(values: np.ndarray, source: Source, kind: str) -> nibabel.Nifti1Image:
@@ -184,14 +205,21 @@ def as_nifti(values: np.ndarray, source: Source, kind: str) -> nibabel.Nifti1Ima
     Args:
         kind: `scan`, or `labels` for masks and segmentations.
     """
-    image = nibabel.Nifti1Image(values.astype(np.uint8 if kind == "labels" else np.float32), source.affine)
+    scaling = None
+    if kind == "labels":
+        values = values.astype(np.uint8)
+    elif _keeps_type(source):
+        scaling = source.scaling or (1.0, 0.0)
+        limits = np.iinfo(source.dtype)
+        stored = np.round((values.astype(np.float64) - scaling[1]) / scaling[0])
+        values = np.clip(stored, limits.min, limits.max).astype(source.dtype.newbyteorder("="))
+    image = nibabel.Nifti1Image(values, source.affine)
     image.set_sform(source.affine, code=1)
     image.set_qform(source.affine, code=1)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"gloresnet-painted: never clinical evidence"
-    if kind == "scan" and source.dtype.kind in "iu" and source.dtype.itemsize <= 4:
-        image.set_data_dtype(source.dtype.newbyteorder("="))
-        image.header.set_slope_inter(*(source.scaling or (1.0, 0.0)))
+    if scaling is not None:
+        image.header.set_slope_inter(*scaling)  # nibabel then writes the voxels as they are
     return image
 
 

@@ -157,6 +157,37 @@ def test_damaged_scans_are_named_and_counted(source, tmp_path, capsys) -> None:
     assert "None of the" in capsys.readouterr().err
 
 
+def test_scaled_integers_stay_and_are_not_cut_off(source, tmp_path, capsys) -> None:
+    data, output = tmp_path / "bids", tmp_path / "painted"
+    shutil.copytree(source, data)
+    normal = [scan for scan in find_scans(data) if scan.label == 0]
+    for scan, most in zip(normal, (3.0, 1.2), strict=False):  # times white matter; the second is too little
+        values = nib.load(scan.image).get_fdata()
+        white = np.median(values[nib.load(scan.segmentation).get_fdata() == 3])
+        affine = nib.load(scan.image).affine
+        slope = most * white / 255
+        raw = np.clip(np.round((values + 5) / slope), 0, 255).astype(np.uint8)
+        scaled = nib.Nifti1Image(raw, affine)
+        scaled.header.set_slope_inter(slope, -5)
+        nib.save(scaled, scan.image)
+        assert np.median(np.abs(nib.load(scan.image).get_fdata() - values)) <= slope
+    flags = "--copies 1 --kinds bright --diameters 9 --contrasts 0.5 --num_workers 1".split()
+    assert main(["--data_dir", str(data), "--output", str(output), *flags]) == 1
+    reasons = pd.read_csv(output / "failed.tsv", sep="\t")
+    assert reasons["participant_id"].tolist() == [normal[1].participant_id]
+    assert "voxels are uint8 and end at" in capsys.readouterr().err
+    first = normal[0]
+    control, copy = (
+        image(output, first.participant_id, f"{first.session_id}p{number}", "desc-restore_T2w").dataobj
+        for number in (0, 1)
+    )
+    original = nib.load(first.image).dataobj
+    assert np.array_equal(control.get_unscaled(), original.get_unscaled())
+    assert (control.slope, control.inter) == (original.slope, original.inter)
+    assert control.get_unscaled().dtype == np.uint8
+    assert 0 < (control.get_unscaled() != copy.get_unscaled()).sum() < 400
+
+
 def test_a_head_without_segmentation_and_mask(tmp_path) -> None:
     data, output = tmp_path / "bids", tmp_path / "painted"
     generate_phantom_cohort(data, num_subjects=2, voxel_size=1.2, num_workers=1, progress=False)
