@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from cohort.painted import KINDS
 from machine.programs import run_program
 from run_folder.files import InputError, write_text
 from run_folder.tables import csv_text
@@ -107,9 +108,7 @@ def sensitivity_curve(
 def _groups(table: pd.DataFrame) -> Iterator[tuple[str, float, float, np.ndarray]]:
     """(kind, size, contrast or NaN for all, which rows), sizes and contrasts ascending."""
     size = table["diameter_mm"].fillna(table["volume_factor"].round(1))
-    for kind in dict.fromkeys(table["kind"]):
-        if kind == "none":
-            continue
+    for kind in KINDS:
         of_kind = table["kind"] == kind
         for value in sorted(size[of_kind].unique()):
             chosen = of_kind & (size == value)
