@@ -4,7 +4,7 @@
     python -m evaluation.sensitivity data/painted predictions.csv --output sensitivity
 
 The unpainted copies set the threshold: the lowest at which the stated share of them is called normal. The intervals
-come from a bootstrap of families that sets the threshold anew in each draw. Writes `sensitivity.md`, `sensitivity.csv`
+come from a bootstrap of families that sets the threshold again in each draw. Writes `sensitivity.md`, `sensitivity.csv`
 and `figures/sensitivity.*`. Exit status: 0 written, 1 the files cannot be used, 2 wrong call.
 """
 
