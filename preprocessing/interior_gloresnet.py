@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .framing_gloresnet import find_foreground
+from .framing_gloresnet import find_foreground, find_head
 from .reading_gloresnet import VolumeError
 from .volume_gloresnet import Frame, Volume, resample
 
@@ -26,6 +26,7 @@ BONE_MM = (2.0, 7.0)  # where bone is below the surface of a head
 BONE_DARK = 0.4  # of the median intensity: bone is darker
 BONE_SHARE = 0.05  # of that shell: ten newborn brains have up to 0.006, heads of phantoms 0.17 and more
 BINS = 256  # of the histogram that is searched for thresholds
+NEGATIVE = 0.01  # of the interior; ringing of an interpolation makes fewer voxels negative
 EVERY = 2  # voxels per axis, of those whose intensities are counted
 
 
@@ -60,7 +61,8 @@ def find_interior(volume: Volume, masked: bool = False) -> Interior:
 
     The grid is the scan's own from 0.7 to 1.2 mm. A finer scan is resampled to 0.7 mm; a scan with unequal edges is
     resampled to its longest edge. The interior is everything deeper than 3 mm below the edge of the brain mask, or
-    deeper than 9 mm below the surface of the head if there is no mask and the skull is in the scan.
+    deeper than 9 mm below the surface of the head if there is no mask and the skull is in the scan. It ends where the
+    head ends and the neck begins, see `find_head`.
 
     Args:
         volume: on its own grid, with its mask applied and its bias field corrected if the model does so. Its `frame`
@@ -68,7 +70,7 @@ def find_interior(volume: Volume, masked: bool = False) -> Interior:
         masked: whether a brain mask has been applied. A scan whose skull was removed is recognised without this.
 
     Raises:
-        NoInterior: the scan has no affine, is too coarse, or shows no brain.
+        NoInterior: the scan has no affine, is too coarse, shows no complete head or no brain, or was standardised.
         VolumeError: scipy is not installed.
     """
     import_ndimage(volume.source)
@@ -96,6 +98,8 @@ def find_interior(volume: Volume, masked: bool = False) -> Interior:
         raise NoInterior(f"it shows no brain that could be searched, only {volume_ml:.0f} mL inside the head.")
     thresholds = otsu_thresholds(data[::EVERY, ::EVERY, ::EVERY][inside[::EVERY, ::EVERY, ::EVERY]])
     values = data[inside]
+    if np.mean(values < 0) > NEGATIVE:
+        raise NoInterior("many of its intensities are below 0: give the scan as it was acquired, not standardised.")
     middle = values[(values >= thresholds[0]) & (values < thresholds[1])]
     white = float(np.median(middle)) if len(middle) else 0.0
     if not white > 0:
@@ -203,13 +207,19 @@ def _depth(volume: Volume, native: np.ndarray, brain_only: bool) -> tuple[np.nda
         labels, count = ndimage.label(present)
         if count > 1:
             present = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-        head, least = ndimage.binary_fill_holes(present), BELOW_BRAIN_MM
+        head, least, bottom = ndimage.binary_fill_holes(present), BELOW_BRAIN_MM, 0.0
     else:
-        head, _ = find_foreground(block_mean(volume.data, factors), coarse_step, volume.source)
+        coarse = block_mean(volume.data, factors)
+        head, _ = find_foreground(coarse, coarse_step, volume.source)
         least = BELOW_SKIN_MM
+        try:
+            bottom = find_head(coarse, coarse_step).low[2]
+        except VolumeError as error:
+            raise NoInterior("it shows no complete head.") from error
     # what lies outside the field of view is not known to be brain
     depth = ndimage.distance_transform_edt(np.pad(head, 1), sampling=coarse_step)[1:-1, 1:-1, 1:-1]
     depth = np.maximum(depth - coarse_step.mean() / 2, 0).astype(np.float32)  # from the surface, not from a centre
+    depth[:, :, : max(int(np.ceil(bottom)), 0)] = 0
     if not (depth > least).any():
         raise NoInterior("it shows no brain that could be searched.")
     return depth, factors, least

@@ -53,6 +53,18 @@ def test_without_mask_the_interior_begins_9_mm_below_the_skin():
     assert interior.shares.shape == (9,) and interior.shares[0] == pytest.approx(volume / 1e6, rel=1e-5)
 
 
+def test_the_neck_is_not_searched():
+    image, radius = head()
+    places = np.moveaxis(np.indices(image.shape), 0, -1) @ image.affine[:3, :3].T + image.affine[:3, 3] - CENTRE
+    neck = (np.linalg.norm(places[..., :2], axis=-1) < 22) & (places[..., 2] < 0) & (radius > 34)
+    data = np.where(neck, 250, image.get_fdata())
+    interior = find_interior(read_volume(nibabel.Nifti1Image(data.astype(np.float32), image.affine)))
+    lowest = positions_of(interior)[:, 2].min() - CENTRE[2]
+    assert -40 < lowest < -28  # the head ends at -38 mm, and the neck reaches the edge of the scan at -44 mm
+    with pytest.raises(NoInterior, match="below 0"):
+        find_interior(read_volume(nibabel.Nifti1Image((data - 320).astype(np.float32), image.affine)))
+
+
 def test_the_grid_is_a_part_of_the_scan_itself():
     image, _ = head()
     volume = read_volume(image)
@@ -124,7 +136,7 @@ def test_what_has_no_millimetres_or_no_brain_is_not_searched():
     with pytest.raises(NoInterior, match="without an affine"):
         find_interior(read_volume(image.get_fdata()))
     noise = np.random.default_rng(0).normal(100, 5, (60, 60, 60)).astype(np.float32)
-    with pytest.raises(NoInterior, match="no brain"):
+    with pytest.raises(NoInterior, match="no complete head"):
         find_interior(read_volume(nibabel.Nifti1Image(np.where(noise > 112, noise, 0), image.affine)))
     with pytest.raises(NoInterior, match="only"):
         find_interior(read_volume(nibabel.Nifti1Image(image.get_fdata() * (radius < 15), image.affine)))
