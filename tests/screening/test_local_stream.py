@@ -8,15 +8,16 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_erosion
 
 import predict
 from modeling_gloresnet import GloResNetConfig, GloResNetEnsembleForImageClassification, GloResNetForImageClassification
-from preprocessing import GloResNetImageProcessor, local_inputs, read_volume
+from preprocessing import GloResNetImageProcessor, apply_mask, correct_bias, local_inputs, read_volume
 from publishing import convert
 from publishing.export import export_model
 from screening import fast
 from screening.loading import ModelError, load_model, load_pytorch_model
-from screening.one_scan import screen_scan
+from screening.one_scan import read_inputs, screen_scan
 from screening.places import list_places
 from screening.pytorch import PyTorchModel
 from tests.brains import SPOT, brain_with_spot
@@ -219,3 +220,24 @@ def test_sides_are_those_of_the_brain_and_not_of_the_scanner():
         assert (place["position_mm"][0] > middle) == (place["side"] == "right")
     assert list_places([0.5, 0.6], [[0, 0, 0], [1, 9, 9]])[0]["side"] == "middle"
     assert list_places([], np.zeros((0, 3))) == []
+
+
+def test_the_search_sees_the_masked_and_corrected_scan_on_its_own_grid(folders, tmp_path):
+    scan = str(folders / "scans" / "a.nii.gz")
+    volume = read_volume(scan)
+    framed = GloResNetImageProcessor(image_size=32, local_stream=True, framing="head", frame_mm=100)
+    found = read_inputs(framed, scan)
+    np.testing.assert_array_equal(found.local.positions, local_inputs(volume).positions)
+    assert found.volume.frame is not None
+    both = GloResNetImageProcessor(
+        image_size=32, local_stream=True, framing="head", frame_mm=100, bias_correction="n4", brain_mask="required"
+    )
+    inner = binary_erosion(volume.data > 0, iterations=2).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(inner, volume.affine), tmp_path / "mask.nii.gz")
+    found = read_inputs(both, scan, str(tmp_path / "mask.nii.gz"))
+    expected = local_inputs(correct_bias(apply_mask(volume, inner), masked=True), masked=True)
+    np.testing.assert_array_equal(found.local.patches, expected.patches)
+    np.testing.assert_array_equal(found.local.positions, expected.positions)
+    direct = both(scan, mask=str(tmp_path / "mask.nii.gz"), return_tensors="np")
+    np.testing.assert_array_equal(direct["local_patches"][0], expected.patches)
+    np.testing.assert_array_equal(direct["pixel_values"][0], found.pixel_values)
