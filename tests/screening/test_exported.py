@@ -230,6 +230,10 @@ def test_framing_and_bias_correction_travel_and_earlier_versions_refuse_it(folde
         convert.write(model, processor, "onnx", "float32", [], tmp_path / "x.onnx")
         assert written["format"] == number and written["processor"]["framing"] == framing
         assert written["processor"]["bias_correction"] == bias
+    both = GloResNetImageProcessor(image_size=32, bias_correction="n4", local_stream=True)
+    convert.write(model, both, "onnx", "float32", [], tmp_path / "x.onnx")
+    assert written["format"] == 4 and written["processor"]["local_stream"]
+    convert.write(model, processor, "onnx", "float32", [], tmp_path / "x.onnx")
     copy = copy_of(file, tmp_path)
     rewrite_metadata(copy, lambda text: text | {"format": 2, "processor": written["processor"]})
     _, processor = load_model(str(copy))
