@@ -24,6 +24,7 @@ CHOICES = {
     "brain_mask": ("none", "required"),
     "framing": ("field_of_view", "head"),
     "bias_correction": ("none", "n4"),
+    "local_stream": ("off", "on"),
     "split": ("family", "paper"),
     "selection": SELECTIONS,
     "mixed_precision": ("no", "tf32", "bf16", "fp16"),

@@ -56,6 +56,11 @@ class ModelFolder:
         return self.path / "checkpoints"
 
     @property
+    def local(self) -> Path:
+        """The finished networks of the local stream (`--local_stream on`)."""
+        return self.path / "local"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that trains here."""
         return self.path / ".lock"
@@ -117,6 +122,16 @@ class RunFolder:
         return self.path / "figures"
 
     @property
+    def intensity_shares(self) -> Path:
+        """Nine numbers of each scan's interior, a control of the report; only in a run with a local stream."""
+        return self.path / "intensity_shares.csv"
+
+    @property
+    def places(self) -> Path:
+        """The highest place of the local stream in each scan with lesions (`explanation.places`)."""
+        return self.path / "places.csv"
+
+    @property
     def localisation(self) -> Path:
         """Heat maps compared with the known injuries of a phantom cohort (`explanation.localisation`)."""
         return self.path / "localisation.csv"
@@ -139,7 +154,8 @@ class RunFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files of the run itself, without those of its models."""
-        return (self.splits, self.recipe, self.environment, self.cohort, self.cv_metrics, self.report)
+        own = (self.splits, self.recipe, self.environment, self.cohort, self.cv_metrics, self.report)
+        return (*own, self.intensity_shares)
 
     def fold(self, number: int) -> ModelFolder:
         return ModelFolder(self.path / f"fold-{number}")

@@ -74,8 +74,10 @@ def new_model(recipe: Recipe, pretrained: bool = True) -> Network:
         raise RecipeError(str(error)) from error
 
 
-def new_processor(recipe: Recipe) -> GloResNetImageProcessor:
-    """Make the processor with the recipe's geometry, brain mask, framing and bias correction.
+def new_processor(recipe: Recipe, *, local_stream: bool = True) -> GloResNetImageProcessor:
+    """Make the processor with the recipe's geometry, brain mask, framing, bias correction and local stream.
+
+    Without `local_stream` it makes the volumes of the global stream only.
 
     Raises:
         RecipeError: this machine lacks the package that the bias correction needs.
@@ -90,6 +92,7 @@ def new_processor(recipe: Recipe) -> GloResNetImageProcessor:
         brain_mask=recipe.brain_mask,
         framing=recipe.framing,
         bias_correction=recipe.bias_correction,
+        local_stream=local_stream and recipe.local_stream == "on",
     )
 
 

@@ -15,9 +15,12 @@ from cohort.painted import is_painted
 from cohort.phantom import is_phantom
 from cohort.scans import Scan, find_scans, flow, write_cohort
 from preprocessing.arrays_gloresnet import longest_edge
+from run_folder.files import write_text
 from run_folder.layout import REFIT, RunFolder
+from run_folder.tables import csv_text
 
 from .build import ScanDataset, new_processor
+from .local.bank import Bank, build_bank, copies_for, shares_table
 from .recipe import Recipe
 
 
@@ -36,6 +39,8 @@ class TrainingData(NamedTuple):
     """The longest voxel edge of each scan in mm; None if it is not known"""
     painted: bool = False
     """Whether a program painted the injuries into normal scans"""
+    bank: Bank | None = None
+    """What the local stream is trained on; None if the recipe has none"""
 
     def dataset(self, scans: list[Scan]) -> ScanDataset:
         """Volumes and labels of some of the scans."""
@@ -82,7 +87,7 @@ def prepare_data(
     Raises:
         CohortError: there are no usable scans or labels, or the scans have changed since the run was started.
     """
-    processor = new_processor(recipe)
+    processor = new_processor(recipe, local_stream=False)  # the cache holds volumes; the bank holds the rest
     with accelerator.main_process_first():
         scans = find_scans(
             data_dir,
@@ -108,8 +113,21 @@ def prepare_data(
     check_splits(splits, used, hashes)
     rows = {scan: row for row, scan in enumerate(used)}
     edges = {scan: longest_edge(scan.image) or 0.0 for scan in used}
+    bank = None
+    if recipe.local_stream == "on":
+        folds = [fold_scans(splits, used, number)[0] for number in range(recipe.num_folds)]
+        copies = copies_for(min(labels_of(train).count(0) for train in folds))
+        with accelerator.main_process_first():
+            bank = build_bank({scan: hashes[str(scan.image)] for scan in used}, processor, copies)
+        if accelerator.is_main_process:
+            write_text(run.intensity_shares, csv_text(shares_table(used, bank)))
+        silent = int(np.isnan(bank.shares(used)).any(axis=1).sum())
+        accelerator.print(
+            f"local stream: {silent} of {len(used)} scans cannot be searched for small lesions (their voxels are too "
+            "long, or no brain was found)"
+        )
     return TrainingData(
-        data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits, edges, is_painted(data_dir)
+        data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits, edges, is_painted(data_dir), bank
     )
 
 

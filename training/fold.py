@@ -15,7 +15,9 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from cohort.scans import Scan
 from evaluation.metrics import screening_metrics
+from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing.appearance_gloresnet import LONGEST_EDGE
 from preprocessing.image_processing_gloresnet import SETTINGS
 from run_folder.files import write_text
@@ -28,12 +30,14 @@ from .build import Network, new_loader, new_model, new_processor
 from .checkpoint import load_checkpoint, save_checkpoint
 from .data import TrainingData, labels_of, split_scans
 from .launch import compiling, start_accelerator
+from .local.answers import Answer, answers_for, thresholds_with
+from .local.stream import attach, train_local_stream
 from .loop import check_finite, mean_log_loss, predict_fold, train_one_epoch
 from .loss import class_weights
 from .outcome import check_weights, epoch_metrics, prediction_table
 from .recipe import Recipe
 from .run import claim_fold
-from .selection import fit_on_inner, select_epoch
+from .selection import at_temperature, fit_on_inner, select_epoch
 
 
 class FoldResult(NamedTuple):
@@ -193,6 +197,7 @@ class Fold:
         check_weights(network, self.recipe)
         network.to(self.accelerator.device).eval()
         metrics: dict[str, Any] = {"fold": self.which, "selection": self.recipe.selection, "inner": None}
+        inner_views = np.empty((1, 0))
         if self.scans.inner:
             views = self._predict(network, self.inner_loader)
             inner_views = np.stack([views[self.data.rows[scan]] for scan in self.scans.inner], axis=1)
@@ -202,17 +207,38 @@ class Fold:
         if not self.accelerator.is_main_process:
             return None
 
+        answers: dict[Scan, Answer] | None = None
+        if self.recipe.local_stream == "on":
+            answers = self._add_local_stream(network, metrics["inner"], inner_views)
         metrics["selected_epoch"] = select_epoch(self.history, self.recipe.selection)
         history = pd.DataFrame(self.history)
         history["selected"] = (history["epoch"] == metrics["selected_epoch"]).astype(int)
         write_text(self.folder.history, history.to_csv(index=False))
         if self.scans.held_out:
-            predictions = prediction_table(self.data.rows, self.scans.held_out, views, self.number)
+            predictions = prediction_table(self.data.rows, self.scans.held_out, views, self.number, answers)
             write_text(self.folder.predictions, csv_text(predictions))
             metrics |= screening_metrics(predictions["label"], predictions["p_injury"], network.config.threshold)
         metrics["train_scans"] = len(self.scans.train)
         self._describe(network)
         return FoldResult(network, metrics if self.scans.held_out else None)
+
+    def _add_local_stream(self, network: Network, inner: dict | None, inner_views: np.ndarray) -> dict[Scan, Answer]:
+        """Train the local stream, put it into the network, and return its answers for the held-out scans.
+
+        It is trained by the main process alone, while the others wait. The thresholds of `inner` become those of the
+        fused probability.
+        """
+        assert self.data.bank is not None and isinstance(network, GloResNetForImageClassification)  # see the recipe
+        scans, device = [*self.scans.train, *self.scans.inner], self.accelerator.device
+        seed = [self.recipe.seed, self.number]
+        stream = train_local_stream(scans, self.data.bank, seed, device, self.folder.local)
+        attach(network, stream)
+        if inner:
+            p_global = at_temperature(inner_views, inner["temperature"]).mean(axis=0)
+            answers = stream.answers[len(self.scans.train) :]
+            inner |= thresholds_with(labels_of(self.scans.inner), p_global, answers)
+        processor = new_processor(self.recipe)
+        return answers_for(self.scans.held_out, stream.networks, stream.voices, processor, device)
 
     def _predict(self, network: Network, loader: torch.utils.data.DataLoader) -> dict[int, np.ndarray]:
         return predict_fold(network, loader, self.accelerator)

@@ -12,6 +12,7 @@ from evaluation.metrics import screening_metrics
 from evaluation.records import read_metrics
 from run_folder.layout import ModelFolder
 
+from .local.answers import Answer, fused
 from .loop import NonFiniteLossError, mean_log_loss
 from .recipe import Recipe
 
@@ -30,13 +31,18 @@ def epoch_metrics(labels: list[int], probabilities: list[float]) -> dict:
 
 
 def prediction_table(
-    rows: Mapping[Scan, int], scored: list[Scan], views: dict[int, np.ndarray], fold: int
+    rows: Mapping[Scan, int],
+    scored: list[Scan],
+    views: dict[int, np.ndarray],
+    fold: int,
+    answers: Mapping[Scan, Answer] | None = None,
 ) -> pd.DataFrame:
     """Return the content of `predictions.csv`: one row per held-out scan.
 
-    `p_injury` is averaged over the test-time views, `p_injury_no_tta` is that of the plain view.
+    `p_injury` is averaged over the test-time views, `p_injury_no_tta` is that of the plain view. With a local stream,
+    both are fused with its `answers`, and `p_global`, `p_local` and `p_shares` are the voices alone.
     """
-    return pd.DataFrame(
+    table = pd.DataFrame(
         [
             {
                 "participant_id": scan.participant_id,
@@ -51,6 +57,13 @@ def prediction_table(
             for scan in scored
         ]
     )
+    if answers is not None:
+        table["p_global"] = table["p_injury"]
+        for column in ("p_injury", "p_injury_no_tta"):
+            table[column] = [fused(p, answers[scan]) for p, scan in zip(table[column], scored, strict=True)]
+        table["p_local"] = [answers[scan].p_local for scan in scored]
+        table["p_shares"] = [answers[scan].p_shares for scan in scored]
+    return table
 
 
 def check_weights(network: nn.Module, recipe: Recipe) -> None:

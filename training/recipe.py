@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from architectures.networks import Architecture, problem
+from architectures.networks import DEPTHS, Architecture, problem
 from run_folder.files import InputError, read_yaml, write_text
 from run_folder.layout import MOST_FOLDS
 
@@ -37,6 +37,7 @@ class Recipe:
         "map the whole field of view to the volume, as the paper does, or a frame of fixed size around the head"
     )
     bias_correction: Literal["none", "n4"] = setting("divide each scan by its bias field; needs SimpleITK")
+    local_stream: Literal["off", "on"] = setting("`on` adds a stream that looks for small lesions at native resolution")
     max_birth_age: float | None = setting("use only infants born before this age in weeks", 20, 50)
     num_folds: int = setting("number of folds of the cross-validation", 2, MOST_FOLDS)
     split: Literal["family", "paper"] = setting(
@@ -73,6 +74,8 @@ class Recipe:
             raise RecipeError(
                 f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it."
             )
+        if self.local_stream == "on" and self.architecture not in (*DEPTHS, "compact"):
+            raise RecipeError(f"local_stream on needs a ResNet, and the architecture is {self.architecture}: use off.")
         if message := problem(self.architecture, self.image_size, self.init, self.gradient_checkpointing):
             raise RecipeError(message)
 
@@ -151,8 +154,8 @@ def _checked(field_: dataclasses.Field, value: Any) -> Any:
         return None
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
-        # YAML 1.1 reads a bare `no` as false
-        value = "no" if value is False and "no" in choices else value
+        for word, meaning in (("no", False), ("off", False), ("on", True)):  # YAML 1.1 reads the bare words so
+            value = word if value is meaning and word in choices else value
         if value not in choices:
             raise RecipeError(f"{field_.name} is {value!r}: choose one of {', '.join(choices)}.")
         return value

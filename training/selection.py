@@ -33,12 +33,17 @@ def fit_on_inner(labels: list[int], views: np.ndarray) -> dict:
         `n`, `temperature`, `threshold_youden`, `threshold_sensitivity_90` (probabilities).
     """
     temperature = fit_temperature(labels, views)
-    clipped = np.clip(views, 1e-7, 1 - 1e-7)
-    odds = (clipped / (1 - clipped)) ** (1 / temperature)
-    probabilities = (odds / (1 + odds)).mean(axis=0)
+    probabilities = at_temperature(views, temperature).mean(axis=0)
     return {
         "n": len(labels),
         "temperature": temperature,
         "threshold_youden": youden_threshold(labels, probabilities),
         "threshold_sensitivity_90": sensitivity_threshold(labels, probabilities),
     }
+
+
+def at_temperature(views: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities whose logits were divided by a temperature, from those at temperature 1."""
+    clipped = np.clip(views, 1e-7, 1 - 1e-7)
+    odds = (clipped / (1 - clipped)) ** (1 / temperature)
+    return odds / (1 + odds)

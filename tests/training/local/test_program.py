@@ -1,0 +1,67 @@
+"""`train.py --local_stream on` from scans to a report, in this process."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import train
+from screening.loading import load_pytorch_model
+from training.local import scorer, stream
+from training.recipe import RecipeError, load_recipe
+
+SETTINGS = (
+    "--fold 0 --image_size 16 --num_folds 2 --num_train_epochs 1 --per_device_train_batch_size 4 --selection inner"
+)
+
+
+def run(cohort, folder):
+    flags = [
+        "--data_dir",
+        cohort,
+        "--output_dir",
+        folder,
+        "--recipe",
+        "demo",
+        "--local_stream",
+        "on",
+        *SETTINGS.split(),
+    ]
+    return train.main([str(flag) for flag in flags])
+
+
+def test_a_fold_with_a_local_stream(brains, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(scorer, "RANDOM", 30)
+    monkeypatch.setattr(stream, "PARTS", 2)
+    assert run(brains, tmp_path) == 0
+    fold = tmp_path / "fold-0"
+    table = pd.read_csv(fold / "predictions.csv")
+    fused = 1 - (1 - table["p_global"]) * (1 - table["p_local"]) * (1 - table["p_shares"])
+    assert len(table) == 4 and np.allclose(table["p_injury"], fused)
+    assert pd.read_csv(tmp_path / "intensity_shares.csv").shape == (8, 11)
+
+    # the exported folder answers the same from the scan's file
+    model, processor = load_pytorch_model(str(fold / "model"))
+    row, name = table.iloc[0], f"sub-{table['participant_id'][0]}"
+    said = model.predict_streams(**processor(str(brains / name / "anat" / f"{name}_T2w.nii.gz"), return_tensors="pt"))
+    assert abs(said["members"].mean(dim=1)[0, 0, 1].item() - row["p_injury"]) < 1e-5
+    assert torch.allclose(said["p_local"], torch.tensor([row["p_local"]], dtype=torch.float32), atol=1e-5)
+
+    # a fold that was stopped while it finished ends with the same bytes
+    before = (fold / "predictions.csv").read_bytes()
+    for name in ("metrics.json", "predictions.csv", "local/network-0.safetensors"):
+        (fold / name).unlink()
+    assert run(brains, tmp_path) == 0
+    assert (fold / "predictions.csv").read_bytes() == before
+
+
+def test_other_networks_than_resnets_have_no_local_stream():
+    with pytest.raises(RecipeError, match="local_stream on needs a ResNet"):
+        load_recipe("demo", architecture="vit_base", local_stream="on")
+    assert load_recipe("paper").local_stream == load_recipe("demo").local_stream == "off"
+
+
+def test_yaml_may_write_on_and_off_without_quotes(tmp_path):
+    for word in ("on", "off"):
+        (tmp_path / "own.yaml").write_text(f"local_stream: {word}\n")
+        assert load_recipe(str(tmp_path / "own.yaml")).local_stream == word
