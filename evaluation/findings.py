@@ -13,6 +13,7 @@ from .calibration import Calibration, calibration
 from .controls import Control, evaluate_controls
 from .metrics import confusion_counts, cross_validation_metrics
 from .optimism import OptimismAudit, audit_optimism
+from .streams import StreamPart, evaluate_streams
 from .study import Study
 from .subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts
 from .uncertainty import (
@@ -62,6 +63,8 @@ class Findings:
     controls: list[Control]
     null: NetworkNull | None
     audit: OptimismAudit | None
+    streams: list[StreamPart]
+    silent: int  # scans on which the local stream is silent
     sensitivity: list[Part]
     subgroups: list[Part]
     resampling: Resampling
@@ -105,6 +108,7 @@ def evaluate_study(
     controls = []
     if several and both:
         controls = evaluate_controls(table, features, permutations, resampling)
+    streams, silent = evaluate_streams(table, resampling)
     return Findings(
         study=study,
         cross_validation=cross_validation_metrics(table),
@@ -115,6 +119,8 @@ def evaluate_study(
         controls=controls,
         null=network_null(table, null_runs, permutations, resampling.seed) if both and permutations else None,
         audit=audit_optimism(study.histories, study.fold_metrics) if study.histories else None,
+        streams=streams,
+        silent=silent,
         sensitivity=evaluate_parts(table, SENSITIVITY_ANALYSES, resampling=resampling),
         subgroups=evaluate_parts(table, SUBGROUPS, resampling=resampling),
         resampling=resampling,
@@ -215,6 +221,19 @@ def summary_for_json(findings: Findings) -> dict[str, Any]:
             row["metric"]: {key: row[key] for key in ("honest", "best", "difference", "n_folds")}
             for row in audit.summary.to_dict("records")
         },
+        "streams": [
+            {
+                "part": part.name,
+                "n": part.n,
+                "n_injury": part.n_injury,
+                "fusion_auc": _intervals({"auc": part.fusion})["auc"],
+                "alone": {
+                    title: {**_intervals({"auc": auc}), "fusion_minus_stream": _difference(difference)}
+                    for title, (auc, difference) in part.streams.items()
+                },
+            }
+            for part in findings.streams
+        ],
         "sensitivity_analyses": [_part(part) for part in findings.sensitivity],
         "subgroups": [_part(part) for part in findings.subgroups],
     }

@@ -47,6 +47,7 @@ NULL_TITLES = {
 CONTENTS = [
     ("scans", "Scans and infants"),
     ("performance", "Performance"),
+    ("streams", "Global and local stream"),
     ("calibration", "Calibration and decisions"),
     ("controls", "Controls on the same folds"),
     ("chance", "Against chance"),
@@ -77,7 +78,13 @@ def render_study(
     truth = phantom_truth(table) if with_scans or study.phantom else {}
     null, audit = findings.null, findings.audit
     show_paper = not study.external and findings.both_classes
-    sections = {"controls": findings.controls, "chance": null, "optimism": audit, "paper": show_paper}
+    sections = {
+        "streams": findings.streams,
+        "controls": findings.controls,
+        "chance": null,
+        "optimism": audit,
+        "paper": show_paper,
+    }
     heading = f"{'External validation' if study.external else 'Evaluation'}: {study.name}"
     if study.phantom:
         heading += " (phantom cohort)"

@@ -74,6 +74,9 @@ def write_report(
     study = read_run(run.path)
     measured = _measurements(study, run.figures, image_controls)
     sets = {name: measured_features(study.table, *table) for name, table in measured.items()}
+    if run.intensity_shares.is_file():
+        shares = read_table(run.intensity_shares, tuple(KEYS))
+        sets["Intensity shares of the head's interior"] = measured_features(study.table, shares)
     for path in map(Path, features):
         sets[f"Features: {path.stem}"] = _features(study, path)
     nulls = [read_predictions(folder) for folder in null_runs]

@@ -166,6 +166,24 @@ def test_features_and_null_runs_on_request(make_run, tmp_path):
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_a_run_with_a_local_stream_compares_its_streams(make_run):
+    run, random = make_run("streams", **SMALL), np.random.default_rng(0)
+    shares = []
+    for path in sorted(run.glob("fold-*/predictions.csv")):
+        table = pd.read_csv(path, dtype={"participant_id": str, "session_id": str})
+        voices = {name: random.uniform(0, 0.3, len(table)) for name in ("p_local", "p_shares")}
+        table.assign(p_global=table["p_injury"], **voices).to_csv(path, index=False)
+        shares.append(table[["participant_id", "session_id"]].assign(interior_litres=random.uniform(size=len(table))))
+    pd.concat(shares).to_csv(run / "intensity_shares.csv", index=False)
+    page, text = read_page(write_report(run, **FAST))
+    assert "streams" in page.ids and "Fusion minus stream" in text and "Score 3 against 1-2" in text
+    report = json.loads((run / "cv_metrics.json").read_text())["report"]
+    assert report["controls"][-1]["name"] == "Intensity shares of the head's interior"
+    alone = report["streams"][0]["alone"]
+    assert alone["Global stream alone"]["fusion_minus_stream"]["difference"]["estimate"] == 0
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_perfect_predictions(make_run):
     text = read_page(write_report(make_run(signal=40.0, **SMALL), **FAST))[1]
     assert "so the slope is unbounded" in text and "Clopper-Pearson" in text
