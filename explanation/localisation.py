@@ -6,7 +6,10 @@ The map of each injured scan comes from the model that did not see the scan's fa
 lesion mask (cysts, clots, punctate lesions) and, if they are enlarged, with its lateral ventricles. There are two
 controls: the same maps from networks with random weights, and the mean map of the other scans, which only knows where
 injuries usually are. The results go to the run folder and never into a model folder: `localisation.csv`, one row per
-scan, region and map, and `figures/localisation.*`. Exit status: 0 written, 1 the run cannot be used, 2 wrong call.
+scan, region and map, and `figures/localisation.*`.
+
+If the run has a local stream, its most suspicious places are compared with the lesion masks too, also for a cohort of
+painted injuries: `places.csv`. Exit status: 0 written, 1 the run cannot be used, 2 wrong call.
 """
 
 from __future__ import annotations
@@ -44,9 +47,11 @@ from evaluation.drawing import (
     save_drawing,
     styled,
 )
+from evaluation.records import read_recipe
 from evaluation.study import KEYS, read_run
 from evaluation.uncertainty import DEFAULT_RESAMPLING, Interval, Resampling, family_weights, percentile_interval
 from explanation.gradcam import METHODS, explain, scan_image
+from explanation.places import measure_places, places_markdown, summarise_places
 from machine.programs import run_program
 from preprocessing import read_volume
 from run_folder.files import InputError, write_text
@@ -317,6 +322,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write_localisation(run: RunFolder, seed: int) -> None:
+    if read_recipe(run).get("local_stream") == "on":
+        places = measure_places(run.path)
+        if not places.empty:
+            write_text(run.places, csv_text(places))
+            print(places_markdown(summarise_places(places, Resampling(seed=seed))))
+        if read_run(run.path).phantom is None:
+            return  # maps are measured on phantoms only
     table = localise(run.path, seed)
     if table.empty:
         raise InputError(f"No injured scan of {run} has a focal lesion or enlarged ventricles.")

@@ -1,0 +1,154 @@
+"""How often the most suspicious place of the local stream is a true lesion, in scans whose lesions are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from tqdm import tqdm
+
+from evaluation.study import KEYS, read_run
+from evaluation.uncertainty import (
+    DEFAULT_RESAMPLING,
+    Interval,
+    Resampling,
+    bootstrap_weights,
+    percentile_interval,
+)
+from preprocessing import apply_mask, read_volume
+from preprocessing.candidates_gloresnet import top_places
+from run_folder.files import InputError
+from run_folder.layout import RunFolder
+from screening.loading import load_pytorch_model
+
+NEAR_MM = 3.0
+TOP = 5
+SIZES = ((0.0, 2.0), (2.0, 2.6), (2.6, 3.0), (3.0, np.inf))  # mm, diameter of the largest lesion
+LESION_MASK = "desc-lesion_mask"
+
+
+def lesion_mask(image: str) -> Path:
+    """The mask of a scan's true lesions, next to its image."""
+    path = Path(image)
+    return path.with_name(path.name.replace("desc-restore_T2w", LESION_MASK))
+
+
+def nearest_lesion(mask: Any, positions: np.ndarray) -> tuple[np.ndarray, float]:
+    """How far places are from the nearest voxel of a lesion.
+
+    Args:
+        mask: a nibabel image; everything above 0 is lesion.
+        positions: (n, 3) in world millimetres (right, anterior, superior).
+
+    Returns:
+        (n,) distances in mm, and the diameter in mm of a sphere as large as the largest connected lesion.
+    """
+    lesions = np.asarray(mask.dataobj).squeeze() > 0
+    labels, _ = ndimage.label(lesions, np.ones((3, 3, 3)))
+    volume = float(np.bincount(labels[lesions]).max()) * abs(float(np.linalg.det(mask.affine[:3, :3])))
+    voxels = nibabel.affines.apply_affine(mask.affine, np.argwhere(lesions))
+    distances = cKDTree(voxels).query(positions)[0] if len(positions) else np.zeros(0)
+    return distances, float((6 * volume / np.pi) ** (1 / 3))
+
+
+def measure_places(run: Path) -> pd.DataFrame:
+    """Compare the highest places of each held-out scan that has lesions with these lesions.
+
+    Args:
+        run: the folder of a finished run with a local stream. Next to each image lies a mask of its lesions.
+
+    Returns:
+        One row per scan with a lesion: its ids, family, fold, score and `p_local`; `diameter_mm` of the largest lesion;
+        `distance_mm` of the highest place from the nearest lesion; and `nearest_of_5_mm`, the least such distance of
+        the five highest places. Distances are empty if the local stream is silent.
+
+    Raises:
+        InputError: the run is not finished, or a scan has no lesion mask that can be read.
+        ModelError: the model of a fold cannot be loaded.
+    """
+    rows = []
+    for fold, part in read_run(run).table.groupby("fold"):
+        scans = [(row, mask) for row in part.to_dict("records") if (mask := _lesions(row["image"])) is not None]
+        model, processor = load_pytorch_model(str(RunFolder(run).fold(int(fold)).model)) if scans else (None, None)
+        for row, mask in tqdm(scans, desc=f"fold {fold}, places", unit="scan", disable=None):
+            places = highest_places(model, processor, row)
+            distances, diameter = nearest_lesion(mask, places)
+            own = {key: row[key] for key in (*KEYS, "family", "fold", "radiology_score", "p_local")}
+            nearest = {
+                "distance_mm": distances[:1].min(initial=np.inf),
+                "nearest_of_5_mm": distances.min(initial=np.inf),
+            }
+            rows.append({**own, "diameter_mm": diameter, **nearest})
+    return pd.DataFrame(rows).replace(np.inf, np.nan)
+
+
+@torch.no_grad()
+def highest_places(model: Any, processor: Any, row: dict[str, Any]) -> np.ndarray:
+    """The five most suspicious places of a scan, the highest first: (n, 3) world mm; none if the stream is silent."""
+    volume = read_volume(row["image"])
+    if processor.brain_mask == "required":
+        volume = apply_mask(volume, row["image"].replace("desc-restore_T2w", "desc-brain_mask"))
+    found = processor.search(processor.correct(volume))
+    if not len(found.patches):
+        return np.zeros((0, 3))
+    patches, valid = (torch.from_numpy(array)[None].to(model.device) for array in (found.patches, found.valid))
+    logits = model.local(patches, valid)[0].cpu().numpy()
+    return found.positions[top_places(logits, found.positions, TOP)]
+
+
+def _lesions(image: str) -> Any:
+    """The lesion mask of a scan; None if it has no lesion."""
+    path = lesion_mask(image)
+    try:
+        mask: Any = nibabel.load(path)
+        return mask if (np.asarray(mask.dataobj) > 0).any() else None
+    except (OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+        raise InputError(f"{path} cannot be read ({error}): places are compared with a mask of lesions.") from error
+
+
+def summarise_places(table: pd.DataFrame, resampling: Resampling = DEFAULT_RESAMPLING) -> pd.DataFrame:
+    """The share of scans whose highest place lies within 3 mm of a lesion: all, by score, and by size of the lesion.
+
+    Args:
+        table: from `measure_places`. A scan on which the local stream is silent counts as not found.
+        resampling: of the bootstrap over families.
+    """
+    groups = [("all scans with lesions", table)]
+    if table["radiology_score"].astype(str).isin(["3"]).any():
+        groups.append(("score 3", table[table["radiology_score"].astype(str) == "3"]))
+    for least, most in SIZES:
+        name = (
+            f"largest lesion {least:g} to {most:g} mm" if np.isfinite(most) else f"largest lesion {least:g} mm or more"
+        )
+        groups.append((name, table[table["diameter_mm"].between(least, most, inclusive="left")]))
+    rows = []
+    for name, part in groups:
+        if len(part):
+            weights = bootstrap_weights(part["family"], resampling)
+            shares = {"top": part["distance_mm"], "top_5": part["nearest_of_5_mm"]}
+            found = {key: _share(values <= NEAR_MM, weights, resampling) for key, values in shares.items()}
+            rows.append({"scans": name, "n": len(part), **found})
+    return pd.DataFrame(rows)
+
+
+def _share(found: pd.Series, weights: np.ndarray, resampling: Resampling) -> Interval:
+    with np.errstate(invalid="ignore"):
+        shares = weights @ found.to_numpy(float) / weights.sum(axis=1)
+    return percentile_interval(float(shares[0]), shares[1:], resampling)
+
+
+def places_markdown(summary: pd.DataFrame) -> str:
+    """The summary as a Markdown table."""
+    lines = [
+        "| scans | n | highest place within 3 mm of a lesion (95 % CI) | any of the 5 highest |",
+        "|---|---|---|---|",
+    ]
+    for row in summary.to_dict("records"):
+        lines.append(f"| {row['scans']} | {row['n']} | {row['top']:.2f} | {row['top_5']:.2f} |")
+    return "\n".join(lines)

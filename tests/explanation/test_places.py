@@ -1,0 +1,37 @@
+import nibabel
+import numpy as np
+import pandas as pd
+
+from evaluation.uncertainty import Resampling
+from explanation.places import nearest_lesion, places_markdown, summarise_places
+
+
+def test_distances_are_millimetres_from_the_nearest_voxel_of_a_lesion():
+    affine = np.array([[-0.5, 0, 0, 10], [0, 0.5, 0, -5], [0, 0, 2.0, 0], [0, 0, 0, 1]])
+    lesions = np.zeros((20, 20, 20), np.uint8)
+    lesions[4, 6, 3], lesions[10:12, 10:12, 10] = 3, 3
+    mask = nibabel.Nifti1Image(lesions, affine)
+    places = np.array([[8.0, -2.0, 6.0], [8.0, -2.0, 3.0], [8.0 - 3, -2.0 + 4, 6.0 - 12]])
+    distances, diameter = nearest_lesion(mask, places)
+    assert np.allclose(distances, [0, 3, 13])
+    assert np.isclose(diameter, (6 * 4 * 0.5 / np.pi) ** (1 / 3))  # four voxels of 0.5 mm3
+    assert nearest_lesion(mask, np.zeros((0, 3)))[0].shape == (0,)
+
+
+def test_shares_by_size_count_silence_as_not_found():
+    table = pd.DataFrame(
+        {
+            "family": ["A", "B", "C", "D"],
+            "radiology_score": ["3", "3", "5", "3"],
+            "diameter_mm": [1.5, 2.0, 3.5, 2.7],
+            "distance_mm": [9.0, 1.0, 3.0, np.nan],
+            "nearest_of_5_mm": [2.0, 1.0, 3.0, np.nan],
+        }
+    )
+    summary = summarise_places(table, Resampling(100)).set_index("scans")
+    assert summary.loc["all scans with lesions", "top"].estimate == 0.5
+    assert summary.loc["all scans with lesions", "top_5"].estimate == 0.75
+    assert np.isclose(summary.loc["score 3", "top"].estimate, 1 / 3)
+    assert summary.loc["largest lesion 0 to 2 mm", "top"].estimate == 0
+    assert summary.loc["largest lesion 3 mm or more", "n"] == 1
+    assert "| score 3 | 3 | 0.33 (0.00 to " in places_markdown(summary.reset_index())
