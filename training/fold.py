@@ -238,7 +238,9 @@ class Fold:
             answers = stream.answers[len(self.scans.train) :]
             inner |= thresholds_with(labels_of(self.scans.inner), p_global, answers)
         processor = new_processor(self.recipe)
-        return answers_for(self.scans.held_out, stream.networks, stream.voices, processor, device)
+        return answers_for(
+            self.scans.held_out, stream.networks, stream.voices, processor, device, self.recipe.num_threads or 1
+        )
 
     def _predict(self, network: Network, loader: torch.utils.data.DataLoader) -> dict[int, np.ndarray]:
         return predict_fold(network, loader, self.accelerator)

@@ -9,7 +9,6 @@ import torch
 
 from cohort.scans import CohortError, Scan
 from evaluation.thresholds import sensitivity_threshold, youden_threshold
-from machine.cores import available_cores
 from machine.workers import in_workers
 from modeling_gloresnet.local_gloresnet import LocalStream, PatchNetwork
 from preprocessing import GloResNetImageProcessor, VolumeError
@@ -39,8 +38,16 @@ def answers_for(
     voices: Voices,
     processor: GloResNetImageProcessor,
     device: torch.device,
+    num_workers: int,
 ) -> dict[Scan, Answer]:
     """Answer for scans that the networks were not trained on, from their files, as screening does.
+
+    Args:
+        scans: of any label.
+        networks, voices: of one training part.
+        processor: of the model.
+        device: where the networks compute.
+        num_workers: processes that read and search the scans.
 
     Raises:
         CohortError: a scan can no longer be read.
@@ -48,7 +55,7 @@ def answers_for(
     stream = local_module(networks, voices).to(device)
     rows = [(number, scan.image, scan.mask) for number, scan in enumerate(scans)]
     answers: dict[int, Answer] = {}
-    with in_workers(partial(_prepare, processor=processor), rows, min(available_cores(), len(rows))) as prepared:
+    with in_workers(partial(_prepare, processor=processor), rows, min(num_workers, len(rows))) as prepared:
         for number, inputs, problem in prepared:  # in the order in which they are ready
             if problem:
                 raise CohortError(problem)
