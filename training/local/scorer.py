@@ -16,6 +16,7 @@ GAMMA = 1.5  # of the focal loss (Lin et al. 2017, arXiv 1708.02002)
 RANDOM, HARD = 150, 60  # negatives of a normal scan in each epoch
 RANDOM_MOVED, HARD_MOVED = 50, 20  # of its copy with motion
 MINED_AT = (2, 5, 8, 11)  # epochs, counted from 0, before which the hardest negatives are chosen again
+POOL = 10  # times as many are kept for the next choice
 GAIN, NOISE = 0.03, 0.04  # SD of the augmentation; the noise is 0.01 of white matter
 STEPS = 127 / 4  # of the 8-bit patches per unit; patches lie between -4 and 4
 _CHUNK = 4096
@@ -62,11 +63,14 @@ def train_scorer(normals: Sequence[Normal], seed: Sequence[int], device: torch.d
         steps = sum(-(-size // BATCH) for size in sizes)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_RATE, total_steps=steps)
         symmetries = torch.from_numpy(cube_symmetries(positives.shape[-1])).to(device)
+        sources = [source for scan in normals for source in _sources(scan)]
         hard: list[np.ndarray] = []
         for epoch in range(EPOCHS):
             if epoch in MINED_AT:
-                hard = [patches for scan in normals for patches in _hardest(network, scan, device)]
-            chosen = [patches for scan in normals for patches in _random(scan, rng)]
+                for source in sources:
+                    source.mine(network, device)
+                hard = [source.patches[source.pool[: source.hard]] for source in sources]
+            chosen = [source.draw(rng) for source in sources]
             patches = torch.from_numpy(np.concatenate([positives, *chosen, *hard]))
             targets = torch.zeros(len(patches))
             targets[: len(positives)] = 1
@@ -126,18 +130,31 @@ def _chunks(patches: np.ndarray) -> Iterator[np.ndarray]:
         yield np.asarray(patches[start : start + _CHUNK])
 
 
+class _Source:
+    """Where negatives come from: the candidates of a normal scan, or of its copy with motion."""
+
+    def __init__(self, patches: np.ndarray, random: int, hard: int):
+        self.patches, self.random, self.hard = patches, random, hard
+        self.pool = np.arange(len(patches))
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Negatives at random."""
+        count = min(self.random, len(self.patches))
+        return self.patches[np.sort(rng.choice(len(self.patches), count, replace=False))]
+
+    def mine(self, network: PatchNetwork, device: torch.device) -> None:
+        """Put the hardest first in the pool, and keep ten times as many as are used.
+
+        Ranking all of them each time would take longer than the training.
+        """
+        order = np.argsort(-scores(network, self.patches[self.pool], device), kind="stable")
+        self.pool = self.pool[order[: POOL * self.hard]]
+
+
+def _sources(scan: Normal) -> tuple[_Source, _Source]:
+    return _Source(scan.as_acquired, RANDOM, HARD), _Source(scan.moved, RANDOM_MOVED, HARD_MOVED)
+
+
 def _sample_size(normals: Sequence[Normal], positives: int, mined: bool) -> int:
-    limits = [(scan.as_acquired, RANDOM, HARD) for scan in normals]
-    limits += [(scan.moved, RANDOM_MOVED, HARD_MOVED) for scan in normals]
-    return positives + sum(min(len(x), few) + mined * min(len(x), hardest) for x, few, hardest in limits)
-
-
-def _random(scan: Normal, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    for patches, count in ((scan.as_acquired, RANDOM), (scan.moved, RANDOM_MOVED)):
-        yield patches[np.sort(rng.choice(len(patches), min(count, len(patches)), replace=False))]
-
-
-def _hardest(network: PatchNetwork, scan: Normal, device: torch.device) -> Iterator[np.ndarray]:
-    for patches, count in ((scan.as_acquired, HARD), (scan.moved, HARD_MOVED)):
-        order = np.argsort(-scores(network, patches, device), kind="stable")
-        yield patches[np.sort(order[:count])]
+    sources = [source for scan in normals for source in _sources(scan)]
+    return positives + sum(min(len(x.patches), x.random) + mined * min(len(x.patches), x.hard) for x in sources)
