@@ -107,6 +107,7 @@ class Bench:
             settings["brain_mask"] = "none"  # already applied before the patches are cut
             settings["framing"] = "field_of_view"  # a patch is no head
             settings["bias_correction"] = "none"  # already applied before the patches are cut
+            settings["local_stream"] = "off"  # a patch is no head
         return settings
 
     def recipe(self, cell: Cell) -> Recipe:
@@ -124,6 +125,8 @@ class Bench:
             del settings["framing"]  # runs from before this setting keep their names
         if settings["bias_correction"] == "none":
             del settings["bias_correction"]
+        if settings["local_stream"] == "off":
+            del settings["local_stream"]
         settings["source"] = [str(self.data_dir.resolve()), self.labels and str(self.labels.resolve())]
         if cell.patches:
             settings["patches_per_axis"] = self.patches_per_axis

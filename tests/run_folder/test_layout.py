@@ -11,7 +11,10 @@ from run_folder.layout import ModelFolder, RunFolder
 def test_names_of_a_runs_files():
     run = RunFolder("runs/demo")
     below = {str(path.relative_to("runs/demo")) for path in run.files}
-    assert below == {"splits.json", "recipe.yaml", "environment.json", "cohort.csv", "cv_metrics.json", "report.html"}
+    assert below == {
+        *("splits.json", "recipe.yaml", "environment.json", "cohort.csv", "intensity_shares.csv"),
+        *("cv_metrics.json", "report.html"),
+    }
     assert run.figures == Path("runs/demo/figures") and run.lock == Path("runs/demo/.lock")
     assert str(run) == "runs/demo" and run == RunFolder(Path("runs/demo"))
 
