@@ -71,13 +71,14 @@ def train_scorer(normals: Sequence[Normal], seed: Sequence[int], device: torch.d
                     source.mine(network, device)
                 hard = [source.patches[source.pool[: source.hard]] for source in sources]
             chosen = [source.draw(rng) for source in sources]
-            patches = torch.from_numpy(np.concatenate([positives, *chosen, *hard]))
-            targets = torch.zeros(len(patches))
+            patches = torch.from_numpy(np.concatenate([positives, *chosen, *hard])).to(device)
+            targets = torch.zeros(len(patches), device=device)
             targets[: len(positives)] = 1
             network.train()
-            for batch in torch.from_numpy(rng.permutation(len(patches))).split(BATCH):
-                inputs = augmented(unpacked(patches[batch].to(device)), symmetries)
-                loss = focal_loss(network(inputs), targets[batch].to(device))
+            for batch in torch.from_numpy(rng.permutation(len(patches))).to(device).split(BATCH):
+                if len(batch) == 1:  # BatchNorm needs two
+                    continue
+                loss = focal_loss(network(augmented(unpacked(patches[batch]), symmetries)), targets[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

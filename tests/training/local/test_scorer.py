@@ -65,5 +65,13 @@ def test_a_scorer_finds_what_was_painted_and_the_same_seed_gives_the_same_bytes(
     )
 
 
+def test_a_last_batch_of_one_patch_is_left_out(monkeypatch):
+    scans = normals(1)
+    first = sum(map(len, scans[0].painted)) + 120 + 50  # patches of the first epoch: painted, random, with motion
+    monkeypatch.setattr(scorer, "BATCH", first - 1)
+    monkeypatch.setattr(scorer, "EPOCHS", 1)
+    train_scorer(scans, [1, 2], CPU)
+
+
 def test_no_candidate_no_score(trained):
     assert scores(trained, normals()[0].moved[:0], CPU).shape == (0,)
