@@ -47,7 +47,6 @@ from evaluation.drawing import (
     save_drawing,
     styled,
 )
-from evaluation.records import read_recipe
 from evaluation.study import KEYS, read_run
 from evaluation.uncertainty import DEFAULT_RESAMPLING, Interval, Resampling, family_weights, percentile_interval
 from explanation.gradcam import METHODS, explain, scan_image
@@ -322,12 +321,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write_localisation(run: RunFolder, seed: int) -> None:
-    if read_recipe(run).get("local_stream") == "on":
+    study = read_run(run.path)
+    if study.recipe.get("local_stream") == "on":
         places = measure_places(run.path)
         if not places.empty:
             write_text(run.places, csv_text(places))
             print(places_markdown(summarise_places(places, Resampling(seed=seed))))
-        if read_run(run.path).phantom is None:
+        if study.phantom is None:
             return  # maps are measured on phantoms only
     table = localise(run.path, seed)
     if table.empty:
