@@ -21,6 +21,7 @@ from run_folder.tables import csv_text
 
 from .build import ScanDataset, new_processor
 from .local.bank import Bank, build_bank, copies_for, shares_table
+from .local.stream import PARTS
 from .recipe import Recipe
 
 
@@ -116,7 +117,7 @@ def prepare_data(
     bank = None
     if recipe.local_stream == "on":
         folds = [fold_scans(splits, used, number)[0] for number in range(recipe.num_folds)]
-        copies = copies_for(min(labels_of(train).count(0) for train in folds))
+        copies = copies_for(min(labels_of(train).count(0) for train in folds) * (PARTS - 1) // PARTS)
         with accelerator.main_process_first():
             bank = build_bank({scan: hashes[str(scan.image)] for scan in used}, processor, copies)
         if accelerator.is_main_process:

@@ -42,7 +42,8 @@ from .motion import move_head
 from .scorer import Normal, packed
 
 LESIONS = 40  # painted into each copy
-FEW_NORMALS, MANY_COPIES, FEW_COPIES = 50, 8, 2  # painted copies per normal scan; training wants 4,000 positives
+WANTED, PER_COPY = 4000, 25  # painted candidates for a network, and those of one copy
+FEWEST_COPIES, MOST_COPIES = 2, 8  # of a normal scan
 NEAREST_MM, NEAR = 1.0, 0.4  # a candidate within max(1 mm, 0.4 diameters) of a painted centre is a positive
 FILES = ("shares", "scan", "moved")
 KEYS = ["participant_id", "session_id"]
@@ -82,8 +83,8 @@ class Bank:
 
 
 def copies_for(normals: int) -> int:
-    """How many painted copies a training part with this number of normal scans needs of each."""
-    return MANY_COPIES if normals < FEW_NORMALS else FEW_COPIES
+    """How many painted copies of each scan a network needs that is trained on this number of normal scans."""
+    return min(max(-(-WANTED // (PER_COPY * max(normals, 1))), FEWEST_COPIES), MOST_COPIES)
 
 
 def build_bank(
@@ -171,7 +172,7 @@ def _build(job: _Job, processor: GloResNetImageProcessor) -> str | None:
         arrays["shares"], arrays["scan"] = interior.shares, packed(cut_patches(interior.data, voxels))
         if job.normal:
             seed = int(Path(job.path).name[:16], 16)
-            arrays["moved"] = _moved(interior, np.random.default_rng([seed, MANY_COPIES]))
+            arrays["moved"] = _moved(interior, np.random.default_rng([seed, MOST_COPIES]))
             for copy in range(job.copies):
                 arrays[f"painted-{copy}"] = _painted(interior, np.random.default_rng([seed, copy]))
     for what, array in arrays.items():

@@ -38,4 +38,5 @@ def quick(monkeypatch):
     """Three epochs, one painted copy."""
     monkeypatch.setattr(scorer, "EPOCHS", 3)
     monkeypatch.setattr(scorer, "MINED_AT", (2,))
-    monkeypatch.setattr(bank, "MANY_COPIES", 1)
+    monkeypatch.setattr(bank, "FEWEST_COPIES", 1)
+    monkeypatch.setattr(bank, "MOST_COPIES", 1)

@@ -75,4 +75,4 @@ def test_a_candidate_is_painted_if_it_lies_within_1_mm_or_two_fifths_of_the_diam
 
 
 def test_few_normal_scans_are_painted_more_often():
-    assert [copies_for(number) for number in (10, 49, 50, 300)] == [8, 8, 2, 2]
+    assert [copies_for(number) for number in (0, 12, 20, 48, 64, 80, 300)] == [8, 8, 8, 4, 3, 2, 2]
