@@ -79,12 +79,14 @@ def train_local_stream(
         path, own = folder / f"network-{part}.safetensors", [scans[i] for i in normal if part_of[i] != part]
         networks.append(_trained(path, [bank.normal(scan) for scan in own], [*seed, part], device))
     # an injured scan is new to all networks, a normal one to that of its part
-    alone = np.full(len(scans), np.nan)
+    alone = np.full((len(scans), len(networks)), np.nan)
     score = np.full(len(scans), np.nan)
     for i in np.flatnonzero(audible).tolist():
         logits = np.array([scores(network, bank.candidates(scans[i]), device) for network in networks])
-        alone[i], score[i] = logits[part_of[i]].max(), logits.mean(axis=0).max()
-    score[normal] = alone[normal] + on_one_scale(score[injured], alone[injured])
+        alone[i], score[i] = logits.max(axis=1), logits.mean(axis=0).max()
+    for i in normal:
+        own = alone[:, part_of[i]]
+        score[i] = own[i] + on_one_scale(score[injured], own[injured])
     voices = fit_voices(labels[audible], score[audible], shares[audible])
     answers = [Answer(*pair) for pair in zip(voices.local(score), voices.shares(shares), strict=True)]
     keys = [[scan.participant_id, scan.session_id, scan.label, scan.radiology_score] for scan in scans]
