@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 PENALTY = 1.0  # on half the squared weights of standardised numbers, as in scikit-learn's regression with C = 1
+ORDINARY, SHYNESS = -3.0, 4.0  # logit of a voice for an average scan, and how firmly: the leak explains the rest
 FLATTEST, STEEPEST = 1e-3, 4.0  # slope per SD of the scores: a perfect separation has a finite fit
 STARTS = ((-1.0, -1.0), (-2.0, -3.0), (-3.0, -2.0))  # offsets of the voices; the likelihood has several maxima
 _SMALLEST = 1e-6
@@ -68,7 +69,8 @@ def fit_voices(labels: Sequence[int], scores: np.ndarray, shares: np.ndarray) ->
         missed = (1 - expit(leak)) * (1 - expit(slope * score + offset)) * (1 - expit(share @ np.array(weights) + bias))
         missed = np.clip(missed, _SMALLEST, 1 - _SMALLEST)
         fit = -(label * np.log(1 - missed) + (1 - label) * np.log(missed)).sum()
-        return float(fit + PENALTY / 2 * (slope**2 + np.square(weights).sum()))
+        shy = SHYNESS / 2 * ((offset - ORDINARY) ** 2 + (bias - ORDINARY) ** 2)
+        return float(fit + PENALTY / 2 * (slope**2 + np.square(weights).sum()) + shy)
 
     count = shares.shape[1]
     bounds = [(FLATTEST, STEEPEST), (-8.0, 8.0), (-8.0, 8.0), (-8.0, 8.0), *[(-8.0, 8.0)] * count]

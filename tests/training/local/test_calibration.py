@@ -46,3 +46,15 @@ def test_scores_that_separate_the_classes_have_a_finite_fit():
 def test_scores_of_one_network_are_moved_to_the_scale_of_several():
     assert on_one_scale(np.array([1.0, 2.0, 3.0]), np.array([2.0, 3.5, 9.0])) == -1.5
     assert on_one_scale(np.zeros(0), np.zeros(0)) == 0
+
+
+def test_what_no_voice_explains_is_left_to_the_leak():
+    """Injuries that neither scores nor shares show: the voices stay near 0 for ordinary scans."""
+    random = np.random.default_rng(0)
+    labels, score, shares = (
+        (random.random(110) < 0.45).astype(int),
+        random.normal(size=110),
+        random.normal(size=(110, 9)),
+    )
+    voices = fit_voices(labels, score, shares)
+    assert np.median(voices.local(score)) < 0.1 and np.median(voices.shares(shares)) < 0.1 and voices.leak > 0.2
