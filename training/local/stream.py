@@ -85,8 +85,8 @@ def train_local_stream(
         logits = np.array([scores(network, bank.candidates(scans[i]), device) for network in networks])
         alone[i], score[i] = logits.max(axis=1), logits.mean(axis=0).max()
     for i in normal:
-        own = alone[:, part_of[i]]
-        score[i] = own[i] + on_one_scale(score[injured], own[injured])
+        unseen = alone[:, part_of[i]]
+        score[i] = unseen[i] + on_one_scale(score[injured], unseen[injured])
     voices = fit_voices(labels[audible], score[audible], shares[audible])
     answers = [Answer(*pair) for pair in zip(voices.local(score), voices.shares(shares), strict=True)]
     keys = [[scan.participant_id, scan.session_id, scan.label, scan.radiology_score] for scan in scans]
