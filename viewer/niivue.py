@@ -84,6 +84,7 @@ def scene(
     high: float,
     peak: Sequence[float] | None = None,
     frame: Sequence[Sequence[float]] | None = None,
+    places: Sequence[dict] = (),
     name: str = "",
 ) -> dict:
     """What the viewer shows: a scan, a heat map over it, and the first position of the crosshair.
@@ -99,6 +100,8 @@ def scene(
         peak: crosshair position in millimetres (R, A, S); None for the middle of the scan.
         frame: two opposite corners in millimetres (R, A, S) of the part that the network saw, along the scan's axes;
             the slices show its outline. None for the whole scan.
+        places: suspicious places with their `probability`, `position_mm` (R, A, S) and `side`, see
+            `screening.places.list_places`; the viewer lists them in this order, and rings mark them in the slices.
         name: the scan's name on the page.
 
     Returns:
@@ -113,6 +116,16 @@ def scene(
         raise ValueError(f"the peak {peak} is not a position; give three finite numbers, millimetres (R, A, S).")
     if frame is not None and not all(len(corner) == 3 and all(map(math.isfinite, corner)) for corner in frame):
         raise ValueError(f"the frame {frame} has no corners; give two positions in millimetres (R, A, S).")
+    listed = [
+        {
+            "probability": float(place["probability"]),
+            "position_mm": [float(mm) for mm in place["position_mm"]],
+            "side": str(place["side"]),
+        }
+        for place in places
+    ]
+    if not all(math.isfinite(n) for place in listed for n in (place["probability"], *place["position_mm"])):
+        raise ValueError("a place has no finite probability or position; give those of `list_places`.")
     return {
         "scan": _file(scan_path),
         "overlay": None if overlay_path is None else _file(overlay_path),
@@ -120,6 +133,7 @@ def scene(
         "cal_max": float(high),
         "peak": None if peak is None else [float(mm) for mm in peak],
         "frame": None if frame is None else [[float(mm) for mm in corner] for corner in frame],
+        "places": listed,
         "name": str(name),
     }
 

@@ -19,6 +19,10 @@ AFFINE = np.diag([*SPACING, 1.0])
 AFFINE[:3, 3] = -(np.array(SHAPE) - 1) / 2 * SPACING  # puts the middle of the head at 0, 0, 0
 MARK = (10.0, 12.0, 9.0)  # mm (R, A, S)
 FRAME = ((-12.5, -14.5, -30.0), (8.5, 16.5, 9.75))  # mm (R, A, S); it goes beyond the scan at the bottom
+PLACES = [  # mm (R, A, S), at the centres of voxels
+    {"probability": 0.9996, "position_mm": (9.5, 11.5, 8.25), "side": "right"},
+    {"probability": 0.0512, "position_mm": (-9.5, -11.5, -8.25), "side": "left"},
+]
 PEAK = (-9.5, -11.5, -8.25)  # of the heat map, mm (R, A, S): left, back, low; at the centre of a voxel
 
 
@@ -106,6 +110,7 @@ def make_page(served):
         "asr": shown("asr", "ASR"),
         "heated": shown("heated", "PIR", heat, peak=PEAK),
         "framed": shown("framed", "LPI", heat, peak=(0, 0, 0), frame=FRAME),
+        "placed": shown("placed", "LAS", places=PLACES),
         "slow": shown("slow"),
         "large": large,
         "damaged": damaged,
@@ -186,3 +191,9 @@ def page(browser, address):
 def page_without_webgl(browser_without_webgl, address):
     with _opened(browser_without_webgl, address) as page:
         yield page
+
+
+@pytest.fixture(params=["webgl", "pictures"])
+def either(request):
+    """The page with WebGL2 and without it."""
+    return request.getfixturevalue({"webgl": "page", "pictures": "page_without_webgl"}[request.param])

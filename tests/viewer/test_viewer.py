@@ -13,12 +13,6 @@ from PIL import Image
 PLANES = ("axial", "coronal", "sagittal")
 
 
-@pytest.fixture(params=["webgl", "pictures"])
-def either(request):
-    """The page with WebGL2 and without it."""
-    return request.getfixturevalue({"webgl": "page", "pictures": "page_without_webgl"}[request.param])
-
-
 def show(page, name):
     page.click(f"#{name}")
     page.wait_for_function(

@@ -1,5 +1,6 @@
 // The view with WebGL2, drawn by NiiVue. It has the same methods as slices.js.
 
+import { drawRings, rings } from "./places.js";
 import { outline, OUTLINE, PLANES, shape } from "./volumes.js";
 
 const { Niivue, SLICE_TYPE, DRAG_MODE, MULTIPLANAR_TYPE, SHOW_RENDER } = globalThis.niivue;
@@ -78,37 +79,52 @@ export async function planesView(place, { moved, windowed, lost }) {
   canvas.tabIndex = -1; // the stage around it handles the keyboard
   canvas.addEventListener("webglcontextlost", lost);
 
-  // draw the outline after each picture of NiiVue, in the pixels of the same canvas
+  // after each picture of NiiVue, draw the outline in the pixels of the same canvas, and the rings on one above it
   let frame = null;
+  let places = [];
+  const above = Object.assign(document.createElement("canvas"), { className: "grn-rings", width: 0, ariaHidden: "true" });
+  canvas.after(above);
+  const pen = above.getContext("2d", { willReadFrequently: true }); // not on the graphics card, which may show older rings
   const draw = nv.drawSceneCore.bind(nv);
   nv.drawSceneCore = () => {
     const drawn = draw();
-    if (frame && nv.volumes.length) nv.screenSlices.forEach(drawFrame);
+    const { width, height } = nv.gl.canvas;
+    if (above.width !== width || above.height !== height) Object.assign(above, { width, height });
+    pen.clearRect(0, 0, width, height);
+    if (nv.volumes.length) nv.screenSlices.forEach(drawOver);
     return drawn;
   };
 
-  function drawFrame({ axCorSag, leftTopWidthHeight, leftTopMM, fovMM }) {
+  function drawOver({ axCorSag, leftTopWidthHeight, leftTopMM, fovMM }) {
     const plane = [PLANES.axial, PLANES.coronal, PLANES.sagittal][axCorSag];
     if (!plane) return; // 3D
-    const { gl } = nv, size = shape(nv.volumes[0]);
+    const size = shape(nv.volumes[0]);
     const at = Array.from(nv.scene.crosshairPos, (part, axis) => Math.round(part * size[axis] - 0.5));
     let [left, top, width, height] = leftTopWidthHeight;
     const mirrored = width < 0;
     if (mirrored) [left, width] = [left + width, -width];
-    const ratio = nv.uiData.dpr ?? 1, { width: wide, height: tall } = gl.canvas;
-    const inside = (value, length) => Math.min(Math.max(value, ratio), length - ratio); // not half outside the canvas
     const pixel = (x, y) => {
       const part = [0, 0, 0];
       part[plane.across] = x;
       part[plane.up] = y;
       const place = nv.frac2mm(part); // the units of leftTopMM and fovMM
       const right = (place[plane.across] - leftTopMM[0]) / fovMM[0], up = (place[plane.up] - leftTopMM[1]) / fovMM[1];
-      return [inside(left + (mirrored ? 1 - right : right) * width, wide), inside(top + (1 - up) * height, tall)];
+      return [left + (mirrored ? 1 - right : right) * width, top + (1 - up) * height];
     };
-    gl.viewport(0, 0, wide, tall);
+    const ratio = nv.uiData.dpr ?? 1;
+    if (frame) drawFrame(outline(nv.volumes[0], frame, at, plane), pixel, ratio);
+    drawRings(pen, rings(nv.volumes[0], places, at, plane), pixel, ratio);
+  }
+
+  function drawFrame(sides, pixel, ratio) {
+    const { gl } = nv, { width, height } = gl.canvas;
+    const inside = ([x, y]) => [ // not half outside the canvas
+      Math.min(Math.max(x, ratio), width - ratio), Math.min(Math.max(y, ratio), height - ratio),
+    ];
+    gl.viewport(0, 0, width, height);
     const colour = [...OUTLINE.map((value) => value / 255), 1];
-    for (const [x0, y0, x1, y1, beyond] of outline(nv.volumes[0], frame, at, plane)) {
-      const [from, to] = [pixel(x0, y0), pixel(x1, y1)];
+    for (const [x0, y0, x1, y1, beyond] of sides) {
+      const [from, to] = [inside(pixel(x0, y0)), inside(pixel(x1, y1))];
       const pieces = beyond ? Math.max(Math.round(Math.hypot(to[0] - from[0], to[1] - from[1]) / (6 * ratio)), 1) : 1;
       const between = (share) => [0, 1].map((axis) => from[axis] + share * (to[axis] - from[axis]));
       for (let piece = 0; piece < pieces; piece += 2) {
@@ -175,6 +191,7 @@ export async function planesView(place, { moved, windowed, lost }) {
     },
     clear() {
       frame = null;
+      places = [];
       hold([]);
     },
     setView(name) {
@@ -184,6 +201,10 @@ export async function planesView(place, { moved, windowed, lost }) {
       const size = shape(nv.volumes[0]);
       nv.scene.crosshairPos = voxel.map((index, axis) => (index + 0.5) / size[axis]);
       cut();
+    },
+    mark(found) {
+      places = found;
+      nv.drawScene();
     },
     setWindow(low, high) {
       Object.assign(nv.volumes[0], { cal_min: low, cal_max: high });
@@ -202,6 +223,7 @@ export async function planesView(place, { moved, windowed, lost }) {
       canvas.removeEventListener("webglcontextlost", lost);
       cancelAnimationFrame(pending);
       nv.cleanup();
+      above.remove();
       nv.volumes = [];
       nv.gl.getExtension("WEBGL_lose_context")?.loseContext();
     },

@@ -1,5 +1,6 @@
 // The view without WebGL2: three slices on plain canvases. It has the same methods as planes.js.
 
+import { drawRings, rings } from "./places.js";
 import { colours, layout, outline, OUTLINE, PLANES, sample, shape, toVoxel, toWorld } from "./volumes.js";
 
 // the axis across runs backwards in all three: the patient's right (axial, coronal) or the nose (sagittal) is on the left
@@ -20,7 +21,8 @@ export function slicesView(place, { moved }) {
     }
     return { element, plane, canvas: element.querySelector("canvas"), picture: document.createElement("canvas") };
   });
-  const state = { scan: null, overlay: null, frame: null, voxel: [0, 0, 0], low: 0, high: 1, heat: { shown: false } };
+  const nothing = { scan: null, overlay: null, frame: null, places: [] };
+  const state = { ...nothing, voxel: [0, 0, 0], low: 0, high: 1, heat: { shown: false } };
   let table = null;
 
   let pending = 0;
@@ -76,6 +78,8 @@ export function slicesView(place, { moved }) {
     }
     context.stroke();
     if (state.frame) drawFrame(tile, context);
+    const pixel = (across, up) => [left + (1 - across) * wide, top + (1 - up) * tall];
+    drawRings(context, rings(state.scan, state.places, state.voxel.map(Math.round), plane), pixel, ratio);
   }
 
   function drawFrame(tile, context) {
@@ -175,7 +179,7 @@ export function slicesView(place, { moved }) {
       refresh();
     },
     clear() {
-      Object.assign(state, { scan: null, overlay: null, frame: null });
+      Object.assign(state, nothing);
       refresh();
     },
     setView(name) {
@@ -184,6 +188,10 @@ export function slicesView(place, { moved }) {
     },
     setVoxel(voxel) {
       state.voxel = voxel;
+      refresh();
+    },
+    mark(places) {
+      state.places = places;
       refresh();
     },
     setWindow(low, high) {

@@ -2,6 +2,7 @@
 // slices.js without WebGL2.
 
 import { planesView, whyNot } from "./planes.js";
+import { listPlaces } from "./places.js";
 import { slicesView } from "./slices.js";
 import { colours, layout, readVolume, sample, shape, toVoxel, toWorld } from "./volumes.js";
 
@@ -15,7 +16,7 @@ async function mount(element, props, watch) {
   const find = (selector) => root.querySelector(selector);
   const all = (selector) => Array.from(root.querySelectorAll(selector));
   const stage = find(".grn-stage");
-  const settings = { view: "multi", shown: true, opacity: 0.5, threshold: 0.3, colormap: "inferno" };
+  const settings = { view: "multi", shown: true, opacity: 0.5, threshold: 0.3, colormap: "inferno", marked: true };
   let planes = null; // the view with WebGL2, if available
   let pictures = null; // the view without WebGL2, created when first needed
   let why = null; // why there is no `planes`
@@ -34,6 +35,7 @@ async function mount(element, props, watch) {
     find(".grn-overlay").hidden = !current?.overlay;
     find(".grn-peak").hidden = !(state === "ready" && current?.scene.peak);
     find(".grn-frame").hidden = !(state === "ready" && current?.scene.frame);
+    find(".grn-places").hidden = !(state === "ready" && current?.scene.places.length);
   }
 
   async function load() {
@@ -70,6 +72,8 @@ async function mount(element, props, watch) {
     current = { scene, scan, overlay, voxel: [0, 0, 0] };
     applyOverlay();
     view.show(scan, overlay, scene.frame);
+    listPlaces(find(".grn-places tbody"), scene.places, written, jump);
+    mark();
     setRanges();
     showWindow(scene.cal_min, scene.cal_max);
     setView(view.canRender || settings.view !== "render" ? settings.view : "multi");
@@ -92,6 +96,10 @@ async function mount(element, props, watch) {
 
   // ---- the crosshair ----
 
+  /** A position in millimetres (R, A, S) as a reader expects it. */
+  const written = (mm) =>
+    mm.map((value, axis) => `${value < 0 ? "LPI"[axis] : "RAS"[axis]} ${Math.abs(value).toFixed(1)}`).join("  ");
+
   function goTo(voxel) {
     const size = shape(current.scan);
     moved(voxel.map((index, axis) => Math.min(Math.max(Math.round(index), 0), size[axis] - 1)));
@@ -102,11 +110,7 @@ async function mount(element, props, watch) {
     if (!current) return;
     current.voxel = voxel;
     const mm = toWorld(current.scan, voxel);
-    const place = mm.map((value, axis) => {
-      const letter = value < 0 ? "LPI"[axis] : "RAS"[axis];
-      return `${letter} ${Math.abs(value).toFixed(1)}`;
-    });
-    const parts = [`${place.join("  ")} mm`];
+    const parts = [`${written(mm)} mm`];
     const intensity = sample(layout(current.scan), ...voxel.map(Math.round));
     if (intensity !== null) parts.push(`intensity ${number(intensity)}`);
     if (current.overlay) {
@@ -119,6 +123,12 @@ async function mount(element, props, watch) {
       input.value = index;
       readout(input, `${index + 1} / ${Number(input.max) + 1}`);
     }
+  }
+
+  /** Go to a position in millimetres. */
+  function jump(position) {
+    goTo(toVoxel(current.scan, position));
+    if (settings.view === "render") setView("multi"); // in 3D it may be hidden inside the head
   }
 
   // ---- the controls ----
@@ -172,6 +182,8 @@ async function mount(element, props, watch) {
     view.setOverlay(settings);
   }
 
+  const mark = () => view.mark(settings.marked ? current.scene.places : []);
+
   function setView(name) {
     settings.view = root.dataset.view = name;
     for (const button of all(".grn-views button")) button.setAttribute("aria-pressed", button.dataset.view === name);
@@ -180,9 +192,10 @@ async function mount(element, props, watch) {
 
   for (const [value, text] of Object.entries(COLORMAPS)) find("[data-overlay=colormap]").add(new Option(text, value));
   find(".grn-views").addEventListener("click", ({ target }) => target.dataset.view && setView(target.dataset.view));
-  find(".grn-peak").addEventListener("click", () => {
-    goTo(toVoxel(current.scan, current.scene.peak));
-    if (settings.view === "render") setView("multi"); // in 3D the peak may be hidden inside the head
+  find(".grn-peak").addEventListener("click", () => jump(current.scene.peak));
+  find("[data-places=marked]").addEventListener("input", ({ target }) => {
+    settings.marked = target.checked;
+    mark();
   });
   find(".grn-reset").addEventListener("click", resetWindow);
   find(".grn-positions").addEventListener("input", ({ target }) => {
