@@ -6,7 +6,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from architectures.networks import network_name
+from screening.model import has_local_stream
 
+LEAST = 0.05  # probability of a place that the page lists; the JSON answer holds all
+ABOUT_MAPS = (
+    "Colour marks what the network counted as evidence for injury, relative to the maximum within this scan. The map is"
+    " also drawn for scans classified as normal. It shows where the network looked, which is mostly where injuries"
+    " generally occur. It does not outline a lesion."
+)
+NO_MAPS = "Heat maps are not available for converted models and other architectures. Scans are shown without a map."
 HERE = Path(__file__).parent
 PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
@@ -43,20 +51,43 @@ def masthead(model: Any, name: str, problem: str = "") -> str:
             "run": provenance["run"],
             "fold": provenance["fold"],
             "train_scans": provenance["train_scans"],
-            "network": network_name(model.config),
+            "network": network_name(model.config) + (" with a local stream" if has_local_stream(model.config) else ""),
             "image_size": model.config.image_size,
         }
     return PAGES.get_template("masthead.html.jinja").render(model=identity, problem=problem)
 
 
-def result_panel(answer: dict | None = None, problem: str = "") -> str:
+def about_pictures(explains: bool, searches: bool) -> str:
+    """What the pictures of a model show, and what is missing.
+
+    Args:
+        explains: whether there are heat maps.
+        searches: whether the model has a local stream.
+    """
+    if not searches:
+        return ABOUT_MAPS if explains else NO_MAPS
+    if explains:
+        return f"{ABOUT_MAPS} It is that of the global stream; rings mark the places that the local stream found."
+    return f"{NO_MAPS} Rings mark the places that the local stream found."
+
+
+def listed_places(answer: dict) -> list[dict]:
+    """The places of an answer that are probable enough for the page, the most suspicious first."""
+    return [place for place in answer["places"] if place["probability"] >= LEAST]
+
+
+def result_panel(answer: dict | None = None, problem: str = "", searches: bool = False) -> str:
     """The result of one scan.
 
     Args:
         answer: what `screen_scan` returned.
         problem: a sentence that says why there is no result. Without answer and problem, the panel asks for a scan.
+        searches: whether the model has a local stream; the panel then says which stream spoke.
     """
-    return PAGES.get_template("result.html.jinja").render(answer=answer, problem=problem)
+    places = listed_places(answer) if answer and searches else []
+    return PAGES.get_template("result.html.jinja").render(
+        answer=answer, problem=problem, searches=searches, places=places, least=LEAST
+    )
 
 
 def answers_table(entries: list[dict], chosen: int) -> str:

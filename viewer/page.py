@@ -14,12 +14,14 @@ import torch
 from gradio.data_classes import FileData, GradioRootModel
 
 from explanation.gradcam import explain, map_image, peak_position, scan_image
+from preprocessing.candidates_gloresnet import no_local_inputs
 from screening.fast import prepare
-from screening.one_scan import NOTICE, framed_scan, prepare_scan
+from screening.model import has_local_stream
+from screening.one_scan import NOTICE, framed_scan, local_batch, prepare_scan
 
 from .entries import COLUMNS, next_to, table_row
 from .examples import EXAMPLES, write_example
-from .fragments import answers_table, masthead, result_panel
+from .fragments import about_pictures, answers_table, listed_places, masthead, result_panel
 from .niivue import Viewer, scene
 from .scans import SERIES, UploadError, asks_for_series, check_endings, endings, screen_upload, take, take_scans
 from .serving import launch
@@ -29,12 +31,6 @@ from .workspace import Workspace
 
 METHODS = [("LayerCAM (finer)", "layercam"), ("Grad-CAM (coarser)", "gradcam")]
 KEEP_PAIRS = 900  # seconds; the scan waits until its visitor has uploaded the mask
-ABOUT_MAPS = (
-    "Colour marks what the network counted as evidence for injury, relative to the maximum within this scan. The map is"
-    " also drawn for scans classified as normal. It shows where the network looked, which is mostly where injuries"
-    " generally occur. It does not outline a lesion."
-)
-NO_MAPS = "Heat maps are not available for converted models and other architectures. Scans are shown without a map."
 WAITING = 64  # scans that wait for their turn; further ones are told to try again later
 THREADS = WAITING + 16  # each waiting event has one, so that it takes over its upload at once
 PROGRESS = gr.Progress()  # as a default, it tells gradio to pass the progress of the event
@@ -61,6 +57,7 @@ class Page:
         # float32 reproduces the predictions of the training run; heat maps need the unmodified model
         self.screening_model = model and prepare(model, "float32")
         self.explains = model is not None and bool(model.networks)
+        self.searches = model is not None and has_local_stream(model.config)
         if model is not None and processor.brain_mask == "required":
             workspace.keep_uploads = KEEP_PAIRS
         self.turns = Turns(WAITING)
@@ -68,7 +65,8 @@ class Page:
             gr.HTML(masthead(model, name, problem))
             if model is not None:
                 first = torch.zeros(1, 1, *[processor.image_size] * 3, device=model.device)
-                self.screening_model.predict_views(first)  # warm up: the first pass is slow
+                local = local_batch([no_local_inputs()] if self.searches else [], model.device)
+                self.screening_model.predict_views(first, **local)  # warm up: the first pass is slow
                 self._lay_out()
                 self._connect()
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=THREADS, api_open=False)
@@ -123,7 +121,7 @@ class Page:
                     elem_id="method",
                 )
                 self.viewer = Viewer(elem_id="viewer")
-                gr.Markdown(ABOUT_MAPS if self.explains else NO_MAPS)
+                gr.Markdown(about_pictures(self.explains, self.searches))
         self.picker = gr.Dropdown(label="Scan to show", visible=False, elem_id="picker")
         self.table = gr.HTML(visible=False, elem_id="table")
         gr.Markdown(f"{NOTICE} Your scans are deleted when you press Clear or leave the page.")
@@ -254,7 +252,7 @@ class Page:
             file.write_text(json.dumps(entry["answer"], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return {
             self.table: gr.HTML(answers_table(entries, chosen), visible=len(entries) > 1),
-            self.result: result_panel(entry["answer"], entry["problem"]),
+            self.result: result_panel(entry["answer"], entry["problem"], self.searches),
             self.answer_file: gr.DownloadButton(value=file and str(file), interactive=file is not None),
         }
 
@@ -272,6 +270,7 @@ class Page:
         done = entry["answer"]["preprocessing"]
         low, high = done["intensity_window"]
         settings = {"low": low, "high": high, "frame": done["frame_corners_mm"], "name": entry["scan"]}
+        settings["places"] = listed_places(entry["answer"])
         if not self.explains:
             return nothing | {self.viewer: scene(entry["path"], **settings)}
         overlay = next_to(entry, f"_{method}_cube.nii.gz")
