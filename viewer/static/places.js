@@ -1,4 +1,4 @@
-// The places that the local stream found suspicious: their list, and the rings that mark them in the slices of both views.
+// The places that the local stream found suspicious: their list, and the rings that mark them in slices.
 
 import { shape, toVoxel } from "./volumes.js";
 
@@ -68,7 +68,8 @@ export function listPlaces(body, places, written, jump) {
   body.replaceChildren(
     ...places.map(({ probability, position_mm: position, side }, index) => {
       const row = document.createElement("tr");
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: `Go to ${index + 1}` });
+      const button = document.createElement("button");
+      Object.assign(button, { type: "button", textContent: `Go to ${index + 1}` });
       button.addEventListener("click", () => jump(position));
       const chance = probability > 0.999 ? "> 0.999" : probability.toFixed(3);
       const place = written(position).replace(/([A-Z]) /g, "$1\u00a0"); // a line breaks between axes only

@@ -82,9 +82,11 @@ export async function planesView(place, { moved, windowed, lost }) {
   // after each picture of NiiVue, draw the outline in the pixels of the same canvas, and the rings on one above it
   let frame = null;
   let places = [];
-  const above = Object.assign(document.createElement("canvas"), { className: "grn-rings", width: 0, ariaHidden: "true" });
+  const above = document.createElement("canvas");
+  Object.assign(above, { className: "grn-rings", ariaHidden: "true" });
   canvas.after(above);
-  const pen = above.getContext("2d", { willReadFrequently: true }); // not on the graphics card, which may show older rings
+  // `willReadFrequently` keeps it off the graphics card, where Chromium may show older rings after they were cleared
+  const pen = above.getContext("2d", { willReadFrequently: true });
   const draw = nv.drawSceneCore.bind(nv);
   nv.drawSceneCore = () => {
     const drawn = draw();
