@@ -3,14 +3,15 @@
     python predict.py scan.nii.gz --model runs/phantom-clear-demo/fold-4/model
     python predict.py /data/bids --model ORG/NAME --output predictions.csv
     python predict.py 'scans/*.nii.gz' /more/scans --model FOLDER --no_tta
-    python predict.py DICOM_FOLDER study.zip --model FOLDER [--series 5]
+    python predict.py DICOM_FOLDER study.zip --model FOLDER [--series 5] [--report FOLDER]
     python predict.py scan.nii.gz --model model.onnx        (or .xml: a file written by python -m publishing.convert)
 
 Columns: scan, p_injury (mean of the scan and its mirror image), p_injury_no_tta (the scan alone), predicted_label,
 status, message, warnings (sentences, separated by spaces, about a file that may be wrong and about differences from the
 training scans: do not rely on such a probability). A scan that cannot be read, and a BIDS session without a T2w image,
 gets status `error` and the reason; the other scans are still screened. The table appears when it is complete. Memory
-does not grow with the number of scans.
+does not grow with the number of scans. With --report, each DICOM study also gets a Structured Report, a Parametric Map
+and pictures.
 
 With `--places FILE.csv`, a model with a local stream also lists the most suspicious places of each scan: scan, rank,
 probability, x_mm, y_mm, z_mm (right, anterior, superior), side.
@@ -29,10 +30,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hospital.without_server import report_folders, write_reports
 from machine.cores import available_cores
 from machine.memory import keep_freed_memory, keep_imported_modules
-from machine.programs import FAILED, run_program, stopped
-from run_folder.files import WriteError
+from machine.programs import FAILED, complain, run_program, stopped
+from run_folder.files import InputError, WriteError
 from screening.errors import ModelError, NoScansError
 from screening.fast import DTYPES, prepare
 from screening.loading import load_model
@@ -53,18 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program(
         NAME,
         job,
-        wrong_call=(ModelError, NoScansError),
+        wrong_call=(ModelError, NoScansError, InputError),
         interrupted="interrupted, nothing was written: run it again.",
     )
 
 
 def predict(args: argparse.Namespace) -> int:
     requests = find_requests(args.scans, acquisition=args.acquisition, run=args.run)
+    folders = report_folders([scan for scan, _ in requests], args.report) if args.report else {}
     keep_freed_memory()
     model, processor = load_model(args.model, args.dtype)
     if args.places and not has_local_stream(model.config):
         raise ModelError(f"{args.model} has no local stream, so it lists no places: leave --places out")
-    model = prepare(model, args.dtype)
+    if not folders:  # a model prepared for speed makes no maps
+        model = prepare(model, args.dtype)
     rows = screen(
         requests,
         model,
@@ -83,7 +87,13 @@ def predict(args: argparse.Namespace) -> int:
         f" {warned} with warnings{': do not rely on these, see the column warnings' if warned else ''}."
         f"{' ' + caution(model) if caution(model) else ''}"
     )
-    return FAILED if counts["error"] else 0
+    if not folders:
+        return FAILED if counts["error"] else 0
+    problems = write_reports(folders, model, processor, args.model, args.series)
+    print(f"{args.report}: reports of {len(folders) - len(problems)} of {len(folders)} DICOM study(ies).")
+    for problem in problems.values():
+        complain(NAME, problem, FAILED)
+    return FAILED if counts["error"] or problems else 0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -108,6 +118,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--acquisition", metavar="A", help="the T2w image with this `acq`, in BIDS sessions that have several")
     add("--run", metavar="N", help="the T2w image with this `run`, in BIDS sessions that have several")
     add("--series", metavar="N|UID", help="the series of this number or UID, in DICOM studies where several fit")
+    add(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a Structured Report, a Parametric Map and pictures of each DICOM study; computes in float32",
+    )
     add("--no_tta", action="store_true", help="skip the mirrored view: half the work for a model folder")
     add(
         "--dtype",
@@ -122,6 +138,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error("--batch_size must be at least 1 and --num_workers at least 0")
+    if args.report and (args.no_tta or args.dtype not in ("auto", "float32")):
+        parser.error("--report shows both views, and maps in float32: leave out --no_tta and --dtype")
     for flag, file in (("--output", args.output), ("--places", args.places)):
         if file and (file.is_dir() or not (file.parent.is_dir() and os.access(file.parent, os.W_OK))):
             parser.error(f"{flag} {file} cannot be written: give a file in a folder that exists and is writable")

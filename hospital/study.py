@@ -1,0 +1,123 @@
+"""One screened study: its series, the answer of the model, and where the model looked, slice by slice."""
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import nibabel
+import numpy as np
+
+from dicomfiles import Series, read
+from explanation.gradcam import explain, scan_image
+from preprocessing import Volume
+from screening.model import ScreeningModel
+from screening.one_scan import prepare_scan, screen_scan
+
+MAX_DS = 16  # letters of a decimal string
+MAY_BE_EMPTY = """
+    PatientName PatientID PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber ReferringPhysicianName
+""".split()  # but not missing, in what is written (type 2 of the standard)
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class ScreenedStudy(NamedTuple):
+    """What the documents of a study are made of.
+
+    Attributes:
+        answer: of `screen_scan`.
+        sources: the headers of the files that hold the series, in the order of its slices.
+        plane: of the slices.
+        voxels: `(slices, rows, columns)`, in the order of the slices along their normal.
+        heat: where the model looked, of the same shape, 0 to 1; None for a model without maps.
+        affine: `(4, 4)`, from (slice, row, column) to LPS millimetres.
+    """
+
+    answer: dict[str, Any]
+    sources: list[Any]
+    plane: str
+    voxels: np.ndarray
+    heat: np.ndarray | None
+    affine: np.ndarray
+
+
+def screen_study(
+    model: ScreeningModel, processor: Any, source: Any, series: int | str | None = None, found: Series | None = None
+) -> ScreenedStudy:
+    """Screen the T2w series of a DICOM delivery.
+
+    Args:
+        model, processor: from `load_model`. Maps need a model that was not prepared for speed.
+        source, series: see `dicomfiles.read`.
+        found: what `dicomfiles.read` returned for them, if it was called before.
+
+    Raises:
+        ValueError: the delivery does not give one T2w volume, or the model cannot use it. The message is one sentence
+            that names the delivery as `source` does, and nothing inside it.
+    """
+    found = read(source, series) if found is None else found
+    answer = screen_scan(model, processor, found.image, name="the study")
+    volume, heat = found.image, None
+    if model.networks:
+        volume, pixel_values = prepare_scan(processor, found.image, name="the study")
+        heat = explain(model.networks, pixel_values.to(model.device))[0].cpu()
+    slices, affine = on_slices(volume)
+    return ScreenedStudy(
+        answer,
+        headers(found.sources),
+        found.plane,
+        slices,
+        None if heat is None else np.asarray(scan_image(heat, volume).dataobj, np.float32).transpose(2, 1, 0),
+        affine,
+    )
+
+
+def on_slices(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """The voxels of a DICOM series as `(slices, rows, columns)`, and their affine to LPS millimetres."""
+    codes = nibabel.orientations.axcodes2ornt
+    stored = nibabel.orientations.ornt_transform(codes(("R", "A", "S")), codes(tuple(volume.stored_orientation)))
+    image = nibabel.Nifti1Image(volume.data, volume.affine).as_reoriented(stored)
+    affine = RAS_TO_LPS @ image.affine
+    return np.asarray(image.dataobj).transpose(2, 1, 0), affine[:, [2, 1, 0, 3]]
+
+
+def headers(files: Sequence[Any]) -> list[Any]:
+    """The headers of files, without pixels, with decimal strings as short as the standard asks for."""
+    from pydicom import dcmread
+
+    found = []
+    for file in files:
+        header = dcmread(io.BytesIO(file.read()), stop_before_pixels=True)
+        shorten(header)
+        for keyword in MAY_BE_EMPTY:
+            if keyword not in header:
+                setattr(header, keyword, "")
+        found.append(header)
+    return found
+
+
+def shorten(dataset: Any) -> None:
+    """Round every decimal string of more than 16 letters: a copy of it would break the standard."""
+    from pydicom.multival import MultiValue
+
+    def change(_dataset: Any, element: Any) -> None:
+        if element.VR != "DS" or element.value in (None, ""):
+            return
+        several = isinstance(element.value, MultiValue)
+        values = list(element.value) if several else [element.value]
+        if any(len(str(value)) > MAX_DS for value in values):
+            rounded = [f"{float(value):.9g}" for value in values]
+            element.value = rounded if several else rounded[0]
+
+    dataset.walk(change)
+
+
+def slice_source(study: ScreenedStudy, index: int) -> tuple[Any, int | None]:
+    """The header of the file that holds a slice, and the number of its frame, from 1; None for a file of one slice."""
+    if len(study.sources) == len(study.voxels):
+        return study.sources[index], None
+    header = study.sources[0]
+    position = study.affine[:3, 0] * index + study.affine[:3, 3]
+    own, shared = header.PerFrameFunctionalGroupsSequence, header.SharedFunctionalGroupsSequence[0]
+    found = [(group.get("PlanePositionSequence") or shared.PlanePositionSequence)[0] for group in own]
+    distances = [np.linalg.norm(np.array(place.ImagePositionPatient, float) - position) for place in found]
+    return header, int(np.argmin(distances)) + 1
