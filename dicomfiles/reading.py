@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import nibabel
+import numpy as np
 
 from preprocessing import Volume, VolumeError, read_volume
 
@@ -15,6 +16,7 @@ from .headers import Instance
 from .packages import quiet, require
 from .pixels import check_syntaxes, decode
 from .stacking import Stack, stack_up
+from .thresholds import CUT_SHARE, HEAD_SHARE
 
 
 class Series(NamedTuple):
@@ -26,6 +28,7 @@ class Series(NamedTuple):
         plane: of the slices: `"axial"`, `"coronal"` or `"sagittal"`.
         number: SeriesNumber, if the header has it.
         warnings: sentences about doubts. They name neither the delivery nor its patient.
+        missing: those of them that say that slices may be missing.
     """
 
     image: Volume
@@ -33,6 +36,7 @@ class Series(NamedTuple):
     plane: str
     number: int | None
     warnings: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
 
 def read(source: Source | Sequence[Source], series: int | str | None = None) -> Series:
@@ -71,11 +75,21 @@ def _read(source: Source | Sequence[Source], wanted: str | None, where: str) -> 
             voxels = decode(stack, opened, where)
     if all(age_in_days(instance) is None for instance in found):
         warnings.append(UNKNOWN)
-    warnings += _incomplete(found, stack)
+    missing = _incomplete(found, stack) + _cut(voxels)
+    warnings += missing
     volume = read_volume(nibabel.Nifti1Image(voxels, stack.affine), where)
     volume = volume._replace(source=where, warnings=(*volume.warnings, *warnings))
     sources = tuple(dict.fromkeys(instance.file for instance, _ in stack.slices))
-    return Series(volume, sources, stack.plane, found[0].number, tuple(warnings))
+    return Series(volume, sources, stack.plane, found[0].number, tuple(warnings), tuple(missing))
+
+
+def _cut(voxels: np.ndarray) -> list[str]:
+    """A warning if the first or last slice `voxels[:, :, 0]`, `[:, :, -1]` shows about as much head as any other."""
+    low, high = np.quantile(voxels[::3, ::3], (0.02, 0.998))
+    head = (voxels > low + HEAD_SHARE * (high - low)).mean(axis=(0, 1))
+    if max(head[0], head[-1]) < CUT_SHARE * head.max():
+        return []
+    return ["The first or last slice shows nearly the largest section of the head: slices may be missing at an end."]
 
 
 def _incomplete(series: Sequence[Instance], stack: Stack) -> list[str]:

@@ -46,6 +46,8 @@ SAME_DIRECTION = 1e-3  # between the direction cosines of a series, and of their
 RIGHT_ANGLE = 1e-2  # the largest cosine of the angle between rows and columns
 GAP_SHARE, GAP_LENGTH = 0.02, 0.03  # of the mean gap, mm: a gap between slices may differ by the larger one
 SAME_POSITION = 0.01  # mm; slices closer than this are at one position
+HEAD_SHARE = 0.15  # of the range of intensities: brighter voxels count as head
+CUT_SHARE = 0.7  # of the largest section of the head: an end slice with more suggests that slices are missing
 MAX_DRIFT = 0.1  # pixels; how far slices may be displaced sideways
 
 # ------------------------------------------------------------------------------------------ what a delivery may contain

@@ -257,3 +257,15 @@ def test_the_processor_gets_what_it_gets_from_nifti(tmp_path):
         processor([found.image, found.image], return_tensors="np").pixel_values[1], expected[0]
     )
     assert years_before("20260210", 7) == "20260203"
+
+
+def test_a_head_that_is_cut_at_an_end_slice_gets_a_warning(tmp_path):
+    """Half a stack passes every check of positions and numbers."""
+    whole = slices_of(volume(shape=(20, 24, 20)), study="cut")
+    for number, one in enumerate(whole, start=1):
+        one.InstanceNumber = number
+    assert read(save(whole, tmp_path / "whole")).missing == ()
+    for name, part in (("lower", whole[:12]), ("upper", whole[8:])):
+        found = read(save(part, tmp_path / name))
+        assert "nearly the largest section of the head" in found.missing[-1]
+        assert set(found.missing) <= set(found.warnings) <= set(found.image.warnings)
