@@ -1,0 +1,133 @@
+"""Receive studies by C-STORE."""
+
+import io
+import ssl
+import threading
+import time
+from typing import Any
+
+from dicomfiles.headers import ENHANCED, MR_IMAGE
+
+from .settings import Settings
+from .spool import Spool, SpoolFull, tag
+
+MR = (MR_IMAGE, *ENHANCED)
+VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO
+IDLE = 30.0  # seconds; who closes a connection without a release after such a pause has sent all
+SUCCESS, OUT_OF_RESOURCES, OTHER_OBJECT, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
+MAX_PDU = 1 << 20  # bytes; we ask senders for at most 16 KiB
+
+
+class Listener:
+    """Receives from the moment it is made until `close`.
+
+    Args:
+        settings: port, titles, limits.
+        spool: takes the files.
+
+    Raises:
+        OSError: the port is in use.
+    """
+
+    def __init__(self, settings: Settings, spool: Spool):
+        from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+
+        assert settings.listen is not None
+        self.spool, self.max_bytes = spool, settings.max_file_mb * 1_000_000
+        self.open: dict[Any, set[str]] = {}  # studies that associations have brought so far
+        self.lock = threading.Lock()
+        entity = AE(ae_title=settings.aet)
+        entity.require_called_aet = True
+        entity.require_calling_aet = list(settings.callers)
+        entity.maximum_associations = settings.max_associations
+        for context in AllStoragePresentationContexts:
+            entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
+        entity.add_supported_context(VERIFICATION)
+        handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, self._limit),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_RELEASED, self._released),
+            (evt.EVT_CONN_CLOSE, self._closed),
+        ]
+        secure = tls_context(settings, server=True) if settings.certificate else None
+        self.server = entity.start_server(
+            (settings.host, settings.listen), block=False, evt_handlers=handlers, ssl_context=secure
+        )
+        self.entity = entity
+
+    def close(self) -> None:
+        self.entity.shutdown()
+
+    def busy(self) -> set[str]:
+        """The studies that associations, which are still open, have brought."""
+        with self.lock:
+            return set().union(*self.open.values())
+
+    def _limit(self, event: Any) -> None:
+        """Close a connection that sends more bytes than one file may have. pynetdicom would keep them all in memory."""
+        connection = event.assoc.dul.socket
+        receive, event.assoc.received = connection.recv, 0
+
+        def limited(count: int) -> Any:
+            event.assoc.received += count
+            if count > MAX_PDU or event.assoc.received > self.max_bytes:
+                raise ConnectionError
+            return receive(count)
+
+        connection.recv = limited
+
+    def _store(self, event: Any) -> int:
+        from pydicom import dcmread
+
+        event.assoc.received = 0
+        try:
+            if event.request.AffectedSOPClassUID not in MR:
+                return SUCCESS  # or the transfer of a whole study would fail
+            data = event.encoded_dataset()
+            tags = ["StudyInstanceUID", "SOPInstanceUID", "SOPClassUID"]
+            header = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=tags)
+            study, instance = str(header.get("StudyInstanceUID", "")), str(header.get("SOPInstanceUID", ""))
+            if instance != event.request.AffectedSOPInstanceUID or header.get("SOPClassUID") not in MR:
+                return OTHER_OBJECT
+        except Exception:  # damaged bytes can make pydicom raise anything
+            return NOT_UNDERSTOOD
+        if not study or not instance:
+            return NOT_UNDERSTOOD
+        with self.lock:
+            self.open.setdefault(event.assoc, set()).add(tag(study))
+            event.assoc.last = time.monotonic()
+        try:
+            self.spool.keep(study, instance, data)
+        except SpoolFull:
+            return OUT_OF_RESOURCES
+        return SUCCESS
+
+    def _released(self, event: Any) -> None:
+        for study in self._end(event.assoc):
+            self.spool.mark_cut(study, cut=False)
+
+    def _closed(self, event: Any) -> None:
+        """Without a release before, the transfer was cut off."""
+        for study in self._end(event.assoc):
+            self.spool.mark_cut(study, cut=time.monotonic() < event.assoc.last + IDLE)
+
+    def _end(self, association: Any) -> set[str]:
+        with self.lock:
+            return self.open.pop(association, set())
+
+
+def tls_context(settings: Settings, server: bool) -> ssl.SSLContext:
+    """TLS for DIMSE, with certificates on both sides.
+
+    Args:
+        settings: `certificate`, `key` and `ca_file`.
+        server: whether to receive.
+    """
+    assert settings.certificate is not None
+    purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
+    context = ssl.create_default_context(purpose, cafile=settings.ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.certificate, settings.key)
+    if server and settings.ca_file:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

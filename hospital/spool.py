@@ -1,0 +1,140 @@
+"""The private folder of the service: received files, written documents, the queue. Nothing in it is named by a UID."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from run_folder.files import WriteError
+
+from .documents import sync_folder
+
+HEADERS = ".headers-"  # how temporary folders with headers begin
+CUT = ".cut"  # a file in the folder of a study whose last transfer was cut off
+
+
+class SpoolFull(Exception):
+    """A limit of the service or the disk is reached: the sender must try again later."""
+
+
+class Delivery(NamedTuple):
+    """The received files of a study.
+
+    Attributes:
+        study: tag of its StudyInstanceUID.
+        files: by the tag of their SOPInstanceUID.
+        content: changes if a file is added or received again.
+        newest: when the last one came, seconds since 1970.
+        cut: the last transfer was cut off.
+    """
+
+    study: str
+    files: dict[str, Path]
+    content: str
+    newest: float
+    cut: bool
+
+
+def tag(uid: str) -> str:
+    """What a UID is called on disk and in lines: the start of its SHA-256."""
+    return hashlib.sha256(str(uid).encode()).hexdigest()[:16]
+
+
+class Spool:
+    """
+    Args:
+        folder: created if needed; only this user may read it.
+        max_studies, max_instances: studies that may wait, and files of one study.
+        min_free: bytes of the disk that stay free.
+    """
+
+    def __init__(self, folder: Path, max_studies: int, max_instances: int, min_free: int):
+        self.folder, self.limits, self.min_free = folder, (max_studies, max_instances), min_free
+        self.received, self.reports = folder / "received", folder / "reports"
+        self.lock = threading.Lock()  # between the threads that receive and the one that deletes
+        for path in (folder, self.received, self.reports):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.chmod(0o700)
+        self._claim = open(folder / "lock", "w")  # held until the process ends
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._claim.close()
+            raise WriteError(f"{folder} is in use by another service: stop it, or give another --spool.") from None
+        # by a service that was killed
+        for left in [*self.received.glob("*/.*.part"), *self.reports.glob(".*"), *folder.glob(f"{HEADERS}*")]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def close(self) -> None:
+        self._claim.close()
+
+    def keep(self, study: str, instance: str, data: bytes) -> None:
+        """Store one received file. When this returns, it is on the disk.
+
+        Args:
+            study, instance: UIDs.
+            data: the whole file.
+
+        Raises:
+            SpoolFull: a limit is reached. Nothing is left of this file.
+        """
+        folder, name = self.received / tag(study), f"{tag(instance)}.dcm"
+        part = folder / f".{name}.{threading.get_ident()}.part"
+        try:
+            if shutil.disk_usage(self.received).free < self.min_free + len(data):
+                raise SpoolFull("the disk is full")
+            with self.lock:
+                if not folder.is_dir() and sum(1 for _ in self.received.iterdir()) >= self.limits[0]:
+                    raise SpoolFull("too many studies wait")
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if not (folder / name).exists() and len(os.listdir(folder)) >= self.limits[1]:
+                    raise SpoolFull("the study has too many files")
+                file = open(part, "wb")  # from now on the folder is not empty, and not removed
+            with file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, folder / name)
+            sync_folder(folder)
+            sync_folder(self.received)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise SpoolFull(type(error).__name__) from None
+
+    def mark_cut(self, study: str, cut: bool) -> None:
+        """Remember whether the last transfer of a study was cut off."""
+        folder = self.received / study
+        try:
+            (folder / CUT).touch() if cut else (folder / CUT).unlink(missing_ok=True)
+        except OSError:
+            pass  # the study is gone, or the disk is full: then its own checks must find what is missing
+
+    def deliveries(self) -> list[Delivery]:
+        """The studies that were received, the oldest first."""
+        found = [delivery for folder in self.received.iterdir() if (delivery := self.delivery(folder)).files]
+        return sorted(found, key=lambda delivery: delivery.newest)
+
+    def delivery(self, folder: Path) -> Delivery:
+        """What is in a folder of received files."""
+        files, words, newest = {}, [], 0.0
+        for path in sorted(folder.glob("*.dcm")):
+            status = path.stat()
+            files[path.stem] = path
+            words.append(f"{path.stem} {status.st_size} {status.st_mtime_ns}")
+            newest = max(newest, status.st_mtime)
+        content = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+        return Delivery(folder.name, files, content, newest, (folder / CUT).exists())
+
+    def clear(self, delivery: Delivery) -> bool:
+        """Delete the files of a study, unless something was received meanwhile. Returns whether they were deleted."""
+        folder = self.received / delivery.study
+        with self.lock:
+            if not folder.is_dir():
+                return True
+            if any(folder.glob(".*.part")) or self.delivery(folder).content != delivery.content:
+                return False
+            shutil.rmtree(folder)
+            return True

@@ -1,0 +1,57 @@
+"""Runs the scenarios of `scenarios.py` in a network that has nothing but loopback, next to one Orthanc.
+
+Reads the name of a scenario per line, and answers with one line of JSON: `{"problem": TRACEBACK or ""}`. Services are
+forked from this process, which has imported the slow libraries and loaded the model, and never computes anything.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+import dicomweb_client.api  # noqa: E402, F401
+import gdcm  # noqa: E402, F401
+import highdicom  # noqa: E402, F401
+import matplotlib  # noqa: E402, F401
+import pynetdicom  # noqa: E402, F401
+import torch  # noqa: E402
+
+import serve  # noqa: E402, F401
+from hospital import pictures, service  # noqa: E402, F401
+from hospital.orthanc import Orthanc, free_port  # noqa: E402
+from screening import loading  # noqa: E402
+from tests.hospital import scenarios  # noqa: E402
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    pictures.COUNT = scenarios.PICTURES
+    model, base = sys.argv[1], Path(sys.argv[2])
+    loaded = loading.load_model(model)
+    loading.load_model = lambda _name: loaded
+    os.environ["TMPDIR"] = tempfile.tempdir = str(base)
+    port = free_port()
+    orthanc = Orthanc(base / "orthanc", ("GLORESNET", port), free_port(), free_port())
+    setting = scenarios.Setting(base, model, orthanc, port)
+    print(json.dumps({"problem": ""}), flush=True)
+    try:
+        for line in sys.stdin:
+            problem = ""
+            try:
+                getattr(scenarios, line.strip())(setting)
+            except BaseException:
+                problem = traceback.format_exc() + setting.output()
+            finally:
+                setting.stop()
+            print(json.dumps({"problem": problem}), flush=True)
+    finally:
+        orthanc.stop()
+
+
+if __name__ == "__main__":
+    main()

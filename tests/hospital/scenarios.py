@@ -1,0 +1,591 @@
+"""What happens to studies between a sender, the service and Orthanc. Each function is a test: see test_service.py."""
+
+import io
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from pydicom import dcmread
+from pynetdicom import AE
+
+import hospital.archive
+import hospital.queue
+import hospital.service
+import hospital.spool
+import serve
+from dicomfiles import read
+from tests.dicomfiles.deliveries import PRIVATE, compressed, edit, save, slices_of, volume
+
+LONG = 40.0  # seconds
+EXPLICIT, J2K = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90"
+PICTURES, PICTURES_AND_MAP = 2, 3  # of a study; fewer than usual, to save time
+
+
+class Setting:
+    """One Orthanc, and the services of a scenario.
+
+    Args:
+        base: an empty folder.
+        model: a model folder.
+        orthanc: running; it may send to `port`.
+        port: where services listen.
+    """
+
+    def __init__(self, base, model, orthanc, port):
+        self.base, self.model, self.orthanc, self.port = Path(base), str(model), orthanc, port
+        self.process, self.number, self.out = None, 0, self.base / "none"
+
+    def study(self, name, slices=10, **words):
+        """A folder with a new study, and its StudyInstanceUID."""
+        datasets = slices_of(volume(shape=(20, 24, slices)), study=f"{name}-{id(self)}", **words)
+        for number, one in enumerate(datasets, start=1):
+            one.InstanceNumber = number
+        folder = save(datasets, self.base / f"in-{name}-{words.get('series', 5)}")
+        return folder, datasets[0].StudyInstanceUID
+
+    def start(self, spool, *flags, patch=None, archive=None):
+        """Start a service in a process of its own. `patch` changes it first."""
+        self.stop()
+        self.number += 1
+        self.out, self.spool = self.base / f"service-{self.number}.txt", self.base / spool
+        flags = ["--model", self.model, "--spool", self.spool, "--settle", 0.3, "--retry", 0.2, *flags]
+        if "--send_to" not in flags:
+            flags += ["--archive", archive or self.orthanc.web]
+        self.process = os.fork()
+        if self.process == 0:
+            with open(self.out, "w", buffering=1) as out, redirect_stdout(out), redirect_stderr(out):
+                try:
+                    if patch:
+                        patch()
+                    status = serve.main(list(map(str, flags)))
+                except BaseException:
+                    traceback.print_exc()
+                    status = 99
+            os._exit(status)
+        if "--once" not in flags:
+            wait(lambda: "For research use only" in self.output() or self.ended() is not None)
+
+    def listen(self, spool, *flags, **more):
+        self.start(spool, "--listen", self.port, *flags, **more)
+
+    def ended(self):
+        """The exit status of the service; None while it runs."""
+        if self.process is None:
+            return self.status
+        found, status = os.waitpid(self.process, os.WNOHANG)
+        if found == 0:
+            return None
+        self.process, self.status = None, os.waitstatus_to_exitcode(status)
+        return self.status
+
+    def stop(self):
+        if self.process is not None:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+            self.process, self.status = None, -9
+
+    def output(self):
+        return self.out.read_text() if self.out.exists() else ""
+
+    def queue(self):
+        """What `serve.py status` prints."""
+        out = io.StringIO()
+        with redirect_stdout(out):
+            assert serve.main(["status", "--spool", str(self.spool)]) == 0
+        return out.getvalue()
+
+    def reports(self, study, modality="SR"):
+        """The stored objects of a modality of a study."""
+        query = {"Level": "Instance", "Query": {"StudyInstanceUID": study, "Modality": modality}}
+        found = self.orthanc.post("/tools/find", query)
+        return [dcmread(io.BytesIO(self.orthanc.file(each))) for each in found]
+
+    def wait_for(self, study, count=1):
+        """The reports of a study, once there are so many and the service has nothing left to do."""
+        wait(lambda: len(self.reports(study)) >= count and not list((self.spool / "reports").iterdir()))
+        found = self.reports(study)
+        assert len(found) == count
+        return found
+
+    def settled(self):
+        """Wait until the service has looked at all that it received."""
+        time.sleep(1.0)
+
+    def received(self):
+        return sorted((self.spool / "received").rglob("*.dcm"))
+
+
+def wait(condition):
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def send(setting, paths, calling="SENDER", called="GLORESNET", syntax=EXPLICIT, release=True, between=None):
+    """Send files by C-STORE. Returns the status of each; None if the connection ended or was refused."""
+    entity = AE(ae_title=calling)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 10
+    files = [dcmread(path) for path in paths]
+    for kind in {one.SOPClassUID for one in files}:
+        entity.add_requested_context(kind, syntax)
+    association = entity.associate("127.0.0.1", setting.port, ae_title=called)
+    if not association.is_established:
+        return None
+    found = []
+    for one in files:
+        found.append(association.send_c_store(one).get("Status"))
+        if found[-1] is None:  # the connection is gone
+            return found
+    if between:
+        between()
+    association.release() if release else association.abort()
+    return found
+
+
+def files(folder):
+    return sorted(folder.iterdir())
+
+
+def evidence(report):
+    return {
+        instance.ReferencedSOPInstanceUID
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    }
+
+
+def words(report):
+    return " ".join(item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT")
+
+
+def predecessors(report):
+    return [
+        instance.ReferencedSOPInstanceUID
+        for study in report.get("PredecessorDocumentsSequence", [])
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    ]
+
+
+def in_order(setting, paths):
+    """Files in the order of their slices."""
+    return [file.path for file in read([str(path) for path in paths]).sources]
+
+
+def nothing_private(*texts):
+    for text in texts:
+        for word in PRIVATE:
+            data = text if isinstance(text, bytes) else text.encode()
+            assert word.encode() not in data, word
+
+
+# ------------------------------------------------------------------------------------------------------- the scenarios
+
+
+def store(s):
+    """A study comes by C-STORE, a report, a map and pictures go back, and nothing private is left anywhere."""
+    folder, study = s.study("store")
+    pdf = dcmread(files(folder)[0])
+    s.listen("store", "--patience", 0)
+    s.orthanc.send(s.orthanc.upload(folder))
+    (report,) = s.wait_for(study)
+    assert len(s.reports(study, "OT")) == PICTURES_AND_MAP
+    assert evidence(report) == {dcmread(path).SOPInstanceUID for path in files(folder)}
+    assert (report.PatientID, report.PatientBirthDate) == (pdf.PatientID, pdf.PatientBirthDate)
+    line = s.output().splitlines()[-1]
+    assert re.fullmatch(r"\S+ \S+ study [0-9a-f]{12} sent: p 0\.\d{3} \((injury|normal)\), axial, 10 slices.*", line)
+    wait(lambda: not s.received())
+    s.orthanc.send(s.orthanc.upload(folder))  # everything again
+    s.settled()
+    s.wait_for(study)
+    wait(lambda: not s.received())
+    assert s.output().count(" study ") == 1 and s.queue().endswith("1 sent\n")
+
+    assert os.stat(s.spool).st_mode & 0o777 == 0o700
+    left = [path for path in s.spool.rglob("*")]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in left)
+    nothing_private(
+        s.output(), s.queue(), *(str(path) for path in left), *(p.read_bytes() for p in left if p.is_file())
+    )
+    sockets = subprocess.run(["ss", "-Htlnp"], capture_output=True, text=True).stdout.splitlines()
+    ours = [line.split()[3] for line in sockets if f"pid={s.process}," in line]
+    assert ours == [f"127.0.0.1:{s.port}"]
+
+    # a second service must not take the same spool
+    s_process, s.process = s.process, None
+    try:
+        s.start("store", "--listen", s.port)
+        assert s.ended() == 1 and "is in use by another service" in s.output()
+    finally:
+        s.process = s_process
+
+
+def poll(s):
+    """A study is found in the archive: only the series that may be T2w is fetched, when its count stands still."""
+    folder, study = s.study("poll")
+    t1w, _ = s.study("poll", series=2)
+    edit(t1w, lambda one, _: setattr(one, "EchoTime", 12))
+    today = time.strftime("%Y%m%d")
+    for each in (folder, t1w):
+        edit(each, lambda one, _: (setattr(one, "StudyDate", today), setattr(one, "PatientBirthDate", today)))
+    s.orthanc.upload(folder)
+    s.orthanc.upload(t1w)
+    fetched = s.base / "fetched.txt"
+
+    def patch():
+        keep = hospital.spool.Spool.keep
+
+        def noted(self, study, instance, data):
+            with open(fetched, "a") as file:
+                file.write(f"{instance}\n")
+            keep(self, study, instance, data)
+
+        hospital.spool.Spool.keep = noted
+
+    s.start("poll", "--poll", 0.3, "--patience", 0, patch=patch)
+    (report,) = s.wait_for(study)
+    uids = {dcmread(path).SOPInstanceUID for path in files(folder)}
+    assert evidence(report) == uids and set(fetched.read_text().split()) == uids
+    s.stop()
+    count = fetched.read_text().count("\n")
+    s.start("poll", "--poll", 0.3, "--once", patch=patch)  # nothing new
+    wait(lambda: s.ended() is not None)
+    assert s.ended() == 0 and fetched.read_text().count("\n") == count
+    s.wait_for(study)
+
+
+def archive_down(s):
+    """Reports wait while the archive is down, which `status` shows, and go out when it is back."""
+    folder, study = s.study("down")
+    s.orthanc.stop()
+    try:
+        s.listen("down", "--patience", 0)
+        assert set(send(s, files(folder))) == {0}
+        wait(lambda: re.search(r"screened \([2-9] tries, next", s.queue()))
+        assert "reports wait and are sent later" in s.output()
+        nothing_private(s.output(), s.queue(), (s.spool / "queue.sqlite").read_bytes())
+        s.start("down", "--once")
+        wait(lambda: s.ended() is not None)
+        assert s.ended() == 1
+    finally:
+        s.orthanc.start()
+    s.listen("down", "--patience", 0)
+    s.wait_for(study)
+    wait(lambda: not s.received())
+
+
+def send_to(s):
+    """Reports go back by C-STORE."""
+    folder, study = s.study("send_to")
+    s.listen("send_to", "--patience", 0, "--send_to", f"ARCHIVE@127.0.0.1:{s.orthanc.dicom}")
+    send(s, files(folder))
+    s.wait_for(study)
+    assert len(s.reports(study, "OT")) == PICTURES_AND_MAP
+
+
+def half_with_a_gap(s):
+    """Half a study is refused, and screened when the rest comes: one report."""
+    folder, study = s.study("gap", slices=20)
+    paths = in_order(s, files(folder))
+    s.listen("gap")
+    send(s, [*paths[:12], *paths[14:]])
+    wait(lambda: " refused: " in s.output())
+    assert "gaps between its slices" in s.output() and "1 refused" in s.queue()
+    s.settled()
+    assert not s.reports(study)
+    send(s, paths[12:14])
+    (report,) = s.wait_for(study)
+    assert len(evidence(report)) == 20 and not predecessors(report)
+
+
+def half_that_waits(s):
+    """Half a study without a gap waits for the rest, also over a restart."""
+    folder, study = s.study("waits", slices=20)
+    paths = in_order(s, files(folder))
+    s.listen("waits")
+    send(s, paths[:12])
+    wait(lambda: "waiting (until" in s.queue())
+    s.listen("waits")
+    s.settled()
+    assert not s.reports(study)
+    send(s, paths[12:])
+    (report,) = s.wait_for(study)
+    assert len(evidence(report)) == 20 and not predecessors(report)
+
+
+def half_that_was_reported(s):
+    """After some time half a study is reported with a warning. With the rest, a second report names the first."""
+    folder, study = s.study("reported", slices=20)
+    paths = in_order(s, files(folder))
+    s.listen("reported", "--patience", 0.5)
+    send(s, paths[:12])
+    (first,) = s.wait_for(study)
+    assert len(evidence(first)) == 12 and "slices may be missing at an end" in words(first)
+    send(s, paths[12:])
+    both = s.wait_for(study, 2)
+    (second,) = [one for one in both if one.SOPInstanceUID != first.SOPInstanceUID]
+    assert len(evidence(second)) == 20 and predecessors(second) == [first.SOPInstanceUID]
+    assert "replaces an earlier report" in s.output()
+    wait(lambda: not s.received())
+    send(s, paths[:12])  # nothing new
+    s.settled()
+    s.wait_for(study, 2)
+    wait(lambda: not s.received())
+
+
+def a_late_part_alone(s):
+    """Slices that come after the others were reported and deleted are not taken for a series of their own."""
+    folder, study = s.study("late", slices=20)
+    paths = in_order(s, files(folder))
+    s.listen("late", "--patience", 0, "--keep", 0)
+    send(s, paths[:12])
+    (first,) = s.wait_for(study)
+    wait(lambda: not s.received())
+    send(s, paths[10:])
+    wait(lambda: "send the whole series again" in s.output())
+    send(s, paths)
+    both = s.wait_for(study, 2)
+    assert [predecessors(one) for one in both if one.SOPInstanceUID != first.SOPInstanceUID] == [[first.SOPInstanceUID]]
+
+
+def cut_off(s):
+    """A transfer that ends without a release: the study waits, and a repeated transfer completes it."""
+    folder, study = s.study("cut")
+    s.listen("cut")
+    send(s, files(folder), release=False)
+    wait(lambda: "was cut off" in s.queue())
+    send(s, files(folder))
+    s.wait_for(study)
+
+
+def while_a_sender_is_connected(s):
+    """A study is not looked at while the association that brings it is open, however long it takes."""
+    folder, study = s.study("connected")
+    s.listen("connected", "--patience", 0)
+    looked = []
+    send(s, files(folder), between=lambda: (s.settled(), looked.append(s.reports(study))))
+    assert looked == [[]]
+    s.wait_for(study)
+
+
+def compressed_over_the_wire(s):
+    """JPEG 2000 arrives as it was sent, and gives the answer of the uncompressed study."""
+    folder, study = s.study("j2k")
+    other, plain = s.study("plain")
+    compressed(folder, "j2k")
+    assert {dcmread(path).file_meta.TransferSyntaxUID for path in files(folder)} == {J2K}
+    s.listen("j2k", "--patience", 0)
+    assert set(send(s, files(folder), syntax=J2K)) == {0}
+    assert set(send(s, files(other))) == {0}
+    kept = {dcmread(path).file_meta.TransferSyntaxUID for path in s.received()}
+    assert kept == {J2K, EXPLICIT}
+    both = *s.wait_for(study), *s.wait_for(plain)
+    numbers = [[line for line in str(one).splitlines() if "Numeric Value" in line] for one in both]
+    assert numbers[0] == numbers[1] and len(numbers[0]) == 5
+
+
+def strangers(s):
+    """Other calling or called titles are refused. What is no MR is taken and dropped, what is damaged is not."""
+    folder, study = s.study("strangers")
+    s.listen("strangers", "--callers", "SENDER", "OTHER")
+    assert send(s, files(folder), calling="STRANGER") is None
+    assert send(s, files(folder), called="ELSEWHERE") is None
+    assert not s.received()
+    assert set(send(s, files(folder)[:2], calling="OTHER")) == {0}
+    no_study = edit(folder, lambda one, _: delattr(one, "StudyInstanceUID"), which=[2])
+    assert send(s, [files(no_study)[2]]) == [0xC000]
+
+    def change(one, _):
+        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.104.1"
+
+    edit(folder, change, which=[3])
+    assert send(s, [files(folder)[3]]) == [0]
+    assert len(s.received()) == 2
+
+
+def limits(s):
+    """Too many senders, studies or files, too large a file, or no space: refused, and nothing half-written."""
+    folder, _ = s.study("limits")
+    paths = files(folder)
+    s.listen("limits", "--max_associations", 1, "--max_instances", 3, "--max_studies", 1)
+    refused = []
+    assert send(s, paths[:4], between=lambda: refused.append(send(s, paths))) == [0, 0, 0, 0xA700]
+    assert refused == [None]
+    other, _ = s.study("limits2")
+    wait(lambda: send(s, files(other)[:1]) == [0xA700])
+    assert len(s.received()) == 3 and not list(s.spool.rglob("*.part"))
+    s.listen("space", "--min_free_mb", 900_000_000)
+    assert send(s, paths[:1]) == [0xA700] and not s.received()
+    s.listen("large", "--max_file_mb", 0)
+    assert send(s, paths[:1]) in (None, [None]) and not s.received()
+
+
+def a_disk_that_fills_up(s):
+    """The disk is full while a file is written: status A700, no part of it stays, and the sender's repetition works."""
+    folder, study = s.study("full")
+
+    def patch():
+        fsync, calls = os.fsync, []
+
+        def failing(handle):
+            calls.append(1)
+            if 4 <= len(calls) <= 6:
+                raise OSError(28, "No space left on device")
+            fsync(handle)
+
+        hospital.spool.os.fsync = failing
+        note, noted = hospital.queue.Queue.note, []
+
+        def unable(*args, **more):
+            noted.append(1)
+            if len(noted) < 3:
+                raise sqlite3.OperationalError("database or disk is full")
+            note(*args, **more)
+
+        hospital.queue.Queue.note = unable
+
+    s.listen("full", "--patience", 0, patch=patch)
+    answers = send(s, files(folder))
+    assert 0xA700 in answers and set(answers) == {0, 0xA700}
+    assert len(s.received()) <= answers.count(0) + 1 and not list(s.spool.rglob("*.part"))
+    assert set(send(s, files(folder))) == {0}
+    s.wait_for(study)
+    assert "the spool cannot be used (OperationalError)" in s.output() and "spool: works again" in s.output()
+
+
+def several_series(s):
+    """Of two T2w series, the one in the chosen plane is screened; without a choice none is."""
+    from tests.dicomfiles.deliveries import turned
+
+    folder, study = s.study("planes")
+    coronal = save(slices_of(turned(volume(), "coronal"), study=f"planes-{id(s)}", series=6), s.base / "in-planes-6")
+    s.listen("planes", "--patience", 0)
+    send(s, [*files(folder), *files(coronal)])
+    wait(lambda: "has 2 T2-weighted series" in s.output())
+    s.listen("planes2", "--patience", 0, "--plane", "coronal")
+    send(s, [*files(folder), *files(coronal)])
+    (report,) = s.wait_for(study)
+    assert evidence(report) == {dcmread(path).SOPInstanceUID for path in files(coronal)}
+
+
+def screening_that_fails(s):
+    """An error of a library costs its study, not the service. A study that ends the service is given up in the end."""
+    folder, study = s.study("fails")
+
+    def fails():
+        def failing(*_args, **_more):
+            raise RuntimeError("ZPHINAME")
+
+        hospital.service.screen_study = failing
+
+    s.listen("fails", "--patience", 0, "--retry", 0.01, patch=fails)
+    send(s, files(folder))
+    wait(lambda: " refused: screening failed (RuntimeError)" in s.output())
+    nothing_private(s.output(), s.queue(), (s.spool / "queue.sqlite").read_bytes())
+    assert s.ended() is None
+    other, _ = s.study("ends")
+
+    def ends():
+        hospital.service.screen_study = lambda *_args, **_more: os._exit(9)
+
+    s.listen("ends", "--patience", 0, patch=ends)
+    send(s, files(other))
+    for _ in range(5):
+        wait(lambda: s.ended() is not None)
+        s.start("ends", "--listen", s.port, "--patience", 0, patch=ends)
+    wait(lambda: " refused: screening it ended the service" in s.output())
+    assert s.ended() is None
+
+
+def real_program(s):
+    """`python serve.py` itself: SIGTERM gives status 130 and one sentence; --config is read."""
+    config = s.base / "service.yaml"
+    config.write_text(
+        f"model: {s.model}\nlisten: {s.port}\nspool: {s.base / 'real'}\nsettle: 0.3\narchive: {s.orthanc.web}\n"
+    )
+    program = [sys.executable, str(Path(serve.__file__)), "--config", str(config)]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().startswith("GloResNet ")
+        folder, study = s.study("real")
+        send(s, files(folder))
+        line = next(line for line in process.stdout if " study " in line)
+        assert " sent: " in line and len(s.reports(study)) == 1
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "serve.py: stopped; what was received is in the spool, the next start continues.\n"
+
+
+# --------------------------------------------------------------------------------------------- death at each named step
+
+
+def _dies(owner, name, after=True, count=1):
+    """A patch that ends the service before or after a function, when it is called the `count`th time."""
+
+    def patch():
+        original, calls = getattr(owner, name), []
+
+        def dying(*args, **more):
+            calls.append(1)
+            if len(calls) < count:
+                return original(*args, **more)
+            if after:
+                original(*args, **more)
+            os._exit(9)
+
+        setattr(owner, name, dying)
+
+    return patch
+
+
+STEPS = {
+    "receive_before": _dies(hospital.spool.Spool, "keep", after=False, count=5),
+    "receive_after": _dies(hospital.spool.Spool, "keep", count=5),
+    "look": _dies(hospital.service, "read_series"),
+    "screen": _dies(hospital.service, "screen_study"),
+    "documents": _dies(hospital.service, "write_documents"),
+    "note": _dies(hospital.queue.Queue, "add"),
+    "send_in_between": _dies(hospital.archive.Archive, "_store_one", count=3),
+    "send": _dies(hospital.archive.Archive, "store"),
+    "mark": _dies(hospital.queue.Queue, "update"),
+    "clear_documents": _dies(hospital.service.Service, "clear", count=2),
+    "clear_received": _dies(hospital.spool.Spool, "clear"),
+}
+
+
+def _death(step):
+    def scenario(s):
+        folder, study = s.study(f"death-{step}")
+        spool = f"death-{step}"
+        s.listen(spool, "--patience", 0, patch=STEPS[step])
+        answers = send(s, files(folder))
+        wait(lambda: s.ended() is not None)
+        assert s.ended() == 9
+        s.listen(spool, "--patience", 0)
+        if answers is None or set(answers) != {0}:  # the sender sees it, and repeats
+            assert set(send(s, files(folder))) == {0}
+        s.wait_for(study)
+        wait(lambda: not s.received())
+        assert set(send(s, files(folder))) == {0}
+        s.settled()
+        (report,) = s.wait_for(study)
+        assert len(s.reports(study, "OT")) == PICTURES_AND_MAP and len(evidence(report)) == 10
+        assert not predecessors(report) and "1 sent" in s.queue()
+        wait(lambda: not s.received())
+
+    return scenario
+
+
+for _step in STEPS:
+    globals()[f"death_at_{_step}"] = _death(_step)
