@@ -3,8 +3,7 @@
 import shutil
 from pathlib import Path
 
-import nibabel
-import numpy as np
+from hospital.synthetic import write_study
 
 from .contestants import interleave
 from .report import Measurement, spread
@@ -64,39 +63,6 @@ def measure_study(setting: Setting) -> list[Measurement]:
         note = f"{slices} slices, {best()}, at most {series.peak_bytes / GB:.2f} GB"
         rows.append(Measurement(section, what, seconds, None, f"< {SECONDS} s", seconds[0] < SECONDS, note))
     return rows
-
-
-def write_study(scan: str, folder: Path) -> int:
-    """Write a scan as axial slices of classic MR, and return their number."""
-    from pydicom import Dataset
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
-
-    image = nibabel.as_closest_canonical(nibabel.load(scan))
-    data = image.get_fdata(dtype=np.float32)
-    data = np.round(data * (4095 / data.max())).astype(np.int16)
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
-    sizes = np.linalg.norm(lps[:3, :3], axis=0)
-    series, frame = generate_uid(), generate_uid()
-    folder.mkdir()
-    for number in range(data.shape[2]):
-        one = Dataset()
-        one.file_meta = FileMetaDataset()
-        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        one.SOPClassUID, one.SOPInstanceUID = MRImageStorage, generate_uid()
-        one.Modality, one.ImageType, one.InstanceNumber = "MR", ["ORIGINAL", "PRIMARY", "M"], number + 1
-        one.PatientID, one.PatientBirthDate, one.StudyDate = "benchmark", "20260101", "20260110"
-        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID, one.SeriesNumber = frame, series, frame, 1
-        one.ScanningSequence, one.EchoTime, one.RepetitionTime = "SE", 156, 12000
-        one.ImagePositionPatient = [f"{x:.8g}" for x in (lps @ [0, 0, number, 1])[:3]]
-        one.ImageOrientationPatient = [f"{x:.8g}" for x in (lps[:3, :2] / sizes[:2]).T.ravel()]
-        one.PixelSpacing = [f"{sizes[1]:.8g}", f"{sizes[0]:.8g}"]
-        one.Columns, one.Rows = data.shape[:2]
-        one.SamplesPerPixel, one.PhotometricInterpretation, one.PixelRepresentation = 1, "MONOCHROME2", 0
-        one.BitsAllocated, one.BitsStored, one.HighBit = 16, 12, 11
-        one.PixelData = np.ascontiguousarray(data[:, :, number].T).astype("<u2").tobytes()
-        one.save_as(folder / f"{number:04}.dcm", enforce_file_format=True)
-    return data.shape[2]
 
 
 def compress(source: Path, target: Path) -> Path:

@@ -12,6 +12,8 @@ Each step can be repeated: after a death at any moment, the next start continues
 import shutil
 import sqlite3
 import time
+import traceback
+from pathlib import Path
 from typing import Any
 
 from dicomfiles import Series
@@ -165,7 +167,7 @@ class Service:
         except sqlite3.OperationalError:
             raise
         except Exception as error:  # of any library; only its type is free of what a header says
-            self._failed(delivery, tries, f"screening failed ({type(error).__name__})")
+            self._failed(delivery, tries, f"screening failed ({place_of(error)})")
         return True
 
     def screen(self, delivery: Delivery, series: Series, missing: list[str]) -> None:
@@ -260,6 +262,12 @@ class Service:
 
     def _folder(self, key: Key) -> Any:
         return self.spool.reports / tag("|".join(key))
+
+
+def place_of(error: Exception) -> str:
+    """The type of an error and where it was raised; its message may quote a header."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
 
 
 def report_uids(path: Any) -> tuple[str, str]:

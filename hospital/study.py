@@ -1,6 +1,7 @@
 """One screened study: its series, the answer of the model, and where the model looked, slice by slice."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from explanation.gradcam import explain, scan_image
 from preprocessing import Volume
 from screening.model import ScreeningModel
 from screening.one_scan import prepare_scan, screen_scan
+
+from .software import make_uid
 
 MAX_DS = 16  # letters of a decimal string
 MAY_BE_EMPTY = """
@@ -61,9 +64,15 @@ def screen_study(
         volume, pixel_values = prepare_scan(processor, found.image, name="the study")
         heat = explain(model.networks, pixel_values.to(model.device))[0].cpu()
     slices, affine = on_slices(volume)
+    sources = headers(found.sources)
+    for header in sources:  # what highdicom asks for, and scanners may leave out
+        if not header.get("SliceThickness"):
+            header.SliceThickness = f"{np.linalg.norm(affine[:3, 0]):.6g}"
+        if not header.get("FrameOfReferenceUID"):
+            header.FrameOfReferenceUID = make_uid("frame", header.SeriesInstanceUID)
     return ScreenedStudy(
         answer,
-        headers(found.sources),
+        sources,
         found.plane,
         slices,
         None if heat is None else np.asarray(scan_image(heat, volume).dataobj, np.float32).transpose(2, 1, 0),
@@ -89,10 +98,20 @@ def headers(files: Sequence[Any]) -> list[Any]:
         header = dcmread(io.BytesIO(file.read()), stop_before_pixels=True)
         shorten(header)
         for keyword in MAY_BE_EMPTY:
-            if keyword not in header:
+            if keyword not in header or not copies(keyword, header.get(keyword)):
                 setattr(header, keyword, "")
         found.append(header)
     return found
+
+
+def copies(keyword: str, value: Any) -> bool:
+    """Whether a value of a patient or study can be copied: old or careless software writes 10:11:12 or FEMALE."""
+    text = str(value or "")
+    if keyword.endswith("Date"):
+        return re.fullmatch(r"(\d{8})?", text) is not None
+    if keyword.endswith("Time"):
+        return re.fullmatch(r"(\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?)?", text) is not None
+    return keyword != "PatientSex" or text in ("", "M", "F", "O")
 
 
 def shorten(dataset: Any) -> None:

@@ -26,7 +26,7 @@ def write_study(image: Any, folder: Path, patient: str = "synthetic") -> int:
     data = np.round(data * (4095 / data.max())).astype(np.int16)
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
     sizes = np.linalg.norm(lps[:3, :3], axis=0)
-    study, series = generate_uid(), generate_uid()
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
     folder.mkdir(parents=True)
     for number in range(data.shape[2]):
         one = Dataset()
@@ -37,7 +37,11 @@ def write_study(image: Any, folder: Path, patient: str = "synthetic") -> int:
         one.PatientID, one.PatientName, one.PatientSex = patient, "Synthetic^Phantom", "O"
         one.PatientBirthDate, one.StudyDate, one.StudyTime = "20260101", "20260110", "120000"
         one.StudyDescription, one.StudyID, one.AccessionNumber = "Synthetic phantom", "1", ""
-        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID, one.SeriesNumber = study, series, study, 1
+        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID, one.SeriesNumber = study, series, frame, 1
+        one.ReferringPhysicianName = one.PositionReferenceIndicator = one.ScanOptions = ""
+        one.Manufacturer, one.BodyPartExamined, one.PatientPosition = "synthetic", "BRAIN", "HFS"
+        one.MRAcquisitionType, one.SequenceVariant, one.EchoTrainLength = "2D", "SK", 16
+        one.SliceThickness = f"{sizes[2]:.6g}"
         one.ScanningSequence, one.EchoTime, one.RepetitionTime = "SE", 156, 12000
         one.ImagePositionPatient = [f"{x:.8g}" for x in (lps @ [0, 0, number, 1])[:3]]
         one.ImageOrientationPatient = [f"{x:.8g}" for x in (lps[:3, :2] / sizes[:2]).T.ravel()]

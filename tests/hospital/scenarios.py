@@ -489,7 +489,7 @@ def screening_that_fails(s):
 
     s.listen("fails", "--patience", 0, "--retry", 0.01, patch=fails)
     send(s, files(folder))
-    wait(lambda: " refused: screening failed (RuntimeError)" in s.output())
+    wait(lambda: " refused: screening failed (RuntimeError in scenarios.py, line" in s.output())
     nothing_private(s.output(), s.queue(), (s.spool / "queue.sqlite").read_bytes())
     assert s.ended() is None
     other, _ = s.study("ends")
