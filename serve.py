@@ -60,6 +60,8 @@ def serve(args: argparse.Namespace) -> int:
 
     keep_freed_memory()
     model, processor = load_model(settings.model)
+    if processor.brain_mask == "required":
+        raise ModelError(f"the model {settings.model} needs brain masks, which studies do not have: give another one")
     with quiet():
         service = Service(settings, model, processor, describe_software(model, settings.model))
         try:

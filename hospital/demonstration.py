@@ -57,7 +57,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> int | None:
+def run(args: argparse.Namespace) -> None:
     require("pydicom", "highdicom", "pynetdicom", "dicomweb_client")
     if args.model and not (Path(args.model) / "config.json").is_file():
         raise InputError(
@@ -69,10 +69,9 @@ def run(args: argparse.Namespace) -> int | None:
         command = [*ALONE, sys.executable, "-m", "hospital.demonstration", "--output", str(args.output.absolute())]
         command += ["--model", str(Path(args.model).absolute())] if args.model else []
         paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-        return subprocess.run(command, env=os.environ | {INSIDE: "yes", "PYTHONPATH": paths}).returncode
+        os.execvpe(command[0], command, os.environ | {INSIDE: "yes", "PYTHONPATH": paths})
     with tempfile.TemporaryDirectory(prefix="gloresnet-demonstration-") as folder:
         demonstrate(Path(folder), args.model, args.output)
-    return None
 
 
 def demonstrate(folder: Path, model: str | None, output: Path) -> None:
@@ -107,7 +106,8 @@ def demonstrate(folder: Path, model: str | None, output: Path) -> None:
         show(orthanc, output, step)
         orthanc.send(study)
         time.sleep(4)
-        wait(lambda: not list((folder / "spool").rglob("*.dcm")), service, lines)
+        received = folder / "spool" / "received"  # walked without an error if a folder is deleted meanwhile
+        wait(lambda: not any(names for _, _, names in os.walk(received)), service, lines)
         step(f"The study was sent once more. The archive still has {len(orthanc.reports())} report of it.")
     finally:
         if service:

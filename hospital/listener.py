@@ -50,9 +50,14 @@ class Listener:
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
         secure = tls_context(settings, server=True) if settings.certificate else None
-        self.server = entity.start_server(
-            (settings.host, settings.listen), block=False, evt_handlers=handlers, ssl_context=secure
-        )
+        address = settings.host, settings.listen
+        try:
+            entity.start_server(address, block=False, evt_handlers=handlers, ssl_context=secure)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise OSError(
+                f"nothing can listen on {address[0]}:{address[1]} ({reason}): choose another --listen"
+            ) from None
         self.entity = entity
 
     def close(self) -> None:
@@ -94,12 +99,16 @@ class Listener:
         if not study or not instance:
             return NOT_UNDERSTOOD
         with self.lock:
-            self.open.setdefault(event.assoc, set()).add(tag(study))
+            brought = self.open.setdefault(event.assoc, set())
+            new = tag(study) not in brought
+            brought.add(tag(study))
             event.assoc.last = time.monotonic()
         try:
             self.spool.keep(study, instance, data)
         except SpoolFull:
             return OUT_OF_RESOURCES
+        if new:
+            self.spool.mark_cut(tag(study), cut=True)  # until it ends; a death in between leaves the mark
         return SUCCESS
 
     def _released(self, event: Any) -> None:
@@ -107,13 +116,15 @@ class Listener:
             self.spool.mark_cut(study, cut=False)
 
     def _closed(self, event: Any) -> None:
-        """Without a release before, the transfer was cut off."""
+        """Without a release before, the transfer was cut off, unless the sender was done long ago."""
         for study in self._end(event.assoc):
-            self.spool.mark_cut(study, cut=time.monotonic() < event.assoc.last + IDLE)
+            if time.monotonic() >= event.assoc.last + IDLE:
+                self.spool.mark_cut(study, cut=False)
 
     def _end(self, association: Any) -> set[str]:
+        """The studies of an association that has ended, and that no other one is bringing."""
         with self.lock:
-            return self.open.pop(association, set())
+            return self.open.pop(association, set()) - set().union(*self.open.values())
 
 
 def tls_context(settings: Settings, server: bool) -> ssl.SSLContext:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,8 @@ class Orthanc:
                 break
             try:
                 self.get("/system")
+                return
+            except urllib.error.HTTPError:  # it asks for a password
                 return
             except OSError:
                 time.sleep(0.1)

@@ -127,12 +127,12 @@ class Queue:
 
     # ---------------------------------------------------------------------------------------- what an archive has
 
-    def fetched(self, study: str, series: str, model: str) -> int:
+    def fetched(self, study: str, series: str, model: str) -> int | None:
         """How many instances the archive had when the series was fetched last, or judged not to be needed."""
         found = self._one(
             "SELECT count FROM fetched WHERE study = ? AND series = ? AND model = ?", study, series, model
         )
-        return found["count"] if found else 0
+        return found["count"] if found else None
 
     def note_fetched(self, study: str, series: str, model: str, count: int) -> None:
         self.base.execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?)", (study, series, model, count))

@@ -82,7 +82,7 @@ class Service:
         while self.round() or any(map(self._unsettled, self.spool.deliveries())):
             time.sleep(TICK)
         failed = self.queue.in_state("screened") or [row for row in self.queue.waiting() if row["state"] == "failed"]
-        return FAILED if failed or any(self.lines.problems.values()) else 0
+        return FAILED if failed or any(map(self.lines.problem, ("search", "reports", "spool"))) else 0
 
     def round(self) -> bool:
         """One turn of all steps. Returns whether a study made a step."""
@@ -98,9 +98,9 @@ class Service:
     def _round(self) -> bool:
         if self.settings.polls is not None and time.time() >= self.next_poll:
             self.poll()
+        busy = self.listener.busy() if self.listener else set()  # first: what comes after this has not settled
         deliveries = self.spool.deliveries()
         crowded = len(deliveries) > self.settings.max_studies // 2
-        busy = self.listener.busy() if self.listener else set()
         looked = [
             self.look(delivery, crowded)
             for delivery in deliveries
@@ -119,23 +119,29 @@ class Service:
         self.next_poll = time.time() + self.settings.polls
         try:
             found = self.archive.find()
-            for series in found:
-                key = tag(series.study), tag(series.series), self.software.digest
-                complete = self.counts.get(series.series) == series.size
-                if not complete or self.queue.fetched(*key) == series.size:
-                    continue
-                if len(self.spool.deliveries()) >= MOST_FETCHED:
-                    break
+        except ArchiveError as error:
+            self.lines.trouble("search", f"{error}; it is tried again.")
+            return
+        problem = ""
+        for series in found:
+            key = tag(series.study), tag(series.series), self.software.digest
+            complete = self.counts.get(series.series) == series.size
+            if not complete or self.queue.fetched(*key) == series.size:
+                continue
+            if len(self.spool.deliveries()) >= MOST_FETCHED:
+                break
+            try:
                 if self.archive.wanted(series):
                     for study, instance, data in self.archive.fetch(series):
                         self.spool.keep(study, instance, data)
                 self.queue.note_fetched(*key, series.size)
-            self.counts = {series.series: series.size for series in found}
-            self.lines.trouble("search", "")
-        except ArchiveError as error:
-            self.lines.trouble("search", f"{error}; it is tried again.")
-        except SpoolFull as error:
-            self.lines.trouble("search", f"nothing can be fetched: {error}; free some space.")
+            except ArchiveError as error:  # the next series may be found
+                problem = f"{error}; it is tried again."
+            except SpoolFull as error:
+                problem = f"nothing can be fetched: {error}; free some space."
+                break
+        self.counts = {series.series: series.size for series in found}
+        self.lines.trouble("search", problem)
 
     def look(self, delivery: Delivery, crowded: bool = False) -> bool:
         """Decide what is to be done with a study that has settled, and do it. Returns whether something was done."""

@@ -13,7 +13,7 @@ from run_folder.files import WriteError
 from .documents import sync_folder
 
 HEADERS = ".headers-"  # how temporary folders with headers begin
-CUT = ".cut"  # a file in the folder of a study whose last transfer was cut off
+CUT = ".cut"  # a file in the folder of a study until its transfer has ended; also after a death in between
 
 
 class SpoolFull(Exception):
@@ -26,9 +26,9 @@ class Delivery(NamedTuple):
     Attributes:
         study: tag of its StudyInstanceUID.
         files: by the tag of their SOPInstanceUID.
-        content: changes if a file is added or received again.
+        content: changes if a file is added or received again, or the transfer ends.
         newest: when the last one came, seconds since 1970.
-        cut: the last transfer was cut off.
+        cut: the last transfer has not ended, or was cut off.
     """
 
     study: str
@@ -90,7 +90,7 @@ class Spool:
                 if not folder.is_dir() and sum(1 for _ in self.received.iterdir()) >= self.limits[0]:
                     raise SpoolFull("too many studies wait")
                 folder.mkdir(mode=0o700, exist_ok=True)
-                if not (folder / name).exists() and len(os.listdir(folder)) >= self.limits[1]:
+                if not (folder / name).exists() and len(list(folder.glob("*.dcm"))) >= self.limits[1]:
                     raise SpoolFull("the study has too many files")
                 file = open(part, "wb")  # from now on the folder is not empty, and not removed
             with file:
@@ -125,8 +125,9 @@ class Spool:
             files[path.stem] = path
             words.append(f"{path.stem} {status.st_size} {status.st_mtime_ns}")
             newest = max(newest, status.st_mtime)
-        content = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
-        return Delivery(folder.name, files, content, newest, (folder / CUT).exists())
+        cut = (folder / CUT).exists()
+        content = hashlib.sha256("\n".join([*words, str(cut)]).encode()).hexdigest()[:16]
+        return Delivery(folder.name, files, content, newest, cut)
 
     def clear(self, delivery: Delivery) -> bool:
         """Delete the files of a study, unless something was received meanwhile. Returns whether they were deleted."""

@@ -1,6 +1,6 @@
-"""Runs the scenarios of `scenarios.py` in a network that has nothing but loopback, next to one Orthanc.
+"""Runs functions of scenarios.py, encryption.py and deaths.py next to one Orthanc, with no network but loopback.
 
-Reads the name of a scenario per line, and answers with one line of JSON: `{"problem": TRACEBACK or ""}`. Services are
+Reads the name of one per line, and answers with one line of JSON: `{"problem": TRACEBACK or ""}`. Services are
 forked from this process, which has imported the slow libraries and loaded the model, and never computes anything.
 """
 
@@ -25,29 +25,30 @@ import serve  # noqa: E402, F401
 from hospital import pictures, service  # noqa: E402, F401
 from hospital.orthanc import Orthanc, free_port  # noqa: E402
 from screening import loading  # noqa: E402
-from tests.hospital import scenarios  # noqa: E402
+from tests.hospital import deaths, encryption, scenarios, setting  # noqa: E402
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    pictures.COUNT = scenarios.PICTURES
+    pictures.COUNT = setting.PICTURES
     model, base = sys.argv[1], Path(sys.argv[2])
     loaded = loading.load_model(model)
     loading.load_model = lambda _name: loaded
     os.environ["TMPDIR"] = tempfile.tempdir = str(base)
     port = free_port()
     orthanc = Orthanc(base / "orthanc", ("GLORESNET", port), free_port(), free_port())
-    setting = scenarios.Setting(base, model, orthanc, port)
+    place = setting.Setting(base, model, orthanc, port)
+    functions = {name: found for module in (scenarios, encryption, deaths) for name, found in vars(module).items()}
     print(json.dumps({"problem": ""}), flush=True)
     try:
         for line in sys.stdin:
             problem = ""
             try:
-                getattr(scenarios, line.strip())(setting)
+                functions[line.strip()](place)
             except BaseException:
-                problem = traceback.format_exc() + setting.output()
+                problem = traceback.format_exc() + place.output()
             finally:
-                setting.stop()
+                place.stop()
             print(json.dumps({"problem": problem}), flush=True)
     finally:
         orthanc.stop()

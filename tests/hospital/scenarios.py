@@ -1,6 +1,5 @@
 """What happens to studies between a sender, the service and Orthanc. Each function is a test: see test_service.py."""
 
-import io
 import os
 import re
 import signal
@@ -8,187 +7,27 @@ import sqlite3
 import subprocess
 import sys
 import time
-import traceback
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from pydicom import dcmread
-from pynetdicom import AE
 
-import hospital.archive
 import hospital.queue
 import hospital.service
 import hospital.spool
 import serve
-from dicomfiles import read
-from tests.dicomfiles.deliveries import PRIVATE, compressed, edit, save, slices_of, volume
-
-LONG = 40.0  # seconds
-EXPLICIT, J2K = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90"
-PICTURES, PICTURES_AND_MAP = 2, 3  # of a study; fewer than usual, to save time
-
-
-class Setting:
-    """One Orthanc, and the services of a scenario.
-
-    Args:
-        base: an empty folder.
-        model: a model folder.
-        orthanc: running; it may send to `port`.
-        port: where services listen.
-    """
-
-    def __init__(self, base, model, orthanc, port):
-        self.base, self.model, self.orthanc, self.port = Path(base), str(model), orthanc, port
-        self.process, self.number, self.out = None, 0, self.base / "none"
-
-    def study(self, name, slices=10, **words):
-        """A folder with a new study, and its StudyInstanceUID."""
-        datasets = slices_of(volume(shape=(20, 24, slices)), study=f"{name}-{id(self)}", **words)
-        for number, one in enumerate(datasets, start=1):
-            one.InstanceNumber = number
-        folder = save(datasets, self.base / f"in-{name}-{words.get('series', 5)}")
-        return folder, datasets[0].StudyInstanceUID
-
-    def start(self, spool, *flags, patch=None, archive=None):
-        """Start a service in a process of its own. `patch` changes it first."""
-        self.stop()
-        self.number += 1
-        self.out, self.spool = self.base / f"service-{self.number}.txt", self.base / spool
-        flags = ["--model", self.model, "--spool", self.spool, "--settle", 0.3, "--retry", 0.2, *flags]
-        if "--send_to" not in flags:
-            flags += ["--archive", archive or self.orthanc.web]
-        self.process = os.fork()
-        if self.process == 0:
-            with open(self.out, "w", buffering=1) as out, redirect_stdout(out), redirect_stderr(out):
-                try:
-                    if patch:
-                        patch()
-                    status = serve.main(list(map(str, flags)))
-                except BaseException:
-                    traceback.print_exc()
-                    status = 99
-            os._exit(status)
-        if "--once" not in flags:
-            wait(lambda: "For research use only" in self.output() or self.ended() is not None)
-
-    def listen(self, spool, *flags, **more):
-        self.start(spool, "--listen", self.port, *flags, **more)
-
-    def ended(self):
-        """The exit status of the service; None while it runs."""
-        if self.process is None:
-            return self.status
-        found, status = os.waitpid(self.process, os.WNOHANG)
-        if found == 0:
-            return None
-        self.process, self.status = None, os.waitstatus_to_exitcode(status)
-        return self.status
-
-    def stop(self):
-        if self.process is not None:
-            os.kill(self.process, signal.SIGKILL)
-            os.waitpid(self.process, 0)
-            self.process, self.status = None, -9
-
-    def output(self):
-        return self.out.read_text() if self.out.exists() else ""
-
-    def queue(self):
-        """What `serve.py status` prints."""
-        out = io.StringIO()
-        with redirect_stdout(out):
-            assert serve.main(["status", "--spool", str(self.spool)]) == 0
-        return out.getvalue()
-
-    def reports(self, study, modality="SR"):
-        """The stored objects of a modality of a study."""
-        query = {"Level": "Instance", "Query": {"StudyInstanceUID": study, "Modality": modality}}
-        found = self.orthanc.post("/tools/find", query)
-        return [dcmread(io.BytesIO(self.orthanc.file(each))) for each in found]
-
-    def wait_for(self, study, count=1):
-        """The reports of a study, once there are so many and the service has nothing left to do."""
-        wait(lambda: len(self.reports(study)) >= count and not list((self.spool / "reports").iterdir()))
-        found = self.reports(study)
-        assert len(found) == count
-        return found
-
-    def settled(self):
-        """Wait until the service has looked at all that it received."""
-        time.sleep(1.0)
-
-    def received(self):
-        return sorted((self.spool / "received").rglob("*.dcm"))
-
-
-def wait(condition):
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-def send(setting, paths, calling="SENDER", called="GLORESNET", syntax=EXPLICIT, release=True, between=None):
-    """Send files by C-STORE. Returns the status of each; None if the connection ended or was refused."""
-    entity = AE(ae_title=calling)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 10
-    files = [dcmread(path) for path in paths]
-    for kind in {one.SOPClassUID for one in files}:
-        entity.add_requested_context(kind, syntax)
-    association = entity.associate("127.0.0.1", setting.port, ae_title=called)
-    if not association.is_established:
-        return None
-    found = []
-    for one in files:
-        found.append(association.send_c_store(one).get("Status"))
-        if found[-1] is None:  # the connection is gone
-            return found
-    if between:
-        between()
-    association.release() if release else association.abort()
-    return found
-
-
-def files(folder):
-    return sorted(folder.iterdir())
-
-
-def evidence(report):
-    return {
-        instance.ReferencedSOPInstanceUID
-        for study in report.CurrentRequestedProcedureEvidenceSequence
-        for series in study.ReferencedSeriesSequence
-        for instance in series.ReferencedSOPSequence
-    }
-
-
-def words(report):
-    return " ".join(item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT")
-
-
-def predecessors(report):
-    return [
-        instance.ReferencedSOPInstanceUID
-        for study in report.get("PredecessorDocumentsSequence", [])
-        for series in study.ReferencedSeriesSequence
-        for instance in series.ReferencedSOPSequence
-    ]
-
-
-def in_order(setting, paths):
-    """Files in the order of their slices."""
-    return [file.path for file in read([str(path) for path in paths]).sources]
-
-
-def nothing_private(*texts):
-    for text in texts:
-        for word in PRIVATE:
-            data = text if isinstance(text, bytes) else text.encode()
-            assert word.encode() not in data, word
-
-
-# ------------------------------------------------------------------------------------------------------- the scenarios
+from tests.dicomfiles.deliveries import compressed, edit, save, slices_of, turned, volume
+from tests.hospital.setting import (
+    J2K,
+    PICTURES_AND_MAP,
+    evidence,
+    files,
+    in_order,
+    nothing_private,
+    predecessors,
+    send,
+    wait,
+    words,
+)
 
 
 def store(s):
@@ -225,6 +64,8 @@ def store(s):
     try:
         s.start("store", "--listen", s.port)
         assert s.ended() == 1 and "is in use by another service" in s.output()
+        s.start("store2", "--listen", s.port)
+        assert s.ended() == 1 and "choose another --listen" in s.output() and "Traceback" not in s.output()
     finally:
         s.process = s_process
 
@@ -384,10 +225,11 @@ def compressed_over_the_wire(s):
     compressed(folder, "j2k")
     assert {dcmread(path).file_meta.TransferSyntaxUID for path in files(folder)} == {J2K}
     s.listen("j2k", "--patience", 0)
-    assert set(send(s, files(folder), syntax=J2K)) == {0}
+    kept = []
+    look = lambda: kept.extend(dcmread(path).file_meta.TransferSyntaxUID for path in s.received())  # noqa: E731
+    assert set(send(s, files(folder), syntax=J2K, between=look)) == {0}
+    assert kept == [J2K] * 10
     assert set(send(s, files(other))) == {0}
-    kept = {dcmread(path).file_meta.TransferSyntaxUID for path in s.received()}
-    assert kept == {J2K, EXPLICIT}
     both = *s.wait_for(study), *s.wait_for(plain)
     numbers = [[line for line in str(one).splitlines() if "Numeric Value" in line] for one in both]
     assert numbers[0] == numbers[1] and len(numbers[0]) == 5
@@ -464,8 +306,6 @@ def a_disk_that_fills_up(s):
 
 def several_series(s):
     """Of two T2w series, the one in the chosen plane is screened; without a choice none is."""
-    from tests.dicomfiles.deliveries import turned
-
     folder, study = s.study("planes")
     coronal = save(slices_of(turned(volume(), "coronal"), study=f"planes-{id(s)}", series=6), s.base / "in-planes-6")
     s.listen("planes", "--patience", 0)
@@ -525,67 +365,3 @@ def real_program(s):
         _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert error == "serve.py: stopped; what was received is in the spool, the next start continues.\n"
-
-
-# --------------------------------------------------------------------------------------------- death at each named step
-
-
-def _dies(owner, name, after=True, count=1):
-    """A patch that ends the service before or after a function, when it is called the `count`th time."""
-
-    def patch():
-        original, calls = getattr(owner, name), []
-
-        def dying(*args, **more):
-            calls.append(1)
-            if len(calls) < count:
-                return original(*args, **more)
-            if after:
-                original(*args, **more)
-            os._exit(9)
-
-        setattr(owner, name, dying)
-
-    return patch
-
-
-STEPS = {
-    "receive_before": _dies(hospital.spool.Spool, "keep", after=False, count=5),
-    "receive_after": _dies(hospital.spool.Spool, "keep", count=5),
-    "look": _dies(hospital.service, "read_series"),
-    "screen": _dies(hospital.service, "screen_study"),
-    "documents": _dies(hospital.service, "write_documents"),
-    "note": _dies(hospital.queue.Queue, "add"),
-    "send_in_between": _dies(hospital.archive.Archive, "_store_one", count=3),
-    "send": _dies(hospital.archive.Archive, "store"),
-    "mark": _dies(hospital.queue.Queue, "update"),
-    "clear_documents": _dies(hospital.service.Service, "clear", count=2),
-    "clear_received": _dies(hospital.spool.Spool, "clear"),
-}
-
-
-def _death(step):
-    def scenario(s):
-        folder, study = s.study(f"death-{step}")
-        spool = f"death-{step}"
-        s.listen(spool, "--patience", 0, patch=STEPS[step])
-        answers = send(s, files(folder))
-        wait(lambda: s.ended() is not None)
-        assert s.ended() == 9
-        s.listen(spool, "--patience", 0)
-        if answers is None or set(answers) != {0}:  # the sender sees it, and repeats
-            assert set(send(s, files(folder))) == {0}
-        s.wait_for(study)
-        wait(lambda: not s.received())
-        assert set(send(s, files(folder))) == {0}
-        s.settled()
-        (report,) = s.wait_for(study)
-        assert len(s.reports(study, "OT")) == PICTURES_AND_MAP and len(evidence(report)) == 10
-        assert not predecessors(report) and "1 sent" in s.queue()
-        wait(lambda: not s.received())
-
-    return scenario
-
-
-for _step in STEPS:
-    globals()[f"death_at_{_step}"] = _death(_step)

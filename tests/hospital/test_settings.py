@@ -7,6 +7,9 @@ import pytest
 import serve
 from hospital.settings import Settings, read_settings
 from hospital.spool import Spool, SpoolFull, tag
+from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from preprocessing import GloResNetImageProcessor
+from publishing.export import export_model
 from run_folder.files import InputError
 
 GOOD = ["--model", "m", "--listen", "11112", "--archive", "http://127.0.0.1:8042/dicom-web"]
@@ -80,3 +83,11 @@ def test_what_comes_during_a_look_is_not_deleted(tmp_path):
     assert not spool.clear(before)
     (after,) = spool.deliveries()
     assert len(after.files) == 2 and spool.clear(after) and not spool.deliveries()
+
+
+def test_a_model_that_needs_masks_is_refused(tmp_path, capsys):
+    config = GloResNetConfig(image_size=32, stem_channels=4, widths=[4, 8, 8, 16])
+    processor = GloResNetImageProcessor(image_size=32, brain_mask="required")
+    export_model(GloResNetForImageClassification(config), processor, tmp_path / "model", "card")
+    assert serve.main(["--model", str(tmp_path / "model"), *GOOD[2:], "--spool", str(tmp_path / "spool")]) == 2
+    assert "needs brain masks" in capsys.readouterr().err and not (tmp_path / "spool").exists()
