@@ -15,7 +15,7 @@ from training.recipe import load_recipe
 @pytest.fixture
 def run(shared_tiny_cohort, tmp_path):
     """The files of a run folder that the features need."""
-    load_recipe("demo", image_size=16).save(tmp_path / "recipe.yaml")
+    load_recipe("demo", image_size=16, framing="field_of_view").save(tmp_path / "recipe.yaml")
     write_cohort(find_scans(shared_tiny_cohort), tmp_path / "cohort.csv")
     return tmp_path
 
