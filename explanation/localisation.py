@@ -35,6 +35,7 @@ from tqdm import tqdm
 from cohort.phantom import is_phantom
 from cohort.phantom.growth import VENTRICLES
 from cohort.phantom.pathology import LESION_NAMES
+from cohort.scans import CohortError
 from evaluation.drawing import (
     BLUE,
     GREEN,
@@ -315,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program(
         PROGRAM,
         lambda: _write_localisation(RunFolder(options.run), options.seed),
-        failed=(InputError, ModelError, OSError),
+        failed=(CohortError, InputError, ModelError, OSError),
         interrupted="interrupted",
     )
 

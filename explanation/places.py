@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
+from cohort.painted.scan import MASK_VALUES
 from evaluation.study import KEYS, read_run
 from evaluation.uncertainty import (
     DEFAULT_RESAMPLING,
@@ -26,6 +28,7 @@ from preprocessing.candidates_gloresnet import top_places
 from run_folder.files import InputError
 from run_folder.layout import RunFolder
 from screening.loading import load_pytorch_model
+from screening.requests import find_mask
 
 NEAR_MM = 3.0
 TOP = 5
@@ -34,22 +37,23 @@ LESION_MASK = "desc-lesion_mask"
 
 
 def lesion_mask(image: str) -> Path:
-    """The mask of a scan's true lesions, next to its image."""
+    """The mask of a scan's true lesions, next to its image: the same name, with another end."""
     path = Path(image)
-    return path.with_name(path.name.replace("desc-restore_T2w", LESION_MASK))
+    stem = re.sub(r"(_desc-[^_]+)?_T2w\..*$", "", path.name, flags=re.IGNORECASE)
+    return path.with_name(f"{stem}_{LESION_MASK}.nii.gz")
 
 
 def nearest_lesion(mask: Any, positions: np.ndarray) -> tuple[np.ndarray, float]:
     """How far places are from the nearest voxel of a lesion.
 
     Args:
-        mask: a nibabel image; everything above 0 is lesion.
+        mask: a nibabel image; everything above 0 is lesion, except painted ventricles.
         positions: (n, 3) in world millimetres (right, anterior, superior).
 
     Returns:
         (n,) distances in mm, and the diameter in mm of a sphere as large as the largest connected lesion.
     """
-    lesions = np.asarray(mask.dataobj).squeeze() > 0
+    lesions = _is_lesion(mask)
     labels, _ = ndimage.label(lesions, np.ones((3, 3, 3)))
     volume = float(np.bincount(labels[lesions]).max()) * abs(float(np.linalg.det(mask.affine[:3, :3])))
     voxels = nibabel.affines.apply_affine(mask.affine, np.argwhere(lesions))
@@ -93,7 +97,7 @@ def highest_places(model: Any, processor: Any, row: dict[str, Any]) -> np.ndarra
     """The five most suspicious places of a scan, the highest first: (n, 3) world mm; none if the stream is silent."""
     volume = read_volume(row["image"])
     if processor.brain_mask == "required":
-        volume = apply_mask(volume, row["image"].replace("desc-restore_T2w", "desc-brain_mask"))
+        volume = apply_mask(volume, find_mask(row["image"]))
     found = processor.search(processor.correct(volume))
     if not len(found.patches):
         return np.zeros((0, 3))
@@ -107,9 +111,15 @@ def _lesions(image: str) -> Any:
     path = lesion_mask(image)
     try:
         mask: Any = nibabel.load(path)
-        return mask if (np.asarray(mask.dataobj) > 0).any() else None
+        return mask if _is_lesion(mask).any() else None
     except (OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
         raise InputError(f"{path} cannot be read ({error}): places are compared with a mask of lesions.") from error
+
+
+def _is_lesion(mask: Any) -> np.ndarray:
+    """Which voxels are lesion: (x, y, z) bool. Wide ventricles are no place to look for."""
+    values = np.asarray(mask.dataobj).squeeze()
+    return (values > 0) & (values != MASK_VALUES["ventricles"])
 
 
 def summarise_places(table: pd.DataFrame, resampling: Resampling = DEFAULT_RESAMPLING) -> pd.DataFrame:

@@ -1,9 +1,26 @@
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pandas as pd
 
+from cohort.painted.scan import MASK_VALUES
 from evaluation.uncertainty import Resampling
-from explanation.places import nearest_lesion, places_markdown, summarise_places
+from explanation.places import lesion_mask, nearest_lesion, places_markdown, summarise_places
+
+
+def test_the_lesion_mask_of_an_image_is_never_the_image():
+    names = ("desc-restore_T2w.nii.gz", "T2w.nii.gz", "desc-preproc_T2w.nii", "t2w.NII.GZ")
+    for name in names:
+        found = lesion_mask(f"/data/sub-A_desc-restore_T2w/sub-A_ses-1p1_{name}")
+        assert found == Path("/data/sub-A_desc-restore_T2w/sub-A_ses-1p1_desc-lesion_mask.nii.gz"), name
+
+
+def test_wide_ventricles_are_no_lesion():
+    values = np.zeros((8, 8, 8), np.uint8)
+    values[1, 1, 1], values[5:, 5:, 5:] = MASK_VALUES["spot"], MASK_VALUES["ventricles"]
+    distances, diameter = nearest_lesion(nibabel.Nifti1Image(values, np.eye(4)), np.array([[6.0, 6.0, 6.0]]))
+    assert np.isclose(distances, 5 * 3**0.5) and np.isclose(diameter, (6 / np.pi) ** (1 / 3))
 
 
 def test_distances_are_millimetres_from_the_nearest_voxel_of_a_lesion():
