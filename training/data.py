@@ -21,7 +21,7 @@ from run_folder.tables import csv_text
 
 from .build import ScanDataset, new_processor
 from .local.bank import Bank, build_bank, copies_for, shares_table
-from .local.stream import PARTS
+from .local.stream import PARTS, parts_of
 from .recipe import Recipe
 
 
@@ -86,7 +86,8 @@ def prepare_data(
     they still fit the scans. `images` is the `acquisition` and `run` to use in sessions with several images.
 
     Raises:
-        CohortError: there are no usable scans or labels, or the scans have changed since the run was started.
+        CohortError: there are no usable scans or labels, the scans have changed since the run was started, or a fold
+            cannot train a local stream.
     """
     processor = new_processor(recipe, local_stream=False)  # the cache holds volumes; the bank holds the rest
     with accelerator.main_process_first():
@@ -122,6 +123,8 @@ def prepare_data(
             bank = build_bank({scan: hashes[str(scan.image)] for scan in used}, processor, copies)
         if accelerator.is_main_process:
             write_text(run.intensity_shares, csv_text(shares_table(used, bank)))
+        for train in folds:  # stop now, not after an hour of training
+            parts_of(train, bank, recipe.seed)
         silent = int(np.isnan(bank.shares(used)).any(axis=1).sum())
         accelerator.print(
             f"local stream: {silent} of {len(used)} scans cannot be searched for small lesions (their voxels are too "

@@ -27,6 +27,10 @@ from .calibration import Voices, fit_voices, on_one_scale
 from .scorer import Normal, scores, train_scorer
 
 PARTS = 4  # of the training part, and networks
+TOO_FEW = (
+    "The local stream needs at least two families of each class in the training part of a fold, with scans of 1.2 mm or "
+    "finer that show the brain: use a larger cohort, or --local_stream off."
+)
 
 
 class TrainedStream(NamedTuple):
@@ -61,21 +65,15 @@ def train_local_stream(
     Raises:
         CohortError: the training part has too few families, or too few normal scans that can be searched.
     """
-    labels, shares = np.array([scan.label for scan in scans]), bank.shares(scans)
-    audible = np.isfinite(shares).all(axis=1)
-    normal = np.flatnonzero(audible & (labels == 0)).tolist()
-    parts = inner_parts([scan for scan, heard in zip(scans, audible, strict=True) if heard], seed[0])
-    part_of = np.full(len(scans), -1)
-    part_of[audible] = parts
-    injured = np.flatnonzero(audible & (labels == 1)).tolist()
-
-    if not any(len(copy) for i in normal for copy in bank.normal(scans[i]).painted):
-        raise CohortError(
-            "No injury could be painted into the normal scans of the training part: they show no white matter that the "
-            "local stream could be trained in. Use --local_stream off."
-        )
+    labels, shares, part_of = (
+        np.array([scan.label for scan in scans]),
+        bank.shares(scans),
+        parts_of(scans, bank, seed[0]),
+    )
+    audible = part_of >= 0
+    normal, injured = (np.flatnonzero(audible & (labels == label)).tolist() for label in (0, 1))
     networks = []
-    for part in range(parts.max() + 1):
+    for part in range(part_of.max() + 1):
         path, own = folder / f"network-{part}.safetensors", [scans[i] for i in normal if part_of[i] != part]
         networks.append(_trained(path, [bank.normal(scan) for scan in own], [*seed, part], device))
     # an injured scan is new to all networks, a normal one to that of its part
@@ -103,6 +101,27 @@ def attach(network: GloResNetForImageClassification, stream: TrainedStream) -> N
     network.local = local_module(stream.networks, stream.voices).to(network.device)
 
 
+def parts_of(scans: Sequence[Scan], bank: Bank, seed: int) -> np.ndarray:
+    """The inner part (n,) of each scan of a training part, see `inner_parts`; -1 for a scan that cannot be searched.
+
+    Raises:
+        CohortError: the training part has too few families, or a network would have nothing to be trained on.
+    """
+    audible = np.isfinite(bank.shares(scans)).all(axis=1)
+    part_of = np.full(len(scans), -1)
+    part_of[audible] = inner_parts([scan for scan, heard in zip(scans, audible, strict=True) if heard], seed)
+    for part in range(part_of.max() + 1):
+        own = [scan for scan, its in zip(scans, part_of, strict=True) if scan.label == 0 and its not in (-1, part)]
+        if not own:
+            raise CohortError(TOO_FEW)
+        if not any(len(copy) for scan in own for copy in bank.normal(scan).painted):
+            raise CohortError(
+                "No injury could be painted into the normal scans of the training part: they show no white matter that "
+                "the local stream could be trained in. Use --local_stream off."
+            )
+    return part_of
+
+
 def inner_parts(scans: Sequence[Scan], seed: int) -> np.ndarray:
     """The inner part (n,) of each scan, 0 to 3: families together, stratified by label.
 
@@ -112,10 +131,7 @@ def inner_parts(scans: Sequence[Scan], seed: int) -> np.ndarray:
     labels, families = np.array([scan.label for scan in scans]), np.array([scan.family for scan in scans])
     parts = min(PARTS, *(len(set(families[labels == label])) for label in (0, 1)))
     if parts < 2:
-        raise CohortError(
-            "The local stream needs at least two families of each class in the training part of a fold, with scans of "
-            "1.2 mm or finer that show the brain: use a larger cohort, or --local_stream off."
-        )
+        raise CohortError(TOO_FEW)
     splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     part_of = np.empty(len(scans), int)
     for part, (_, held_out) in enumerate(splitter.split(labels, labels, families)):

@@ -10,6 +10,8 @@ from screening.loading import load_pytorch_model
 from training.local import scorer, stream
 from training.recipe import RecipeError, load_recipe
 
+from .conftest import write_brains
+
 SETTINGS = (
     "--fold 0 --image_size 16 --num_folds 2 --num_train_epochs 1 --per_device_train_batch_size 4 --selection inner"
 )
@@ -53,6 +55,12 @@ def test_a_fold_with_a_local_stream(brains, quick, tmp_path, monkeypatch):
         (fold / name).unlink()
     assert run(brains, tmp_path) == 0
     assert (fold / "predictions.csv").read_bytes() == before
+
+
+def test_a_cohort_that_is_too_small_is_refused_before_the_first_epoch(quick, tmp_path, capsys):
+    assert run(write_brains(tmp_path / "bids", subjects=6), tmp_path / "run") == 1
+    assert "at least two families of each class" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("fold-*/checkpoints/*"))
 
 
 def test_other_networks_than_resnets_have_no_local_stream():

@@ -1,5 +1,7 @@
 """Cross-fitting on candidates that are drawn at random: no image is read."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from scipy.special import expit
 from cohort.scans import CohortError
 from training.local import scorer
 from training.local.scorer import Normal, packed, scores
-from training.local.stream import inner_parts, train_local_stream
+from training.local.stream import inner_parts, parts_of, train_local_stream
 
 CPU = torch.device("cpu")
 
@@ -94,6 +96,16 @@ def test_one_family_of_a_class_is_too_few(scans, tmp_path):
     few = [scan for scan in scans if scan.label == 0 or scan.participant_id == "P1"]
     with pytest.raises(CohortError, match="at least two families of each class"):
         train(few, tmp_path)
+
+
+def test_a_part_with_all_normal_scans_leaves_a_network_none(scans):
+    drawn = [("A", 1), ("A", 1), ("B", 0), ("B", 0), ("C", 1), ("C", 1), ("C", 0)]  # B and C land in one part
+    few = [
+        dataclasses.replace(scan, family=family, label=label)
+        for scan, (family, label) in zip(scans, drawn, strict=False)
+    ]
+    with pytest.raises(CohortError, match="at least two families of each class"):
+        parts_of(few, Bank(few), 81)
 
 
 def test_normal_scans_without_white_matter_are_refused(scans, tmp_path):
