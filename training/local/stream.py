@@ -28,8 +28,8 @@ from .scorer import Normal, scores, train_scorer
 
 PARTS = 4  # of the training part, and networks
 TOO_FEW = (
-    "The local stream needs at least two families of each class in the training part of a fold, with scans of 1.2 mm or "
-    "finer that show the brain: use a larger cohort, or --local_stream off."
+    "The local stream needs at least two families of each class in the training part of a fold, with scans of 1.2 mm "
+    "or finer that show the brain: use a larger cohort, or --local_stream off."
 )
 
 
