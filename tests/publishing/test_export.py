@@ -109,10 +109,14 @@ def test_different_image_sizes_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def card(selection="last", synthetic=True, labels=(0, 1, 1, 0), probabilities=(0.2, 0.9, 0.4, 0.6), **provenance):
+def card(
+    selection="last", synthetic=True, labels=(0, 1, 1, 0), probabilities=(0.2, 0.9, 0.4, 0.6), local=None, **provenance
+):
     metrics = screening_metrics(labels, probabilities)
     metrics |= {"fold": 4, "selection": selection, "selected_epoch": 20}
-    config = GloResNetConfig(image_size=64, provenance=PROVENANCE | {"synthetic": synthetic} | provenance)
+    config = GloResNetConfig(
+        image_size=64, provenance=PROVENANCE | {"synthetic": synthetic} | provenance, **(local or {})
+    )
     recipe = load_recipe("demo", init="/home/somebody/secret.pth").__dict__
     return render_card(config, recipe, metrics)
 
@@ -124,6 +128,16 @@ def test_the_card_says_that_injuries_were_painted():
     assert "painted-injuries" in data.tags
     assert {result.dataset_name for result in data.eval_results} == {"painted injuries, never clinical evidence"}
     assert "into which a program painted injuries" in painted.replace("\n", " ")
+
+
+def test_the_card_of_a_local_stream_says_what_it_was_trained_on_and_how_to_use_it():
+    plain, local = (
+        " ".join(card(local=config).split()) for config in (None, {"local_stream": True, "local_scorers": 4})
+    )
+    assert "trained on painted injuries, not on real ones" in local and "4 small networks judge" in local
+    assert "voxel edge above 1.2 mm" in local and "Myelination" in local and "show on T1-weighted scans first" in local
+    assert 'predict_proba(**processor("scan.nii.gz", return_tensors="pt"))' in local and "`scipy`" in local
+    assert "local stream" not in plain.lower() and 'return_tensors="pt")["pixel_values"])' in plain
 
 
 def test_the_metadata_of_the_card_holds_the_figures_of_the_fold():
