@@ -8,6 +8,7 @@ diameter; sensitivity to single painted spots by diameter and contrast; and fals
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -26,6 +27,11 @@ from replication.rows import COMPACT
 from run_folder.files import write_text
 from run_folder.layout import RunFolder
 from screening.loading import load_model
+
+GLOBAL_STREAM = (
+    "All answers are those of the global stream alone, without the local stream of this network: it looks for small "
+    "lesions in scans, and the phantoms are kept as inputs of the global stream only."
+)
 
 
 def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) -> Path:
@@ -64,13 +70,14 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
     save_drawing(replace(figure, name="errors-painted"), bench.output / "figures")
 
     network = f"{row.title}, mean over the models of its folds" if row else f"none ({bench.problems})"
+    streams = f" {GLOBAL_STREAM}" if row and bench.recipe(row.cell).local_stream == "on" else ""
     small = contrasts[contrasts["diameter"] <= 3].groupby("image_size")["retained"].median()
     lines = [
         f"# Errors: missed lesions and motion; network trained {bench.cohort}",
         "",
         f"Phantoms at {voxel_size:g} mm that no network was trained on ({per_kind} of each injury and severity, "
         f"{3 * per_kind} normal heads). Network: {network}; threshold 0.5; input of {recipe.image_size}^3 voxels. "
-        "For a network trained on other images than phantoms at this voxel size, this is a domain shift.",
+        f"For a network trained on other images than phantoms at this voxel size, this is a domain shift.{streams}",
         "",
         "![errors](figures/errors.png)",
         "",
@@ -119,14 +126,19 @@ def write_errors(bench: Bench, per_kind: int, voxel_size: float = VOXEL_SIZE) ->
 
 @torch.inference_mode()
 def mean_probabilities(run: RunFolder, inputs: np.ndarray, batch_size: int = 8) -> np.ndarray:
-    """Probability of injury of standardised volumes (n, S, S, S), averaged over the models of all folds."""
+    """Probability of injury of standardised volumes (n, S, S, S), averaged over the models of all folds.
+
+    Of a network with a local stream, it is the probability of the global stream.
+    """
     total = np.zeros(len(inputs))
     folds = run.existing_folds()
     for fold in folds:
         model, _ = load_model(str(fold.model))
         for first in range(0, len(inputs), batch_size):
             batch = torch.from_numpy(inputs[first : first + batch_size])[:, None].to(model.device)
-            total[first : first + batch_size] += model.predict_proba(batch)[:, 1].double().cpu().numpy()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This model has a local stream", UserWarning)  # errors.md says so
+                total[first : first + batch_size] += model.predict_proba(batch)[:, 1].double().cpu().numpy()
     return total / len(folds)
 
 

@@ -45,12 +45,11 @@ from cohort.images import EXTENSIONS
 from machine.cores import available_cores
 from machine.programs import one_line, run_program
 from machine.workers import in_workers
-from preprocessing import Volume
 from preprocessing.bias_gloresnet import log_bias_field
 from run_folder.files import write_text
 from screening.errors import ModelError
 from screening.loading import load_model
-from screening.one_scan import all_warnings, read_scan
+from screening.one_scan import ScanInputs, all_warnings, local_batch, read_inputs
 
 from .changes import SEED, UNCHANGED, biased, changes, changes_of_scan, phantom, phantom_field
 
@@ -106,7 +105,7 @@ def measure(models: Sequence[str], cases: Iterator[Case], total: int) -> pd.Data
             rows = found[order] = []
             for change, image in images:
                 nibabel.save(image, path)
-                seen: dict[tuple[type, str], tuple[Volume, np.ndarray] | str] = {}  # the folds of a run share it
+                seen: dict[tuple[type, str], ScanInputs | str] = {}  # the folds of a run share it
                 for name, model, processor in loaded:
                     row = {"model": name, "phantom": subject, "injured": injured, "change": change}
                     row |= {"p_injury": np.nan, "warnings": "", "head_warnings": "", "refused": ""}
@@ -116,15 +115,16 @@ def measure(models: Sequence[str], cases: Iterator[Case], total: int) -> pd.Data
                     )  # the class is that of the model folder's code
                     if settings not in seen:
                         try:
-                            seen[settings] = read_scan(processor, path)
+                            seen[settings] = read_inputs(processor, path)
                         except ValueError as error:  # a VolumeError, perhaps of the model folder's own code
                             seen[settings] = one_line(error).replace(path, "the scan")
                     read = seen[settings]
                     if isinstance(read, str):
                         rows.append(row | {"refused": read})
                         continue
-                    volume, cube = read
-                    p_injury = model.predict_proba(torch.from_numpy(cube[None]).to(model.device))[0, 1]
+                    volume, cube = read.volume, read.pixel_values
+                    local = local_batch([read.local], model.device)
+                    p_injury = model.predict_proba(torch.from_numpy(cube[None]).to(model.device), **local)[0, 1]
                     warned = all_warnings(volume, cube[0], model.config.training_appearance)
                     row["p_injury"] = float(p_injury)
                     rows.append(row | {"warnings": " ".join(warned), "head_warnings": " ".join(volume.warnings)})

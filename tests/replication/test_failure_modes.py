@@ -1,10 +1,21 @@
+import dataclasses
+import json
+import shutil
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
+from publishing.export import export_model
 from replication import phantoms
+from replication.cells import Cell
 from replication.failure_modes import contrast_kept, false_alarms, painted_spots, write_errors
+from replication.figures import main_row
 from replication.phantoms import DIAMETERS, PAINTED, Job, jobs, measure_head
+from run_folder.layout import RunFolder
+from screening.loading import load_pytorch_model
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +63,29 @@ def test_a_rate_has_its_wilson_interval():
     row = false_alarms(records).iloc[0]
     assert row["false_positive_rate"] == 0.25
     assert (row["low"], row["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-3)
+
+
+def test_a_network_with_a_local_stream_is_measured_by_its_global_stream_and_the_text_says_so(
+    bench, tmp_path, monkeypatch
+):
+    own = dataclasses.replace(bench, overrides=bench.overrides | {"local_stream": "on"}, output=tmp_path / "bench")
+    plain = bench.run(main_row(bench).cell)
+    run = RunFolder(shutil.copytree(plain.path, own.folder(Cell()).path))
+    run.cell.write_text(json.dumps(dataclasses.asdict(Cell())))
+    for fold in run.existing_folds():
+        model, processor = load_pytorch_model(str(fold.model))
+        config = GloResNetConfig.from_dict(model.config.to_dict() | {"local_stream": True, "local_scorers": 1})
+        with_stream = GloResNetForImageClassification(config)
+        config.provenance["preprocessing"]["local_stream"] = True
+        with_stream.load_state_dict(model.state_dict(), strict=False)
+        processor.local_stream = True
+        export_model(with_stream, processor, fold.model, "card")
+    few = [Job(0, 16, "none", voxel_size=2.5), Job(0, 16, "none", "punctate", "many", 2.5)]
+    monkeypatch.setattr("replication.failure_modes.jobs", lambda *arguments: few)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "This model has a local stream")
+        text = write_errors(own, 1, 2.5).read_text()
+    assert "answers are those of the global stream alone" in text
 
 
 def test_the_analysis_is_written_and_measured_only_once(bench, monkeypatch):

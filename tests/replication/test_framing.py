@@ -1,5 +1,7 @@
 """The table of answers against the field of view."""
 
+import warnings
+
 import nibabel
 import numpy as np
 import pandas as pd
@@ -12,6 +14,9 @@ from publishing.export import export_model
 from replication import framing
 from replication.changes import biased, changes, changes_of_scan, thick_slices
 from replication.framing import main, mean_of_models, residual_bias, summary
+from screening.loading import load_model
+from screening.one_scan import screen_scan
+from tests.brains import brain_with_spot
 
 
 def test_the_summary_counts_changes_flips_warnings_and_refusals():
@@ -111,6 +116,23 @@ def test_the_changes_are_what_their_names_say(base):
     brain = images["none"].get_fdata()[:, :, :].max(axis=(0, 1)) > 100
     assert lost[0] < lost[1] < 0.5 * brain.sum() + 8
     assert shapes["axial slices 2 times as thick"][2] == height // 2
+
+
+def test_a_model_answers_with_both_streams(tmp_path):
+    torch.manual_seed(0)
+    config = GloResNetConfig(image_size=16, stem_channels=4, widths=[4, 8, 8, 16], local_stream=True, local_scorers=1)
+    folder = tmp_path / "model"
+    export_model(
+        GloResNetForImageClassification(config).eval(), GloResNetImageProcessor(16, local_stream=True), folder, "card"
+    )
+    image = brain_with_spot()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "This model has a local stream")
+        row = framing.measure([str(folder)], iter([(0, 0, 0, [("none", image)])]), 1).iloc[0]
+    nibabel.save(image, tmp_path / "scan.nii")
+    expected = screen_scan(*load_model(str(folder)), str(tmp_path / "scan.nii"))
+    assert expected["streams"] == ["global", "local"] and expected["p_local"] > 0
+    assert row["p_injury"] == pytest.approx(expected["p_injury"], abs=1e-6) != expected["p_global"]
 
 
 def test_the_command_writes_a_table_per_model(tmp_path, capsys):
