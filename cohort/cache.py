@@ -91,7 +91,8 @@ def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
     blank = {"sha256": "", "pixel_values": np.zeros((1, *[processor.image_size] * 3), np.float32)}
     try:
         masks = {"mask": row["mask"]} if processor.brain_mask == "required" else {}
-        volume = processor(row["image"], return_tensors="np", **masks)["pixel_values"][0]
+        without_search = {"local_stream": False} if getattr(processor, "local_stream", False) else {}
+        volume = processor(row["image"], return_tensors="np", **masks, **without_search)["pixel_values"][0]
         with open(row["image"], "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except (VolumeError, OSError) as error:
@@ -109,6 +110,8 @@ def _key(image: str | None, mask: str | None) -> str:
 def _folder(processor: GloResNetImageProcessor) -> Path:
     """The cache folder for these preprocessing settings and this version of the preprocessing code."""
     settings = {name: getattr(processor, name, None) for name in SETTINGS}  # earlier versions lack some
+    if settings["local_stream"]:
+        settings["local_stream"] = False  # the volumes are the same
     package = Path(inspect.getfile(GloResNetImageProcessor)).parent
     code = "".join(path.read_text() for path in sorted(package.glob("*_gloresnet.py")))
     digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + code).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from cohort.folds import fold_scans, read_splits
 from cohort.scans import Scan, read_cohort
 from evaluation.metrics import cross_validation_metrics
 from evaluation.published import number
-from evaluation.records import read_history
+from evaluation.records import read_history, read_recipe
 from evaluation.uncertainty import DEFAULT_RESAMPLING, Resampling, bootstrap_metrics
 from preprocessing import GloResNetImageProcessor
 from run_folder.files import InputError, write_text
@@ -86,7 +87,8 @@ def screening_values(
 def train_accuracy(run: RunFolder) -> Value:
     """Accuracy of each fold's model on its training scans, without augmentation and without the mirrored view.
 
-    The predictions are saved in `train_predictions.csv` of the run and reused.
+    The predictions are saved in `train_predictions.csv` of the run and reused. Those of networks with a local stream
+    are of the global stream alone, and the value says so.
 
     Raises:
         InputError: scans of the run can no longer be read.
@@ -96,7 +98,8 @@ def train_accuracy(run: RunFolder) -> Value:
     table = read_table(run.train_predictions, ("fold", "label", "p_injury_no_tta"))
     right = (table["p_injury_no_tta"] >= 0.5) == (table["label"] == 1)
     folds = right.groupby(table["fold"]).mean()
-    return Value(float(folds.mean()), float(folds.std(ddof=1)))
+    words = "of the global stream alone" if read_recipe(run).get("local_stream") == "on" else ""
+    return Value(float(folds.mean()), float(folds.std(ddof=1)), words=words)
 
 
 def _predict_training_scans(run: RunFolder) -> pd.DataFrame:
@@ -133,7 +136,9 @@ def probabilities(
     found = []
     for first in range(0, len(wanted), batch_size):
         batch = torch.stack([volumes[row[scan]]["pixel_values"] for scan in wanted[first : first + batch_size]])
-        found.append(model.predict_proba(batch.to(model.device), test_time_augmentation=False)[:, 1].cpu())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This model has a local stream", UserWarning)  # the value says so
+            found.append(model.predict_proba(batch.to(model.device), test_time_augmentation=False)[:, 1].cpu())
     return torch.cat(found).double().numpy()
 
 

@@ -44,6 +44,15 @@ def test_rows_are_the_processors_volumes_in_scan_order(shared_tiny_cohort, num_w
         assert row["sha256"] == hashlib.sha256(Path(scan.image).read_bytes()).hexdigest()
 
 
+def test_the_volumes_of_a_model_with_a_local_stream_are_not_made_again(shared_tiny_cohort, built, monkeypatch):
+    scans = find_scans(shared_tiny_cohort)[:2]
+    searching = GloResNetImageProcessor(image_size=16, local_stream=True)
+    monkeypatch.setattr(GloResNetImageProcessor, "search", None)  # it would be called in vain
+    standardised_volumes(scans, searching, num_workers=1)
+    standardised_volumes(scans, PROCESSOR, num_workers=1)
+    assert [len(call) for call in built] == [2]
+
+
 def test_torch_format_gives_tensors(shared_tiny_cohort):
     volumes, _ = standardised_volumes(find_scans(shared_tiny_cohort), PROCESSOR)
     tensor = volumes.with_format("torch", columns=["pixel_values"])[3]["pixel_values"]

@@ -13,6 +13,7 @@ from replication import phantoms
 from replication.cells import Cell
 from replication.failure_modes import contrast_kept, false_alarms, painted_spots, write_errors
 from replication.figures import main_row
+from replication.measured import train_accuracy
 from replication.phantoms import DIAMETERS, PAINTED, Job, jobs, measure_head
 from run_folder.layout import RunFolder
 from screening.loading import load_pytorch_model
@@ -85,6 +86,9 @@ def test_a_network_with_a_local_stream_is_measured_by_its_global_stream_and_the_
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "This model has a local stream")
         text = write_errors(own, 1, 2.5).read_text()
+        own.recipe(Cell()).save(run.recipe)
+        run.train_predictions.unlink(missing_ok=True)
+        assert train_accuracy(run).words == "of the global stream alone"
     assert "answers are those of the global stream alone" in text
 
 
