@@ -60,20 +60,31 @@ def read_painted(
         columns=[*KEYS, "family", "label"],
     ).merge(first, on=KEYS, how="left")
     table["kind"] = table["kind"].fillna("none")
-    known = _by_scan(predictions, ("p_injury",)).drop_duplicates(KEYS)
-    table = table.merge(known[[*KEYS, "p_injury"]], on=KEYS, how="left")
+    known = _by_scan(predictions, ("p_injury",))[[*KEYS, "p_injury"]].drop_duplicates()
+    if known[KEYS].duplicated().any():
+        one = known[known[KEYS].duplicated()].iloc[0]
+        raise InputError(
+            f"{predictions} has several probabilities for {_named(one)}: give the predictions of one model."
+        )
+    table = table.merge(known, on=KEYS, how="left")
     table["p_injury"] = pd.to_numeric(table["p_injury"], errors="coerce")
+    if len(wrong := table[~table["p_injury"].fillna(0).between(0, 1)]):
+        one = wrong.iloc[0]
+        raise InputError(f"{predictions} has p_injury {one['p_injury']:g} for {_named(one)}: give probabilities.")
     missing = table[table["p_injury"].isna()]
     if len(missing):
         one = missing.iloc[0]
         raise InputError(
             f"{predictions} has no probability for {len(missing)} of the {len(table)} scans of {folder} (such as "
-            f"sub-{one['participant_id']} ses-{one['session_id']}): screen the whole folder."
+            f"{_named(one)}): screen the whole folder."
         )
     table["named"] = np.nan
     if places is not None:
-        named = nearest_named(lesions, _by_scan(places, ("x_mm", "y_mm", "z_mm", "probability")))
+        found = _by_scan(places, ("x_mm", "y_mm", "z_mm", "probability"))
         keys = list(zip(table["participant_id"], table["session_id"], strict=True))
+        if not set(zip(found["participant_id"], found["session_id"], strict=True)) & set(keys):
+            raise InputError(f"{places} has no place in any scan of {folder}: give the places of its scans.")
+        named = nearest_named(lesions, found)
         table["named"] = [named.get(key, np.nan) for key in keys]
     return table
 
@@ -109,4 +120,10 @@ def _by_scan(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
             table[list(columns)] = table[list(columns)].astype(float)
         except ValueError as error:
             raise InputError(f"{path} has a cell that is not a number ({error}): correct it.") from error
+        if not np.isfinite(table[list(columns)].to_numpy()).all():
+            raise InputError(f"{path} has a cell that is not a finite number: correct it.")
     return table
+
+
+def _named(row: pd.Series) -> str:
+    return f"sub-{row['participant_id']} ses-{row['session_id']}"

@@ -113,6 +113,22 @@ def test_the_command_writes_table_figure_and_warnings(painted, tmp_path, capsys)
     assert (output / "figures" / "sensitivity.svg").is_file()
     curve = pd.read_csv(output / "sensitivity.csv")
     assert (curve["sensitivity"] == 1).all() and (curve["named"] == 1).all() and set(curve["kind"]) <= {"spot", "cyst"}
+    wrong_places = {
+        "has no place in any scan": lesions.assign(participant_id="other"),
+        "not a finite number": lesions.assign(x_mm=[*lesions["x_mm"][1:], "nan"]),
+    }
+    for message, places in wrong_places.items():
+        places.to_csv(tmp_path / "places.csv", index=False)
+        assert main([str(painted), str(file), "--places", str(tmp_path / "places.csv"), "--output", str(output)]) == 1
+        assert message in capsys.readouterr().err
+    wrong_predictions = {
+        "several probabilities for sub-": pd.concat([table, table.assign(p_injury=0.5)]),
+        "has p_injury 1.8 for sub-": table.assign(p_injury=table["p_injury"] + 1),
+    }
+    for message, predictions in wrong_predictions.items():
+        predictions.to_csv(file, index=False)
+        assert main([str(painted), str(file), "--output", str(output)]) == 1
+        assert message in capsys.readouterr().err
     table.iloc[1:].to_csv(file, index=False)
     assert main([str(painted), str(file), "--output", str(output)]) == 1
     assert "has no probability for 1 of the" in capsys.readouterr().err
