@@ -32,6 +32,10 @@ from screening.requests import find_mask
 
 NEAR_MM = 3.0
 TOP = 5
+NOTE = (
+    "Lesions of phantoms and painted lesions are never clinical evidence. A scan on which the local stream is silent "
+    "counts as not found. An interval around 0 or 1 has zero width."
+)
 SIZES = ((0.0, 2.0), (2.0, 2.6), (2.6, 3.0), (3.0, np.inf))  # mm, diameter of the largest lesion
 LESION_MASK = "desc-lesion_mask"
 
@@ -154,11 +158,11 @@ def _share(found: pd.Series, weights: np.ndarray, resampling: Resampling) -> Int
 
 
 def places_markdown(summary: pd.DataFrame) -> str:
-    """The summary as a Markdown table."""
+    """The summary as a Markdown table, and what it cannot show."""
     lines = [
         "| scans | n | highest place within 3 mm of a lesion (95 % CI) | any of the 5 highest |",
         "|---|---|---|---|",
     ]
     for row in summary.to_dict("records"):
         lines.append(f"| {row['scans']} | {row['n']} | {row['top']:.2f} | {row['top_5']:.2f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", NOTE])

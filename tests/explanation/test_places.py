@@ -52,3 +52,4 @@ def test_shares_by_size_count_silence_as_not_found():
     assert summary.loc["largest lesion 0 to 2 mm", "top"].estimate == 0
     assert summary.loc["largest lesion 3 mm or more", "n"] == 1
     assert "| score 3 | 3 | 0.33 (0.00 to " in places_markdown(summary.reset_index())
+    assert "never clinical evidence" in places_markdown(summary.reset_index())
