@@ -123,7 +123,7 @@ def test_the_command_writes_table_figure_and_warnings(painted, tmp_path, capsys)
         assert message in capsys.readouterr().err
     wrong_predictions = {
         "several probabilities for sub-": pd.concat([table, table.assign(p_injury=0.5)]),
-        "has p_injury 1.8 for sub-": table.assign(p_injury=table["p_injury"] + 1),
+        "has p_injury 1.2 for sub-": table.assign(p_injury=table["p_injury"] + 1),
     }
     for message, predictions in wrong_predictions.items():
         predictions.to_csv(file, index=False)
