@@ -14,6 +14,7 @@ import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -91,7 +92,7 @@ def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
     blank = {"sha256": "", "pixel_values": np.zeros((1, *[processor.image_size] * 3), np.float32)}
     try:
         masks = {"mask": row["mask"]} if processor.brain_mask == "required" else {}
-        without_search = {"local_stream": False} if getattr(processor, "local_stream", False) else {}
+        without_search: dict[str, Any] = {"local_stream": False} if getattr(processor, "local_stream", False) else {}
         volume = processor(row["image"], return_tensors="np", **masks, **without_search)["pixel_values"][0]
         with open(row["image"], "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

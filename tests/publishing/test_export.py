@@ -136,7 +136,8 @@ def test_the_card_of_a_local_stream_says_what_it_was_trained_on_and_how_to_use_i
     )
     assert "trained on painted injuries, not on real ones" in local and "4 small networks judge" in local
     assert "voxel edge above 1.2 mm" in local and "Myelination" in local and "show on T1-weighted scans first" in local
-    assert 'predict_proba(**processor("scan.nii.gz", return_tensors="pt"))' in local and "`pillow`, and `scipy`." in local
+    assert 'predict_proba(**processor("scan.nii.gz", return_tensors="pt"))' in local
+    assert "`nibabel` and `pillow`, and `scipy`." in local
     assert "local stream" not in plain.lower() and 'return_tensors="pt")["pixel_values"])' in plain
 
 

@@ -85,7 +85,7 @@ def train_local_stream(
     for i in normal:
         unseen = alone[:, part_of[i]]
         score[i] = unseen[i] + on_one_scale(score[injured], unseen[injured])
-    voices = fit_voices(labels[audible], score[audible], shares[audible])
+    voices = fit_voices(labels[audible].tolist(), score[audible], shares[audible])
     answers = [Answer(*pair) for pair in zip(voices.local(score), voices.shares(shares), strict=True)]
     keys = [[scan.participant_id, scan.session_id, scan.label, scan.radiology_score] for scan in scans]
     table = pd.DataFrame(keys, columns=["participant_id", "session_id", "label", "radiology_score"])
