@@ -97,11 +97,27 @@ def headers(files: Sequence[Any]) -> list[Any]:
     for file in files:
         header = dcmread(io.BytesIO(file.read()), stop_before_pixels=True)
         shorten(header)
+        use_known_characters(header)
         for keyword in MAY_BE_EMPTY:
             if keyword not in header or not copies(keyword, header.get(keyword)):
                 setattr(header, keyword, "")
         found.append(header)
     return found
+
+
+def use_known_characters(header: Any) -> None:
+    """Turn names into UTF-8 if their characters have code extensions, as in Japan, or are not declared or unknown."""
+    from highdicom import SpecificCharacterSetValues
+    from pydicom.multival import MultiValue
+
+    found = header.get("SpecificCharacterSet")
+    known = {value.value for value in SpecificCharacterSetValues}
+    if not found and all(str(header.get(keyword, "")).isascii() for keyword in MAY_BE_EMPTY):
+        return
+    if found and not isinstance(found, MultiValue) and found in known:
+        return
+    header.decode()
+    header.SpecificCharacterSet = "ISO_IR 192"
 
 
 def copies(keyword: str, value: Any) -> bool:

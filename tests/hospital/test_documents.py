@@ -229,6 +229,25 @@ def test_odd_headers(model, model_folder, tmp_path):
         assert "Error" not in found.stderr + found.stdout, found.stderr
 
 
+@pytest.mark.parametrize(
+    "characters, name", [(["", "ISO 2022 IR 87"], "ZPHI^TARO=山田^太郎"), ("ISO_IR 999", "ZPHI^X"), (None, "ZPHI^JANÉ")]
+)
+def test_characters_that_highdicom_does_not_copy(model, model_folder, tmp_path, characters, name):
+    """Names in Japanese code extensions, in an unknown character set, and in Latin-1 that is not declared."""
+
+    def change(one, _):
+        one.SpecificCharacterSet, one.PatientName = characters or "ISO_IR 100", name
+
+    folder = edit(save(slices_of(IMAGE, study="characters"), tmp_path / "in"), change)
+    for path in folder.iterdir() if characters is None else []:
+        path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", b"          "))
+    software = describe_software(model[0], str(model_folder))
+    paths = write_documents(screen_study(*model, str(folder)), software, tmp_path / "out")
+    for path in paths[:3]:
+        found = dcmread(path)
+        assert found.SpecificCharacterSet == "ISO_IR 192" and str(found.PatientName) == name
+
+
 def test_predict_writes_the_same_files(written, model_folder, tmp_path, capfd):
     base = written["classic"][1][0].parent.parent
     call = ["--model", str(model_folder), "--output", str(tmp_path / "p.csv"), "--num_workers", "0"]
