@@ -21,7 +21,15 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 
 
 class ArchiveError(Exception):
-    """The archive cannot be reached, or does not take or give something. The message holds nothing of a patient."""
+    """The archive cannot be reached, or does not take or give something. The message holds nothing of a patient.
+
+    Attributes:
+        answered: it was reached, and said no to this one thing; others may go.
+    """
+
+    def __init__(self, message: str, answered: bool = False):
+        super().__init__(message)
+        self.answered = answered
 
 
 class Found(NamedTuple):
@@ -44,7 +52,7 @@ def said(what: str) -> Iterator[None]:
         kind = f"HTTP {status}" if status else type(error).__name__
     else:
         return
-    raise ArchiveError(f"{what} ({kind})")
+    raise ArchiveError(f"{what} ({kind})", answered=status is not None)
 
 
 class Archive:
@@ -148,7 +156,7 @@ class Archive:
         answer = self.client.store_instances([one])
         taken = {str(each.ReferencedSOPInstanceUID) for each in answer.get("ReferencedSOPSequence") or []}
         if str(one.SOPInstanceUID) not in taken:  # an empty FailedSOPSequence proves nothing
-            raise ArchiveError("the archive does not confirm that it stored a report")
+            raise ArchiveError("the archive does not confirm that it stored a report", answered=True)
 
 
 class Receiver:
@@ -191,7 +199,7 @@ class Receiver:
                 code = status.get("Status")
                 if code is None or code not in (0x0000, 0xB000, 0xB006, 0xB007):  # success, or stored with a warning
                     shown = "no answer" if code is None else f"status {code:#06x}"
-                    raise ArchiveError(f"the receiver does not take a report ({shown})")
+                    raise ArchiveError(f"the receiver does not take a report ({shown})", answered=code is not None)
         finally:
             association.release()
 

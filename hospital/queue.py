@@ -44,13 +44,22 @@ class Queue:
         readonly: for `status`, while a service may be running.
 
     Raises:
-        InputError: there is no queue, or another version of this project wrote it.
+        InputError: there is no queue, it cannot be used, or another version of this project wrote it.
     """
 
     def __init__(self, folder: Path, readonly: bool = False):
         path = folder / FILE
         if readonly and not path.is_file():
             raise InputError(f"{folder} has no queue: give the --spool or --config of a service that was started")
+        try:
+            self._open(path, readonly)
+        except sqlite3.DatabaseError as error:
+            raise InputError(
+                f"{path} cannot be used ({error}): check its permissions and the disk; if it is damaged, move it away,"
+                " and the studies that are sent again are reported again"
+            ) from None
+
+    def _open(self, path: Path, readonly: bool) -> None:
         self.base = sqlite3.connect(path, isolation_level=None, timeout=30)
         self.base.row_factory = sqlite3.Row
         version = self.base.execute("PRAGMA user_version").fetchone()[0]
@@ -88,8 +97,7 @@ class Queue:
     def reports_of(self, study: str, series: str | None = None) -> list[sqlite3.Row]:
         """The reports of a study that were written, of any model, the oldest first."""
         return self.base.execute(
-            "SELECT * FROM reports WHERE study = ? AND (? IS NULL OR series = ?) AND state != 'refused'"
-            " ORDER BY created",
+            "SELECT * FROM reports WHERE study = ? AND (? IS NULL OR series = ?) AND state != 'refused' ORDER BY rowid",
             (study, series, series),
         ).fetchall()
 
@@ -111,6 +119,10 @@ class Queue:
             (*values.values(), *key),
         )
 
+    def postpone(self, due: float) -> None:
+        """Send no report before a time."""
+        self.base.execute("UPDATE reports SET due = max(due, ?) WHERE state = 'screened'", (due,))
+
     def remove(self, key: Key) -> None:
         self.base.execute(
             "DELETE FROM reports WHERE study = ? AND series = ? AND instances = ? AND model = ?", tuple(key)
@@ -119,7 +131,7 @@ class Queue:
     def in_state(self, *states: str) -> list[sqlite3.Row]:
         """Reports, the oldest first."""
         marks = ", ".join("?" * len(states))
-        return self.base.execute(f"SELECT * FROM reports WHERE state IN ({marks}) ORDER BY created", states).fetchall()
+        return self.base.execute(f"SELECT * FROM reports WHERE state IN ({marks}) ORDER BY rowid", states).fetchall()
 
     def waiting(self) -> list[sqlite3.Row]:
         """Received studies, by the time of the next step."""

@@ -96,7 +96,7 @@ class Service:
         return done
 
     def _round(self) -> bool:
-        if self.settings.polls is not None and time.time() >= self.next_poll:
+        if self.settings.polls is not None and time.monotonic() >= self.next_poll:
             self.poll()
         busy = self.listener.busy() if self.listener else set()  # first: what comes after this has not settled
         deliveries = self.spool.deliveries()
@@ -111,12 +111,17 @@ class Service:
         return any(looked) or sent
 
     def _unsettled(self, delivery: Delivery) -> bool:
-        return time.time() < delivery.newest + self.settings.settle
+        return abs(time.time() - delivery.newest) < self.settings.settle  # the clock may have been set back
+
+    def _due(self, row: sqlite3.Row) -> bool:
+        """Whether the next step of a report or study is due. A time too far ahead is of a clock that was set back."""
+        longest = max(LONGEST_PAUSE, self.settings.patience, self.settings.keep)
+        return not time.time() < row["due"] <= time.time() + longest
 
     def poll(self) -> None:
         """Fetch the series of the archive that may be T2-weighted, are complete, and were not fetched before."""
         assert self.archive is not None and self.settings.polls is not None
-        self.next_poll = time.time() + self.settings.polls
+        self.next_poll = time.monotonic() + self.settings.polls
         try:
             found = self.archive.find()
         except ArchiveError as error:
@@ -147,9 +152,9 @@ class Service:
         """Decide what is to be done with a study that has settled, and do it. Returns whether something was done."""
         row = self.queue.delivery(delivery.study)
         same = row is not None and row["content"] == delivery.content
-        if row is not None and same and row["state"] == "kept" and (crowded or time.time() >= row["due"]):
+        if row is not None and same and row["state"] == "kept" and (crowded or self._due(row)):
             return self._remove(delivery)
-        if row is not None and same and time.time() < row["due"]:
+        if row is not None and same and not self._due(row):
             return False
         reports = [each for each in self.queue.reports_of(delivery.study) if each["model"] == self.software.digest]
         if delivery.files.keys() <= {name for each in reports for name in each["seen"].split()}:
@@ -161,7 +166,7 @@ class Service:
         try:
             series = read_series(delivery, self.settings.plane)
             missing = [*series.missing, *([CUT_OFF] if delivery.cut else [])]
-            until = delivery.newest + self.settings.patience
+            until = min(delivery.newest, time.time()) + self.settings.patience
             if missing and time.time() < until:
                 self.queue.note(delivery.study, delivery.content, "waiting", missing[0], due=until)
                 return True
@@ -211,11 +216,12 @@ class Service:
     def send(self) -> bool:
         """Send the reports that are due, the oldest first. Returns whether one was sent."""
         assert self.destination is not None
-        sent = False
+        sent, waiting = False, set()  # studies with an earlier report that waits: a later one may name it
         for row in self.queue.in_state("screened"):
             key, folder = key_of(row), self._folder(key_of(row))
-            if time.time() < row["due"]:
-                break  # a later report may name this one
+            if key.study in waiting or not self._due(row):
+                waiting.add(key.study)
+                continue
             if not (folder / REPORT).is_file():  # somebody deleted it; what was received is still there
                 self.queue.remove(key)
                 continue
@@ -224,12 +230,18 @@ class Service:
                 self.destination.store(sorted(folder.glob("*.dcm"), key=lambda path: path.name == REPORT))
             except ArchiveError as error:
                 pause = min(LONGEST_PAUSE, self.settings.retry * 2 ** row["tries"])
-                self.queue.update(key, tries=row["tries"] + 1, due=time.time() + pause)
+                due = time.time() + pause
+                self.queue.update(key, tries=row["tries"] + 1, due=due)
                 self.lines.trouble("reports", f"{error}; reports wait and are sent later.")
-                break
+                waiting.add(key.study)
+                if not error.answered:  # the others need not be tried
+                    self.queue.postpone(due)
+                    break
+                continue
             self.queue.update(key, state="sent", due=0.0)
             self.lines.study(key.study, "sent", row["message"])
-            self.lines.trouble("reports", "")
+            if not waiting:
+                self.lines.trouble("reports", "")
             sent = True
         return sent
 

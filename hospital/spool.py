@@ -13,6 +13,7 @@ from run_folder.files import WriteError
 from .documents import sync_folder
 
 HEADERS = ".headers-"  # how temporary folders with headers begin
+LOCK = "lock"  # also says that a folder is a spool
 CUT = ".cut"  # a file in the folder of a study until its transfer has ended; also after a death in between
 
 
@@ -46,24 +47,31 @@ def tag(uid: str) -> str:
 class Spool:
     """
     Args:
-        folder: created if needed; only this user may read it.
+        folder: created if needed; only this user may read it. What is in it may be deleted.
         max_studies, max_instances: studies that may wait, and files of one study.
         min_free: bytes of the disk that stay free.
+
+    Raises:
+        WriteError: another service uses the folder, or it is no spool and not empty.
+        OSError: it cannot be written.
     """
 
     def __init__(self, folder: Path, max_studies: int, max_instances: int, min_free: int):
         self.folder, self.limits, self.min_free = folder, (max_studies, max_instances), min_free
         self.received, self.reports = folder / "received", folder / "reports"
         self.lock = threading.Lock()  # between the threads that receive and the one that deletes
-        for path in (folder, self.received, self.reports):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.chmod(0o700)
-        self._claim = open(folder / "lock", "w")  # held until the process ends
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(path.name != "lost+found" for path in folder.iterdir()) and not (folder / LOCK).exists():
+            raise WriteError(f"{folder} holds other files, which could be lost: give a new or empty --spool.")
+        self._claim = open(folder / LOCK, "w")  # held until the process ends
         try:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._claim.close()
             raise WriteError(f"{folder} is in use by another service: stop it, or give another --spool.") from None
+        for path in (folder, self.received, self.reports):
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
         # by a service that was killed
         for left in [*self.received.glob("*/.*.part"), *self.reports.glob(".*"), *folder.glob(f"{HEADERS}*")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()

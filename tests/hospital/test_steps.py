@@ -1,0 +1,86 @@
+"""Steps of the service without a network: other files, a clock that is set back, a report that the archive refuses."""
+
+import hospital.service
+import serve
+from hospital.archive import ArchiveError
+from hospital.queue import Key
+from hospital.service import Service
+from hospital.settings import Settings
+from hospital.software import Software
+from hospital.spool import tag
+
+
+def _service(spool, **words):
+    settings = Settings(model="m", spool=spool, archive="http://127.0.0.1:9/dicom-web", settle=0.0, **words)
+    return Service(settings, None, None, Software("1", "d" * 64, ""))
+
+
+class _Archive:
+    """Stores reports, but not those of some studies."""
+
+    def __init__(self, refused, answered):
+        self.refused, self.answered, self.asked = refused, answered, []
+
+    def store(self, paths):
+        study = paths[0].read_text()
+        self.asked.append(study)
+        if study in self.refused:
+            raise ArchiveError("no", answered=self.answered)
+
+
+def _with_reports(service, *studies):
+    for number, study in enumerate(studies):
+        key = Key(study, f"series {number}", "i", "m")
+        folder = service.spool.reports / tag("|".join(key))
+        folder.mkdir()
+        (folder / "report.dcm").write_text(study)
+        service.queue.add(key, "screened", "")
+
+
+def test_a_report_that_the_archive_refuses_stops_only_its_own_study(tmp_path):
+    service = _service(tmp_path / "spool")
+    _with_reports(service, "a", "b", "a", "c")
+    service.destination = _Archive({"a"}, answered=True)
+    assert service.send() and service.destination.asked == ["a", "b", "c"]
+    assert not service.send() and service.destination.asked == ["a", "b", "c"]
+    assert [row["study"] for row in service.queue.in_state("screened")] == ["a", "a"]
+    service.close()
+
+
+def test_an_archive_that_does_not_answer_is_not_asked_for_each_report(tmp_path):
+    service = _service(tmp_path / "spool")
+    _with_reports(service, "a", "b", "c")
+    service.destination = _Archive({"a", "b", "c"}, answered=False)
+    assert not service.send() and not service.send() and service.destination.asked == ["a"]
+    service.close()
+
+
+def test_a_clock_that_is_set_back_stops_nothing(tmp_path, monkeypatch):
+    service = _service(tmp_path / "spool", retry=60.0)
+    service.spool.keep("1.2", "1.2.3", b"x")
+    _with_reports(service, "a")
+    service.destination = _Archive({"a"}, answered=True)
+    service.send()
+    (delivery,), (row,) = service.spool.deliveries(), service.queue.in_state("screened")
+    assert not service._due(row)
+    month = 30 * 86400
+    now = hospital.service.time.time() - month
+    monkeypatch.setattr(hospital.service.time, "time", lambda: now)
+    assert not service._unsettled(delivery) and service._due(row)
+    service.close()
+
+
+def test_a_folder_with_other_files_is_no_spool(tmp_path, model_folder, capsys):
+    precious = tmp_path / "reports" / "own" / "file"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("x")
+    flags = ["--model", str(model_folder), "--archive", "http://127.0.0.1:9/dicom-web", "--once"]
+    assert serve.main([*flags, "--spool", str(tmp_path)]) == 1
+    assert "holds other files" in capsys.readouterr().err and precious.read_text() == "x"
+
+
+def test_a_damaged_queue_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "queue.sqlite").write_bytes(b"no database" * 100)
+    assert serve.main(["status", "--spool", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "queue.sqlite cannot be used (file is not a database)" in error and error.count("\n") == 1
