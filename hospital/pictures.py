@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from screening.one_scan import intensity_window
 
-from .report import description
+from .report import description, spoke_locally
 from .software import MAKER, NAME, Software
 from .study import ScreenedStudy, slice_source
 
@@ -118,8 +118,9 @@ def draw(study: ScreenedStudy, index: int, window: list[float], software: Softwa
     write_lines(
         pen, BAND + height + MARGIN, [
             (f"{NAME} {software.version}, slice {index + 1} of {len(study.voxels)}, {study.plane}", "white"),
-            ("Colour: where the model looked, not an outline of a lesion." if study.heat is not None
-             else "This kind of model gives no map.", "white"),
+            ((("Colour: global stream, not an outline of a lesion. Local stream: see the report."
+               if spoke_locally(answer) else "Colour: where the model looked, not an outline of a lesion.")
+              if study.heat is not None else "This kind of model gives no map."), "white"),
             (f"{warned} warning(s), see the report: do not rely on this." if warned else "", "red")],
     )  # fmt: skip
     return np.asarray(canvas)

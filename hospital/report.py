@@ -7,6 +7,7 @@ from .software import MAKER, NAME, Software, make_uid
 from .study import ScreenedStudy
 
 SCHEME = "99GLORESNET"  # of our own codes; DICOM has none for these
+PLACES = 5  # of the local stream that are listed
 
 
 def make_report(
@@ -107,11 +108,32 @@ def comments(study: ScreenedStudy, software: Software) -> list[str]:
         sentences.append("The probability is not calibrated: it ranks scans, it is no frequency.")
     if study.heat is None:
         sentences.append("This kind of model gives no map of where it looked.")
+    if spoke_locally(answer):
+        sentences.append(
+            "Besides the global stream, a local stream judged small places. The map shows the global stream only. "
+            f"Suspicious places of the local stream, at most {PLACES}, in mm of the patient's coordinates in DICOM:"
+        )
+        sentences += [place_words(rank, place) for rank, place in enumerate(answer["places"][:PLACES], start=1)]
     return sentences
+
+
+def spoke_locally(answer: dict[str, Any]) -> bool:
+    """Whether another stream than the global one has a part in the probability."""
+    return answer["streams"] != ["global"]
+
+
+def place_words(rank: int, place: dict[str, Any]) -> str:
+    """One suspicious place. Its position is turned from right, anterior, superior to the directions of DICOM."""
+    right, anterior, superior = place["position_mm"]
+    return (
+        f"Place {rank}: probability {place['probability']:.3f}, {place['side']},"
+        f" x {-right:.1f}, y {-anterior:.1f}, z {superior:.1f}"
+    )
 
 
 def numbers(answer: dict[str, Any]) -> list[tuple[tuple[str, str], float]]:
     """The measurements, with their codes."""
+    streams = {name: answer[f"p_{name}"] if spoke_locally(answer) else None for name in ("global", "local", "shares")}
     found = [
         (("probability", "Probability of injury"), answer["p_injury"]),
         (("threshold", "Threshold of the probability"), answer["threshold"]),
@@ -119,6 +141,9 @@ def numbers(answer: dict[str, Any]) -> list[tuple[tuple[str, str], float]]:
         (("probability-mirrored", "Probability from its mirror image"), answer["p_injury_mirrored"]),
         (("view-spread", "Difference between both views"), answer["view_spread"]),
         (("member-spread", "Standard deviation over the ensemble"), answer["member_spread"]),
+        (("stream-global", "Probability from the global stream alone"), streams["global"]),
+        (("stream-local", "Probability from the local stream alone"), streams["local"]),
+        (("stream-shares", "Probability from the intensity shares alone"), streams["shares"]),
     ]
     return [(name, value) for name, value in found if value is not None]
 
@@ -131,6 +156,8 @@ def parameters(study: ScreenedStudy, software: Software) -> list[str]:
         f"model sha256: {software.digest}",
         f"trained on: {cohort if model.get('train_scans') else 'nothing, the weights are random'}",
         f"trained on synthetic phantoms: {'yes' if model.get('synthetic') else 'no'}",
+        f"trained on painted injuries: {'yes' if model.get('painted') else 'no'}",
+        f"streams that spoke: {', '.join(answer['streams'])}",
         f"image size: {model['image_size']}",
         f"temperature: {answer['temperature']:g}",
         f"brain mask: {answer['preprocessing']['brain_mask']}",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from machine.version import project_version
 from modeling_gloresnet.loading_gloresnet import downloaded_folder
 from screening.exported import is_converted_file
-from screening.model import SYNTHETIC, ScreeningModel, is_synthetic, is_trained
+from screening.model import PAINTED, ScreeningModel, caution, is_trained
 
 NAME, MAKER = "GloResNet", "GloResNet (independent implementation)"
 UNTRAINED = "The model was not trained: its probabilities mean nothing."
@@ -19,7 +19,7 @@ class Software(NamedTuple):
     Attributes:
         version: of this project.
         digest: of the model, see `model_digest`.
-        doubt: a sentence if the model was trained on phantoms or not at all; else empty.
+        doubt: a sentence if the model was trained on phantoms, on painted injuries or not at all; else empty.
     """
 
     version: str
@@ -28,7 +28,9 @@ class Software(NamedTuple):
 
     @property
     def doubt_in_short(self) -> str:
-        return "UNTRAINED MODEL" if self.doubt == UNTRAINED else "SYNTHETIC MODEL" if self.doubt else ""
+        if not self.doubt:
+            return ""
+        return {UNTRAINED: "UNTRAINED MODEL", PAINTED: "PAINTED MODEL"}.get(self.doubt, "SYNTHETIC MODEL")
 
 
 def describe_software(model: ScreeningModel, name: str) -> Software:
@@ -37,7 +39,7 @@ def describe_software(model: ScreeningModel, name: str) -> Software:
         model: from `load_model`.
         name: what it was loaded from.
     """
-    doubt = SYNTHETIC if is_synthetic(model) else "" if is_trained(model) else UNTRAINED
+    doubt = caution(model) or ("" if is_trained(model) else UNTRAINED)
     return Software(project_version()["version"] or "unknown", model_digest(name), doubt)
 
 

@@ -10,7 +10,7 @@ import torch
 from architectures.networks import member_temperatures
 from dicomfiles import is_delivery
 from dicomfiles import read as read_delivery
-from preprocessing import LocalInputs, Volume, apply_mask, read_volume, stack_local_inputs
+from preprocessing import LocalInputs, Volume, VolumeError, apply_mask, read_volume, stack_local_inputs
 from preprocessing.appearance_gloresnet import check_standardised, coarser
 from preprocessing.arrays_gloresnet import longest_edge
 
@@ -169,8 +169,12 @@ def _prepared(
     try:
         return read_inputs(processor, open_scan(scan, series), mask, search)
     except ValueError as error:
+        # a model folder brings its own copy of the class
+        ours = any(kind.__name__ == VolumeError.__name__ for kind in type(error).__mro__)
         sentence = str(error).replace(path, name or os.path.basename(path))
-        raise ValueError(sentence.replace(mask, os.path.basename(mask)) if mask else sentence) from error
+        raise (VolumeError if ours else ValueError)(
+            sentence.replace(mask, os.path.basename(mask)) if mask else sentence
+        ) from error
 
 
 def screen_scan(
