@@ -1,12 +1,16 @@
 """What the service says: a line for each study on standard output, problems once on standard error; no PHI."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
-from .software import Software
+
+if TYPE_CHECKING:  # `serve.py status` does without torch
+    from .software import Software
 
 SHORT = 12  # letters of a tag that are shown
 

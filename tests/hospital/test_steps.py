@@ -1,5 +1,8 @@
 """Steps of the service without a network: other files, a clock that is set back, a report that the archive refuses."""
 
+import subprocess
+import sys
+
 import hospital.service
 import serve
 from hospital.archive import ArchiveError
@@ -8,6 +11,7 @@ from hospital.service import Service
 from hospital.settings import Settings
 from hospital.software import Software
 from hospital.spool import tag
+from tests.programs import ROOT
 
 
 def _service(spool, **words):
@@ -84,3 +88,9 @@ def test_a_damaged_queue_is_one_sentence(tmp_path, capsys):
     assert serve.main(["status", "--spool", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "queue.sqlite cannot be used (file is not a database)" in error and error.count("\n") == 1
+
+
+def test_status_does_without_the_slow_libraries():
+    words = "import sys, serve; print(sorted({'torch', 'transformers', 'pydicom'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout == "[]\n", found.stderr
