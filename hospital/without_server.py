@@ -69,7 +69,7 @@ def write_reports(
         except WriteError:
             raise
         except VolumeError as error:
-            problems[scan] = str(error)
+            problems[scan] = str(error) if scan in str(error) else f"{scan}: {error}"
         except Exception as error:
             # of any library; only its type is free of what the header says
             kind = type(error).__name__
