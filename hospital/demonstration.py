@@ -105,7 +105,6 @@ def demonstrate(folder: Path, model: str | None, output: Path) -> None:
         step("The service says: " + lines.read_text().splitlines()[-1])
         show(orthanc, output, step)
         orthanc.send(study)
-        time.sleep(4)
         received = folder / "spool" / "received"  # walked without an error if a folder is deleted meanwhile
         wait(lambda: not any(names for _, _, names in os.walk(received)), service, lines)
         step(f"The study was sent once more. The archive still has {len(orthanc.reports())} report of it.")
@@ -175,10 +174,12 @@ def wait(condition: Callable[[], bool], service: subprocess.Popen, lines: Path) 
 def untrained_model(folder: Path, image_size: int = 64) -> Path:
     """A model folder with seeded random weights."""
     import torch
+    from transformers.utils import logging
 
     from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
     from preprocessing import GloResNetImageProcessor
 
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     config = GloResNetConfig(image_size=image_size, head_init_std=0.1)
     GloResNetForImageClassification(config).save_pretrained(folder)

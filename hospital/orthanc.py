@@ -101,7 +101,7 @@ class Orthanc:
 
     def stop(self) -> None:
         if self.process:
-            self.process.terminate()
+            self.process.kill()  # a termination takes it seconds; what it has stored survives both
             self.process.wait()
             self.process = None
 

@@ -1,6 +1,7 @@
-"""Death of the service at each named step, and what its next start makes of it. Each function is a test."""
+"""Death of the service at each named step, or Ctrl-C, and what its next start makes of it. Each function is a test."""
 
 import os
+import signal
 
 import hospital.archive
 import hospital.queue
@@ -40,7 +41,17 @@ def _dies_when_sent():
     hospital.service.Service.clear = dying
 
 
+def _interrupted(owner, name):
+    """A patch that gives the service a Ctrl-C when it calls a function."""
+
+    def patch():
+        setattr(owner, name, lambda *_args, **_more: os.kill(os.getpid(), signal.SIGINT))
+
+    return patch
+
+
 STEPS = {
+    "interrupt": _interrupted(hospital.service, "screen_study"),
     "receive_before": _dies(hospital.spool.Spool, "keep", after=False, count=5),
     "receive_after": _dies(hospital.spool.Spool, "keep", count=5),
     "look": _dies(hospital.service, "read_series"),
@@ -62,7 +73,8 @@ def _death(step):
         s.listen(spool, "--patience", 0, patch=STEPS[step])
         answers = send(s, files(folder))
         wait(lambda: s.ended() is not None)
-        assert s.ended() == 9
+        assert s.ended() == (130 if step == "interrupt" else 9)
+        assert ("what was received is in the spool" in s.output()) == (step == "interrupt")
         # a transfer that did not end is remembered
         assert bool(list(s.spool.rglob(".cut"))) == step.startswith("receive")
         s.listen(spool, "--patience", 0)
@@ -71,11 +83,10 @@ def _death(step):
         s.wait_for(study)
         wait(lambda: not s.received())
         assert set(send(s, files(folder))) == {0}
-        s.settled()
+        wait(lambda: not s.received())
         (report,) = s.wait_for(study)
         assert len(s.reports(study, "OT")) == PICTURES_AND_MAP and len(evidence(report)) == 10
         assert not predecessors(report) and "1 sent" in s.queue()
-        wait(lambda: not s.received())
 
     return scenario
 

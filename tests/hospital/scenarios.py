@@ -44,9 +44,8 @@ def store(s):
     assert re.fullmatch(r"\S+ \S+ study [0-9a-f]{12} sent: p 0\.\d{3} \((injury|normal)\), axial, 10 slices.*", line)
     wait(lambda: not s.received())
     s.orthanc.send(s.orthanc.upload(folder))  # everything again
-    s.settled()
-    s.wait_for(study)
     wait(lambda: not s.received())
+    s.wait_for(study)
     assert s.output().count(" study ") == 1 and s.queue().endswith("1 sent\n")
 
     assert os.stat(s.spool).st_mode & 0o777 == 0o700
@@ -178,9 +177,8 @@ def half_that_was_reported(s):
     assert "replaces an earlier report" in s.output()
     wait(lambda: not s.received())
     send(s, paths[:12])  # nothing new
-    s.settled()
-    s.wait_for(study, 2)
     wait(lambda: not s.received())
+    s.wait_for(study, 2)
 
 
 def a_late_part_alone(s):
