@@ -98,24 +98,25 @@ class Service:
     def _round(self) -> bool:
         if self.settings.polls is not None and time.monotonic() >= self.next_poll:
             self.poll()
+        now = time.time()
         busy = self.listener.busy() if self.listener else set()  # first: what comes after this has not settled
         deliveries = self.spool.deliveries()
         crowded = len(deliveries) > self.settings.max_studies // 2
         looked = [
             self.look(delivery, crowded)
             for delivery in deliveries
-            if delivery.study not in busy and not self._unsettled(delivery)
+            if delivery.study not in busy and not self._unsettled(delivery, now)
         ]
         sent = self.send()
         self.clear()
         return any(looked) or sent
 
-    def _unsettled(self, delivery: Delivery) -> bool:
-        return abs(time.time() - delivery.newest) < self.settings.settle  # the clock may have been set back
+    def _unsettled(self, delivery: Delivery, now: float | None = None) -> bool:
+        """Whether files came shortly before a time, or after it. Long after it means that the clock was set back."""
+        return -LONGEST_PAUSE < (now or time.time()) - delivery.newest < self.settings.settle
 
-    def _due(self, row: sqlite3.Row) -> bool:
+    def _due(self, row: sqlite3.Row, longest: float = LONGEST_PAUSE) -> bool:
         """Whether the next step of a report or study is due. A time too far ahead is of a clock that was set back."""
-        longest = max(LONGEST_PAUSE, self.settings.patience, self.settings.keep)
         return not time.time() < row["due"] <= time.time() + longest
 
     def poll(self) -> None:
@@ -152,9 +153,13 @@ class Service:
         """Decide what is to be done with a study that has settled, and do it. Returns whether something was done."""
         row = self.queue.delivery(delivery.study)
         same = row is not None and row["content"] == delivery.content
-        if row is not None and same and row["state"] == "kept" and (crowded or self._due(row)):
+        if row is not None and same and row["state"] == "kept" and (crowded or self._due(row, self.settings.keep)):
             return self._remove(delivery)
-        if row is not None and same and not self._due(row):
+        if (
+            row is not None
+            and same
+            and not self._due(row, max(LONGEST_PAUSE, self.settings.patience, self.settings.keep))
+        ):
             return False
         reports = [each for each in self.queue.reports_of(delivery.study) if each["model"] == self.software.digest]
         if delivery.files.keys() <= {name for each in reports for name in each["seen"].split()}:

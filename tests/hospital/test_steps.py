@@ -74,6 +74,17 @@ def test_a_clock_that_is_set_back_stops_nothing(tmp_path, monkeypatch):
     service.close()
 
 
+def test_what_came_after_a_round_began_has_not_settled(tmp_path):
+    """Screening other studies in the same round may take longer than the pause after which a study has settled."""
+    service = _service(tmp_path / "spool")
+    service.spool.keep("1.2", "1.2.3", b"x")
+    (delivery,) = service.spool.deliveries()
+    assert service._unsettled(delivery, delivery.newest - 0.01) and not service._unsettled(
+        delivery, delivery.newest + 1
+    )
+    service.close()
+
+
 def test_a_folder_with_other_files_is_no_spool(tmp_path, model_folder, capsys):
     precious = tmp_path / "reports" / "own" / "file"
     precious.parent.mkdir(parents=True)
