@@ -242,9 +242,17 @@ def test_a_finished_visitor_does_not_disturb_an_upload_that_is_still_coming(base
 def test_an_upload_that_is_cut_off_is_deleted_at_once(base, client, served):
     body = multipart("lost.nii.gz", (base / "scan1.nii.gz").read_bytes())
     lost = client.open("/gradio_api/upload", len(body), body[:500])
-    wait_until(lambda: list(served.temp.rglob("upload-*/tmp*")))
+    wait_until(lambda: unfinished(served.temp))
     lost.close()
-    wait_until(lambda: not list(served.temp.rglob("upload-*/tmp*")))
+    wait_until(lambda: not unfinished(served.temp))
+
+
+def unfinished(folder):
+    """The uploads that are being written."""
+    try:
+        return list(folder.rglob("upload-*/tmp*"))
+    except FileNotFoundError:  # a folder was removed while it was listed
+        return unfinished(folder)
 
 
 def wait_until(condition, seconds=30):
