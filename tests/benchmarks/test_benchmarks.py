@@ -38,6 +38,8 @@ def test_it_writes_a_table_and_json(scans, tmp_path, capsys):
     ] * (best() == "float32")
 
 
+# the class of this warning is of the model folder, and pytest-xdist ends if it cannot import it
+@pytest.mark.filterwarnings("ignore:.*The first or last slice:UserWarning")
 def test_a_dicom_study_is_timed_as_a_folder_a_zip_and_compressed(scans, tmp_path, monkeypatch):
     answers = []
 
