@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -30,9 +30,9 @@ def require(where: str, *names: str) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the warnings and loggers of the DICOM packages."""
-    loggers = [logging.getLogger(name) for name in LOUD]
+def quiet(names: Sequence[str] = LOUD) -> Iterator[None]:
+    """Silence warnings, and the loggers of these packages, in all threads."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

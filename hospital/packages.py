@@ -1,9 +1,6 @@
 """Import the optional packages when they are needed, and keep them quiet: they quote values of headers."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib import import_module
 
 from run_folder.files import InputError
@@ -28,17 +25,8 @@ def require(*names: str) -> None:
         )
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Silence the warnings and loggers of these packages, in all threads."""
-    loggers = [logging.getLogger(name) for name in LOUD]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    from dicomfiles.packages import quiet  # here, because `serve.py status` needs no slow library
+
+    return quiet(LOUD)
