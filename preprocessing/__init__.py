@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .bias_gloresnet import correct_bias
 from .candidates_gloresnet import LocalInputs, local_inputs, stack_local_inputs, top_places
 from .framing_gloresnet import frame_head
+from .modalities_gloresnet import MODALITIES, Channels, map_modalities
 from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import Frame, Volume, apply_mask, map_volume, read_labels, read_volume, resample, standardise
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from .image_processing_gloresnet import GloResNetImageProcessor
 
 __all__ = [
+    "MODALITIES",
+    "Channels",
     "Frame",
     "GloResNetImageProcessor",
     "LocalInputs",
@@ -26,6 +29,7 @@ __all__ = [
     "correct_bias",
     "frame_head",
     "local_inputs",
+    "map_modalities",
     "map_volume",
     "read_labels",
     "read_volume",

@@ -2,6 +2,8 @@
 
 import numbers
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,10 @@ from .arrays_gloresnet import longest_edge
 from .bias_gloresnet import correct_bias
 from .candidates_gloresnet import LocalInputs, local_inputs, stack_local_inputs
 from .framing_gloresnet import FRAME_MM, frame_head
+from .masks_gloresnet import brain_voxels
+from .modalities_gloresnet import T2W, Channels, check_modalities, images_by_modality, map_modalities
 from .reading_gloresnet import VolumeError, VolumeWarning
-from .volume_gloresnet import Volume, apply_mask, is_volume, map_volume, read_volume
+from .volume_gloresnet import Volume, apply_mask, is_volume, read_labels, read_volume
 
 SETTINGS = (
     "image_size",
@@ -24,7 +28,7 @@ SETTINGS = (
     "frame_mm",
     "bias_correction",
     "local_stream",
-)  # what decides about the network's input
+)  # what decides about the T2w channel; `modalities`, which decides about the others, is also in the model's config
 
 
 class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
@@ -37,6 +41,7 @@ class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
     frame_mm: float
     bias_correction: str
     local_stream: bool
+    modalities: list[str]
 
 
 class GloResNetImageProcessor(BaseImageProcessor):
@@ -54,6 +59,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
             after the mask and before the frame. It needs SimpleITK.
         local_stream: whether to also prepare what the local stream of a model needs, see `local_inputs`. It needs
             scipy.
+        modalities: what each channel shows: T2w, then any of T1w, FA and MD, see `map_modalities`. Several need scipy.
 
     Raises:
         ValueError: a setting is invalid.
@@ -66,6 +72,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
     frame_mm: float
     bias_correction: str
     local_stream: bool
+    modalities: list[str]
     model_input_names = ["pixel_values"]
     valid_kwargs = GloResNetImageProcessorKwargs
 
@@ -78,6 +85,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
         frame_mm: float = FRAME_MM,
         bias_correction: str = "none",
         local_stream: bool = False,
+        modalities: list[str] | tuple[str, ...] = (T2W,),
         **kwargs,
     ):
         if isinstance(image_size, bool) or not isinstance(image_size, numbers.Integral) or not 16 <= image_size <= 512:
@@ -105,6 +113,14 @@ class GloResNetImageProcessor(BaseImageProcessor):
         self.frame_mm = float(frame_mm)
         self.bias_correction = bias_correction
         self.local_stream = local_stream
+        self.modalities = check_modalities(modalities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings. Those for T2w alone do not name its modality, as ever."""
+        settings = super().to_dict()
+        if settings.get("modalities") == [T2W]:
+            del settings["modalities"]
+        return settings
 
     def preprocess(
         self, images, mask=None, return_tensors: str | None = None, local_stream: bool | None = None
@@ -112,20 +128,24 @@ class GloResNetImageProcessor(BaseImageProcessor):
         """Prepare one or several scans. Calling the processor does the same.
 
         Args:
-            images: a path, a nibabel image, an array or tensor `(R, A, S)` or `(1, R, A, S)`; a list of these; or a
-                batch `(B, 1, R, A, S)`. Arrays without an affine are assumed to be RAS; with `framing="head"` they are
-                refused. See `read_volume`.
-            mask: one brain mask per scan, in the same forms; only with `brain_mask="required"`.
+            images: a path, a nibabel image, an array or tensor `(R, A, S)` or `(1, R, A, S)`; a dictionary of these
+                by modality, such as `{"T2w": ..., "T1w": ...}`, which all lie in the T2w scan's world space; a list of
+                any of these; or a batch `(B, 1, R, A, S)`. Modalities may be missing, except T2w. Arrays without an
+                affine are assumed to be RAS; with `framing="head"` they are refused. See `read_volume`.
+            mask: one brain mask per scan, on the grid of its T2w image, in the same forms; only with
+                `brain_mask="required"`.
             return_tensors: `"pt"`, `"np"`, or None for a list of numpy arrays.
             local_stream: `False` leaves out the inputs of the local stream; None follows the setting.
 
         Returns:
-            `pixel_values`: `(B, 1, image_size, image_size, image_size)` float32, axes R, A, S. Each scan has mean 0 and
-            standard deviation 1. With a local stream also `local_patches`, `local_positions`, `local_valid` and
-            `local_shares`, see `stack_local_inputs`.
+            `pixel_values`: `(B, C, image_size, image_size, image_size)` float32, axes R, A, S, one channel per entry of
+            `modalities`. Each channel has mean 0 and standard deviation 1, or is 0 if it is missing. With several
+            channels also `presence`: `(B, C)` bool, which modalities each scan has. With a local stream also
+            `local_patches`, `local_positions`, `local_valid` and `local_shares`, see `stack_local_inputs`.
 
         Warns:
-            VolumeWarning: a scan or mask is doubtful: its `Volume.warnings`; or the local stream cannot judge a scan.
+            VolumeWarning: a scan or mask is doubtful: its `Volume.warnings`; a modality is missing; or the local stream
+                cannot judge a scan.
 
         Raises:
             VolumeError: (a ValueError) a scan or mask cannot be used, or there are no masks, too many or too few.
@@ -144,20 +164,25 @@ class GloResNetImageProcessor(BaseImageProcessor):
 
         local_stream = self.local_stream if local_stream is None else local_stream
         found = []
-        pixel_values = np.empty((len(scans), 1) + (self.image_size,) * 3, dtype=np.float32)
-        for row, (scan, name), (brain, mask_name) in zip(pixel_values, scans, masks, strict=True):
-            volume = read_volume(scan, name)
+        pixel_values = np.empty((len(scans), len(self.modalities)) + (self.image_size,) * 3, dtype=np.float32)
+        presence = np.empty(pixel_values.shape[:2], bool)
+        for number, ((scan, name), (brain, mask_name)) in enumerate(zip(scans, masks, strict=True)):
+            images = images_by_modality(scan, self.modalities, name)
+            volume = read_volume(images.pop(T2W), name)
             if mask is not None:
                 volume = apply_mask(volume, brain, mask_name)
             volume = self.frame(self.correct(volume))
-            sentences = volume.warnings
+            channels = self.map(volume, images, brain)
+            pixel_values[number], presence[number] = channels.pixel_values, channels.presence
+            sentences = volume.warnings + channels.warnings
             if local_stream:
                 found.append(self.search(volume))
                 sentences += (found[-1].warning,) if found[-1].warning else ()
             for sentence in sentences:
                 warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=3)
-            row[0] = map_volume(volume, self.image_size, self.eps)
         data = {"pixel_values": pixel_values} | (stack_local_inputs(found) if local_stream else {})
+        if len(self.modalities) > 1:
+            data["presence"] = presence
         if return_tensors is None:
             data = {name: list(rows) for name, rows in data.items()}
         return BatchFeature(data=data, tensor_type=return_tensors)
@@ -186,6 +211,22 @@ class GloResNetImageProcessor(BaseImageProcessor):
         """
         return frame_head(volume, self.frame_mm) if self.framing == "head" and volume.frame is None else volume
 
+    def map(self, volume: Volume, others: Mapping[str, Any], mask: Any = None) -> Channels:
+        """The input of the network for one scan.
+
+        Args:
+            volume: the T2w scan as `frame` returns it.
+            others: its further images by modality, see `map_modalities`.
+            mask: its brain mask, if there is one.
+
+        Raises:
+            VolumeError: see `map_modalities`.
+        """
+        masked = mask is not None and bool(others)
+        brain = brain_voxels(read_labels(mask).data, "the mask")[0] if masked else None
+        corrects = self.bias_correction == "n4"
+        return map_modalities(volume, others, self.modalities, self.image_size, self.eps, brain, corrects)
+
     def search(self, volume: Volume) -> LocalInputs:
         """What the local stream needs of one scan.
 
@@ -201,7 +242,8 @@ class GloResNetImageProcessor(BaseImageProcessor):
         """Warnings about prepared scans that differ from a model's training scans.
 
         Args:
-            pixel_values: `(B, 1, R, A, S)`, as this processor makes them: tensor or arrays.
+            pixel_values: `(B, C, R, A, S)`, as this processor makes them: tensor or arrays. T2w, the first channel,
+                counts.
             trained_on: `model.config.training_appearance`.
 
         Returns:
@@ -216,7 +258,7 @@ class GloResNetImageProcessor(BaseImageProcessor):
             image: the scan, as `preprocess` takes it. Its header is read again, not its voxels.
             trained_on: `model.config.training_appearance`.
         """
-        return coarser(longest_edge(image), trained_on)
+        return coarser(longest_edge(image[T2W] if isinstance(image, Mapping) else image), trained_on)
 
 
 def _as_list(sources, kind: str) -> list[tuple]:
