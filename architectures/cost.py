@@ -26,7 +26,7 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def gmac(model: nn.Module, image_size: int) -> float:
+def gmac(model: nn.Module, image_size: int, channels: int = 1) -> float:
     """Billions of multiply-adds (GMAC) of one forward pass over one volume, without the mirrored view.
 
     This is half the FLOPs that torch counts. It includes convolutions and matrix products, also those of attention, but
@@ -35,9 +35,10 @@ def gmac(model: nn.Module, image_size: int) -> float:
     Args:
         model: on any device; on `meta`, nothing is computed and no memory is used.
         image_size: edge of the cubic volume, voxels.
+        channels: of the volume.
     """
     parameter = next(model.parameters())
-    volume = torch.zeros((1, 1) + (image_size,) * 3, device=parameter.device, dtype=parameter.dtype)
+    volume = torch.zeros((1, channels) + (image_size,) * 3, device=parameter.device, dtype=parameter.dtype)
     was_training = model.training
     model.eval()
     try:
@@ -48,19 +49,21 @@ def gmac(model: nn.Module, image_size: int) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def measure(architecture: str, image_size: int = 128) -> tuple[int, float]:
-    """Return parameters and GMAC of an architecture.
+def measure(architecture: str, image_size: int = 128, modalities: Sequence[str] = ("T2w",)) -> tuple[int, float]:
+    """Return parameters and GMAC of an architecture, for volumes with a channel per modality.
 
     Raises:
         MissingPackageError: MONAI is not installed.
         StrictDataclassError: the architecture cannot take this image size.
     """
     with torch.device("meta"):
-        model = build(new_config(architecture, image_size))
-    return parameters(model), gmac(model, image_size)
+        model = build(new_config(architecture, image_size, modalities=modalities))
+    return parameters(model), gmac(model, image_size, len(modalities))
 
 
-def cost_table(image_size: int = 128, architectures: Sequence[str] = ARCHITECTURES) -> list[dict]:
+def cost_table(
+    image_size: int = 128, architectures: Sequence[str] = ARCHITECTURES, modalities: Sequence[str] = ("T2w",)
+) -> list[dict]:
     """Return one row per architecture, in the paper's order, with our own last.
 
     Returns:
@@ -79,7 +82,7 @@ def cost_table(image_size: int = 128, architectures: Sequence[str] = ARCHITECTUR
             name, words = NAMES[architecture], message
         else:
             name = network_name(new_config(architecture, image_size))
-            count, cost = measure(architecture, image_size)
+            count, cost = measure(architecture, image_size, modalities)
             words = discrepancy(count, cost, millions, gflops, image_size)
         rows.append(
             {
@@ -113,7 +116,7 @@ def discrepancy(parameters: int, gmac: float, stated: float | None, gflops: floa
     return f"{size}; {times:.1f} times the GFLOPs, {2 * times:.1f} if the paper counts a multiply-add as two"
 
 
-def markdown(rows: list[dict], image_size: int) -> str:
+def markdown(rows: list[dict], image_size: int, modalities: Sequence[str] = ("T2w",)) -> str:
     """Format the table as Markdown, followed by a line that says what is counted."""
     header = ["architecture", "network", "parameters", "GMAC", "paper: parameters, GFLOPs", "discrepancy"]
     lines = [f"| {' | '.join(header)} |", "|---|---|---:|---:|---:|---|"]
@@ -125,6 +128,9 @@ def markdown(rows: list[dict], image_size: int) -> str:
     lines += [
         "",
         f"Measured at {image_size}^3, one volume, one view: multiply-adds of convolutions and matrix products, "
-        "including those of attention, counted by torch.",
+        "including those of attention, counted by torch."
+        + (
+            f" Channels: {', '.join(modalities)}; the paper's figures are for T2w alone." if len(modalities) > 1 else ""
+        ),
     ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The networks that a recipe can name, their configurations, and the function that builds them."""
 
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,7 +61,9 @@ def problem(architecture: str, image_size: int, init: str, gradient_checkpointin
     return wrong_size(architecture, image_size)
 
 
-def new_config(architecture: str, image_size: int = 128, medicalnet: bool = False) -> GloResNetConfig | BaselineConfig:
+def new_config(
+    architecture: str, image_size: int = 128, medicalnet: bool = False, modalities: Sequence[str] = ("T2w",)
+) -> GloResNetConfig | BaselineConfig:
     """Return the configuration of an architecture.
 
     Args:
@@ -68,17 +71,19 @@ def new_config(architecture: str, image_size: int = 128, medicalnet: bool = Fals
         image_size: edge of the cubic input volume, voxels.
         medicalnet: whether the network will hold MedicalNet's weights. MedicalNet's ResNet-18 uses shortcut type A;
             type B has the number of parameters that the paper gives.
+        modalities: what each input channel shows, T2w first; see `GloResNetConfig`.
 
     Raises:
-        StrictDataclassError: the architecture cannot take this image size.
+        StrictDataclassError: the architecture cannot take this image size, or a modality is not known.
     """
+    size: dict[str, Any] = {"image_size": image_size, "modalities": list(modalities)}
     if architecture in DEPTHS:
         shortcut = "A" if medicalnet and architecture == "resnet18" else "B"
-        return GloResNetConfig.from_depth(DEPTHS[architecture], image_size=image_size, shortcut_type=shortcut)
+        return GloResNetConfig.from_depth(DEPTHS[architecture], shortcut_type=shortcut, **size)
     if architecture == "compact":
-        return GloResNetConfig.compact(image_size=image_size)
+        return GloResNetConfig.compact(**size)
     name: Any = architecture  # BaselineConfig checks it
-    return BaselineConfig(architecture=name, image_size=image_size)
+    return BaselineConfig(architecture=name, **size)
 
 
 def build(

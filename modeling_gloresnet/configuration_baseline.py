@@ -37,7 +37,8 @@ class BaselineConfig(ScreeningConfig):
     Args:
         architecture: `vit_base`, `swin_unet_encoder` or `densenet121`. It determines the whole geometry.
         image_size: edge of the cubic input volume, voxels. The network accepts no other size.
-        test_time_augmentation, temperature, threshold, provenance, training_appearance: see `GloResNetConfig`.
+        modalities, test_time_augmentation, temperature, threshold, provenance, training_appearance: see
+            `GloResNetConfig`.
 
     Raises:
         `StrictDataclassError`: for a field of the wrong type, or an image size that the architecture cannot take.
@@ -49,8 +50,6 @@ class BaselineConfig(ScreeningConfig):
 
     def validate_geometry(self):
         """Check that the architecture can take this image size."""
-        if self.num_channels != 1:
-            raise ValueError(f"A scan has one channel, not {self.num_channels}.")
         if message := wrong_size(self.architecture, self.image_size):
             raise ValueError(message)
 

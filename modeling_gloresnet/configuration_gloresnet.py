@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+MODALITIES = ("T2w", "T1w", "FA", "MD")  # what a channel may be; `preprocessing/modalities_gloresnet.py` has them too
+
 
 @strict
 class ScreeningConfig(PreTrainedConfig):
@@ -16,6 +18,7 @@ class ScreeningConfig(PreTrainedConfig):
     """
 
     num_channels: int = 1
+    modalities: list[str] | tuple[str, ...] = ("T2w",)
     image_size: int = 128
     test_time_augmentation: bool = True
     temperature: float | int = 1.0
@@ -26,10 +29,20 @@ class ScreeningConfig(PreTrainedConfig):
     _features_class: ClassVar[str | None] = None  # what AutoModel loads
 
     def __post_init__(self, **kwargs):
+        self.modalities = list(self.modalities)
+        if self.num_channels == 1:  # the default
+            self.num_channels = len(self.modalities) or 1
         if self.id2label is None and self.label2id is None and kwargs.get("num_labels", 2) == 2:
             self.id2label = {0: "normal", 1: "injury"}
             self.label2id = {"normal": 0, "injury": 1}
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings. Those of a network for T2w alone do not name its modality, as ever."""
+        settings = super().to_dict()
+        if settings.get("modalities") == ["T2w"]:
+            del settings["modalities"]
+        return settings
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
         """Write `config.json`, with entries that make the auto classes and `pipeline` run the code of this folder.
@@ -51,6 +64,20 @@ class ScreeningConfig(PreTrainedConfig):
                 }
             }
         super().to_json_file(json_file_path, use_diff=use_diff)
+
+    def validate_modalities(self):
+        """Check that the modalities are known, distinct, start with T2w, and are as many as the channels."""
+        named = ", ".join(self.modalities)
+        if self.modalities[:1] != ["T2w"]:
+            raise ValueError(f"modalities must start with T2w, not {named or 'nothing'}.")
+        if unknown := [name for name in self.modalities if name not in MODALITIES]:
+            raise ValueError(f"modalities names {unknown[0]!r}: choose from {', '.join(MODALITIES)}.")
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities names one twice: {named}.")
+        if self.num_channels != len(self.modalities):
+            raise ValueError(
+                f"the network has num_channels {self.num_channels}, but modalities {named}: name one per channel."
+            )
 
     @property
     def number_of_labels(self) -> int:
@@ -97,7 +124,9 @@ class GloResNetConfig(ScreeningConfig):
     the paper does not give the value.
 
     Args:
-        num_channels (`int`, defaults to 1): input channels; a T2-weighted scan has one.
+        num_channels (`int`): input channels, one per modality.
+        modalities (`list[str]`, defaults to `["T2w"]`): what each channel shows: `T2w`, which is the first, and `T1w`,
+            `FA` or `MD`. A scan may lack all but T2w: its channel is then 0, and `presence` says so.
         image_size (`int`, defaults to 128): edge of the cubic input volume, voxels. The network is fully
             convolutional and would accept other sizes; this is the size it was trained on.
         stem_channels (`int`, defaults to 64): channels of the first convolution.

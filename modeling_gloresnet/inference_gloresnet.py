@@ -41,6 +41,31 @@ def screening_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | 
     return total * math.prod(labels.shape[1:]) / num_items_in_batch
 
 
+def blank_missing(pixel_values: Tensor, presence: Tensor | None) -> Tensor:
+    """Return the volumes with zeros, the mean of a standardised channel, in the channels that are missing.
+
+    Args:
+        pixel_values: (B, C, R, A, S).
+        presence: (B, C) bool, which modalities each scan has; None if it has all.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    if presence is None:
+        return pixel_values
+    if tuple(presence.shape) != tuple(pixel_values.shape[:2]):
+        raise ValueError(
+            f"presence must be (batch, channels), here {tuple(pixel_values.shape[:2])}, not {tuple(presence.shape)}; "
+            "use the image processor to make it."
+        )
+    return torch.where(presence.bool()[:, :, None, None, None], pixel_values, 0)
+
+
+def of_views(presence: Tensor | None, mirrored: bool) -> dict[str, Tensor]:
+    """The keyword `presence` for the volumes and, if `mirrored`, their mirror images; none for a scan that has all."""
+    return {} if presence is None else {"presence": torch.cat([presence, presence]) if mirrored else presence}
+
+
 class ScreeningInference(nn.Module):
     """Adds `predict_views` and `predict_proba` to a classifier whose config is a `ScreeningConfig`."""
 
@@ -57,6 +82,7 @@ class ScreeningInference(nn.Module):
         local_positions: Tensor | None = None,
         local_valid: Tensor | None = None,
         local_shares: Tensor | None = None,
+        presence: Tensor | None = None,
     ) -> Tensor:
         """Return class probabilities of each view: the plain volume, then its left-right mirror image.
 
@@ -65,10 +91,11 @@ class ScreeningInference(nn.Module):
         stream has one, with which both are fused.
 
         Args:
-            pixel_values: (B, 1, R, A, S).
+            pixel_values: (B, C, R, A, S).
             test_time_augmentation: `False` leaves out the mirrored view; `None` follows the configuration.
             local_patches, local_positions, local_valid, local_shares: as the processor makes them for a network with a
                 local stream; other networks ignore them. Positions are not needed.
+            presence: (B, C) bool, which modalities each scan has, see `blank_missing`; None if it has all.
 
         Returns:
             (V, B, num_labels) float32; V is 2, or 1 without the mirrored view.
@@ -76,7 +103,10 @@ class ScreeningInference(nn.Module):
         Warns:
             UserWarning: the network has a local stream, but its inputs are missing.
         """
-        return self.predict_both(pixel_values, test_time_augmentation, local_patches, local_valid, local_shares)[0]
+        views, _, _ = self.predict_both(
+            pixel_values, test_time_augmentation, local_patches, local_valid, local_shares, presence
+        )
+        return views
 
     @torch.no_grad()
     def predict_streams(
@@ -87,6 +117,7 @@ class ScreeningInference(nn.Module):
         local_positions: Tensor | None = None,
         local_valid: Tensor | None = None,
         local_shares: Tensor | None = None,
+        presence: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return what each stream says, and what they say together.
 
@@ -99,7 +130,7 @@ class ScreeningInference(nn.Module):
             (B,), NaN where that voice is silent; `candidates` (B, N), NaN for padding.
         """
         views, own, judged = self.predict_both(
-            pixel_values, test_time_augmentation, local_patches, local_valid, local_shares
+            pixel_values, test_time_augmentation, local_patches, local_valid, local_shares, presence
         )
         unknown = own.new_full((own.shape[1],), torch.nan)
         return {
@@ -118,6 +149,7 @@ class ScreeningInference(nn.Module):
         patches: Tensor | None,
         valid: Tensor | None,
         shares: Tensor | None = None,
+        presence: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Judgement | None]:
         """Return the probabilities of each view from both streams, those of the global stream, and the local judgement.
 
@@ -128,7 +160,7 @@ class ScreeningInference(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            logits = self.view_logits(pixel_values, bool(test_time_augmentation)) / self.config.temperature
+            logits = self.view_logits(pixel_values, bool(test_time_augmentation), presence) / self.config.temperature
             judged = self.judge(patches, valid, shares)
         finally:
             self.train(was_training)
@@ -156,25 +188,26 @@ class ScreeningInference(nn.Module):
             )
         return self.local.judge(patches, valid, shares)
 
-    def view_logits(self, pixel_values: Tensor, mirrored: bool) -> Tensor:
+    def view_logits(self, pixel_values: Tensor, mirrored: bool, presence: Tensor | None = None) -> Tensor:
         """Return logits of the volumes and, if `mirrored`, of their mirror images: (V * B, num_labels) float32.
 
-        Only the global stream has logits of views.
+        Only the global stream has logits of views. All channels are mirrored.
         """
         views = [pixel_values, pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS)] if mirrored else [pixel_values]
-        return self(torch.cat(views)).logits.float()
+        return self(torch.cat(views), **of_views(presence, mirrored)).logits.float()
 
     def predict_proba(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor | None
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor | None
     ) -> Tensor:
         """Return p(x) = 1/2 [softmax f(x) + softmax f(flip x)], where flip mirrors left and right (the paper's rule).
 
         Args:
-            pixel_values: (B, 1, R, A, S).
+            pixel_values: (B, C, R, A, S).
             test_time_augmentation: `False` returns softmax f(x) alone; `None` follows the configuration.
-            **local: `local_patches`, `local_positions`, `local_valid`, `local_shares`, see `predict_views`.
+            **others: `presence`, `local_patches`, `local_positions`, `local_valid`, `local_shares`, see
+                `predict_views`.
 
         Returns:
             (B, num_labels) float32; rows sum to 1 and column 1 is the probability of injury.
         """
-        return self.predict_views(pixel_values, test_time_augmentation, **local).mean(dim=0)
+        return self.predict_views(pixel_values, test_time_augmentation, **others).mean(dim=0)

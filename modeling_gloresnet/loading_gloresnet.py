@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 FLOATS = {"F64", "F32", "F16", "BF16"}  # as safetensors names them
 WHOLE = ("num_batches_tracked", "relative_position_index")  # of BatchNorm and Swin, the only tensors of whole numbers
 LOCAL = re.compile(r"(members\.\d+\.)?local\.")  # how the names of the local stream's tensors begin
+PRESENCE = re.compile(r"(members\.\d+\.)?presence\.")
 PROCESSOR = "preprocessor_config.json"
 ADVICE = "copy the whole folder again, or export the model again."
 
@@ -117,12 +118,22 @@ def _contradiction(folder: Path, kinds: dict[str, str]) -> str | None:
             f"config.json says that the model has {'no' if searches else 'a'} local stream, but {PROCESSOR} says "
             f"local_stream {str(searches).lower()}: give both the setting that the model was trained with."
         )
-    surplus = [] if settings.get("local_stream") else [name for name in kinds if LOCAL.match(name)]
-    if surplus:  # transformers does not report them, because AutoModel leaves them out
+    channels, made = (part.get("modalities") or ["T2w"] for part in (settings, processor))
+    if processor and channels != made:
         return (
-            "config.json says that the model has no local stream, but of its tensors, "
-            f"{len(surplus)} are unexpected ({_few(surplus)}): {ADVICE}"
+            f"{PROCESSOR} prepares {_few(map(str, made))}, but config.json says that the model expects "
+            f"{_few(map(str, channels))}: give both the modalities that the model was trained with."
         )
+    for lacks, what, pattern in (
+        (not settings.get("local_stream"), "no local stream", LOCAL),
+        (channels == ["T2w"], "no modality besides T2w", PRESENCE),
+    ):
+        surplus = [name for name in kinds if lacks and pattern.match(name)]
+        if surplus:  # transformers does not report them, because AutoModel leaves them out
+            return (
+                f"config.json says that the model has {what}, but of its tensors, "
+                f"{len(surplus)} {'are' if len(surplus) > 1 else 'is'} unexpected ({_few(surplus)}): {ADVICE}"
+            )
     for index in folder.glob("*.index.json"):
         parts = _read(index).get("weight_map")
         outside = [part for part in parts.values() if not _is_in(folder, part)] if isinstance(parts, dict) else [parts]

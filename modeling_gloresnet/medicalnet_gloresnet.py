@@ -12,6 +12,7 @@ from torch import nn
 
 from .configuration_gloresnet import GloResNetConfig
 
+STEM = "stem.conv1.weight"  # (out, in, edge, edge, edge), the only weights whose shape depends on the channels
 MEDICALNET = "TencentMedicalNet/MedicalNet-Resnet10"
 
 
@@ -26,6 +27,9 @@ class MedicalNetImportError(ValueError):
 
 def read_medicalnet(source: str | Path, config: GloResNetConfig, **hub_kwargs) -> dict[str, torch.Tensor]:
     """Read the encoder weights of a MedicalNet checkpoint and rename them to GloResNet's parameter names.
+
+    MedicalNet's networks have one channel. Its kernel becomes that of T2w, and those of further modalities start at 0:
+    the network starts as the one with T2w alone, whatever the other channels show, and learns from there.
 
     Args:
         source: a local file, or a Hub repository such as `TencentMedicalNet/MedicalNet-Resnet10`, which holds the file
@@ -59,6 +63,9 @@ def read_medicalnet(source: str | Path, config: GloResNetConfig, **hub_kwargs) -
         key = key.removeprefix("module.")
         if not key.startswith("conv_seg."):
             weights[re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)] = tensor
+    kernel = weights.get(STEM)
+    if config.num_channels > 1 and kernel is not None and kernel.ndim == 5 and kernel.shape[1] == 1:
+        weights[STEM] = torch.cat([kernel, *[torch.zeros_like(kernel)] * (config.num_channels - 1)], dim=1)
     return weights
 
 

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.utils import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
-from .inference_gloresnet import ScreeningInference, screening_loss
+from .inference_gloresnet import ScreeningInference, blank_missing, screening_loss
 from .loading_gloresnet import ScreeningPreTrainedModel
 
 
@@ -29,7 +29,7 @@ class BaselineViT(nn.Module):
         from monai.networks.nets import ViT
 
         self.vit = ViT(
-            in_channels=1,
+            in_channels=config.num_channels,
             img_size=config.image_size,
             patch_size=16,
             hidden_size=768,
@@ -62,7 +62,7 @@ class BaselineSwin(nn.Module):
         device = torch.get_default_device()
         with torch.device("cpu"):  # the constructor reads values from tensors, which fails on "meta"
             encoder = SwinTransformer(
-                in_chans=1,
+                in_chans=config.num_channels,
                 embed_dim=96,
                 window_size=(4, 4, 4),
                 patch_size=(4, 4, 4),
@@ -86,7 +86,9 @@ class BaselineDenseNet(nn.Module):
         super().__init__()
         from monai.networks.nets import DenseNet121
 
-        self.densenet = DenseNet121(spatial_dims=3, in_channels=1, out_channels=config.number_of_labels)
+        self.densenet = DenseNet121(
+            spatial_dims=3, in_channels=config.num_channels, out_channels=config.number_of_labels
+        )
         self.densenet.class_layers.pool = BaselineMean()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -118,14 +120,16 @@ class BaselineForImageClassification(ScreeningInference, ScreeningPreTrainedMode
         pixel_values: Tensor,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        presence: Tensor | None = None,
         **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Classify standardised volumes; also return the cross-entropy if labels are given.
 
         Args:
-            pixel_values: (B, 1, R, A, S), as the processor returns them; each edge is `config.image_size`.
+            pixel_values: (B, C, R, A, S), as the processor returns them; each edge is `config.image_size`.
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
             num_items_in_batch: given by the Trainer of transformers if it accumulates gradients; see `screening_loss`.
+            presence: (B, C) bool, see `blank_missing`. These networks see a missing channel as zeros only.
 
         Returns:
             `logits` (B, num_labels); `loss`, the unweighted mean, a scalar or `None`.
@@ -133,13 +137,13 @@ class BaselineForImageClassification(ScreeningInference, ScreeningPreTrainedMode
         Raises:
             ValueError: the input has another shape.
         """
-        expected = (1,) + (self.config.image_size,) * 3
+        expected = (self.config.num_channels,) + (self.config.image_size,) * 3
         if pixel_values.ndim != 5 or pixel_values.shape[1:] != expected:
             raise ValueError(
                 f"pixel_values must be (batch, {', '.join(map(str, expected))}), not {tuple(pixel_values.shape)}; "
                 "use the image processor to make them."
             )
-        logits = self.network(pixel_values.to(self.dtype))
+        logits = self.network(blank_missing(pixel_values, presence).to(self.dtype))
         loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 

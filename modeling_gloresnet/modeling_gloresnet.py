@@ -20,7 +20,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from .configuration_gloresnet import GloResNetConfig
-from .inference_gloresnet import ScreeningInference, screening_loss
+from .inference_gloresnet import ScreeningInference, blank_missing, screening_loss
 from .loading_gloresnet import ScreeningPreTrainedModel
 from .local_gloresnet import LocalStream, fuse
 from .medicalnet_gloresnet import load_encoder, read_medicalnet
@@ -59,7 +59,7 @@ class GloResNetMaxPool3d(nn.MaxPool3d):
 
 
 class GloResNetStem(GradientCheckpointingLayer):
-    """(B, 1, D, H, W) -> (B, stem_channels, D/4, H/4, W/4) with the default geometry."""
+    """(B, C, D, H, W) -> (B, stem_channels, D/4, H/4, W/4) with the default geometry."""
 
     def __init__(self, config: GloResNetConfig):
         super().__init__()
@@ -128,6 +128,20 @@ class GloResNetBlock(GradientCheckpointingLayer):
         return self.relu(hidden + shortcut)
 
 
+class GloResNetPresence(nn.Linear):
+    """What the missing modalities of a scan add to its logits: nothing at first, as the weights start at 0.
+
+    A scan with all modalities is never changed. T2w, the first, is never missing.
+    """
+
+    def __init__(self, config: GloResNetConfig):
+        super().__init__(config.num_channels - 1, config.number_of_labels, bias=False)
+
+    def forward(self, presence: Tensor) -> Tensor:
+        """(B, C) bool, which modalities each scan has -> (B, num_labels)."""
+        return super().forward((~presence.bool()[:, 1:]).to(self.weight.dtype))
+
+
 class GloResNetPreTrainedModel(ScreeningPreTrainedModel):
     """Initialisation, gradient checkpointing and MedicalNet import of all GloResNet models."""
 
@@ -143,6 +157,8 @@ class GloResNetPreTrainedModel(ScreeningPreTrainedModel):
     def _init_weights(self, module):
         if isinstance(module, nn.Conv3d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, GloResNetPresence):
+            init.zeros_(module.weight)
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, std=self.config.head_init_std)
             init.zeros_(module.bias)
@@ -215,7 +231,7 @@ class GloResNetModel(GloResNetPreTrainedModel):
 
     # loading a classifier's checkpoint leaves out its head and local stream; transformers applies this to models with
     # an encoder, too
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\.(weight|bias)$", r"^local\."]
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.(weight|bias)$", r"^presence\.weight$", r"^local\."]
 
     def __init__(self, config: GloResNetConfig):
         if config.member_temperatures:
@@ -243,20 +259,25 @@ class GloResNetModel(GloResNetPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        presence: Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPoolingAndNoAttention:
         """Encode standardised volumes.
 
         Args:
-            pixel_values: (B, 1, R, A, S), as the processor returns them.
+            pixel_values: (B, C, R, A, S), as the processor returns them.
             output_hidden_states: also return the maps after the stem and after each stage.
+            presence: (B, C) bool, which modalities each scan has; None if it has all. See `blank_missing`.
 
         Returns:
             `last_hidden_state` (B, 512, 4, 4, 4) and `pooler_output` (B, 512) for 128^3 input and the default widths;
             `hidden_states`, the maps after the stem and after each stage, if requested.
 
         Raises:
-            ValueError: the input is not (B, num_channels, D, H, W).
+            ValueError: the input is not (B, num_channels, D, H, W), or `presence` does not fit it.
         """
         if pixel_values.ndim != 5 or pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
@@ -265,7 +286,7 @@ class GloResNetModel(GloResNetPreTrainedModel):
             )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        hidden = self.stem(pixel_values.to(self.stem.conv1.weight.dtype))
+        hidden = self.stem(blank_missing(pixel_values, presence).to(self.stem.conv1.weight.dtype))
         hidden_states = [hidden]
         for layer in self.layers:
             hidden = layer(hidden)
@@ -289,6 +310,8 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
         self.num_labels = config.number_of_labels
         self.gloresnet = GloResNetModel(config)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        if config.num_channels > 1:
+            self.presence = GloResNetPresence(config)
         if config.local_stream:
             with torch.random.fork_rng(devices=[]):  # the global stream starts with the same weights without it
                 self.local = LocalStream(config.local_scorers, config.local_calibration, config.local_share_weights)
@@ -307,17 +330,19 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
         local_positions: Tensor | None = None,
         local_valid: Tensor | None = None,
         local_shares: Tensor | None = None,
+        presence: Tensor | None = None,
         **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Classify standardised volumes; also return the cross-entropy if labels are given.
 
         Args:
-            pixel_values: (B, 1, R, A, S), as the processor returns them.
+            pixel_values: (B, C, R, A, S), as the processor returns them.
             labels: (B,) class indices, or (B, num_labels) class probabilities (soft labels).
             output_hidden_states: also return the maps after the stem and after each stage.
             num_items_in_batch: given by the Trainer of transformers if it accumulates gradients; see `screening_loss`.
             local_patches, local_positions, local_valid, local_shares: for a network with a local stream, see
                 `predict_views`; others ignore them.
+            presence: (B, C) bool, which modalities each scan has; None if it has all.
 
         Returns:
             `logits` (B, num_labels); `loss`, the unweighted mean, a scalar or `None`; `hidden_states` if requested. The
@@ -325,13 +350,18 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
             log p of both streams together, at the temperature of the configuration; otherwise they are those of the
             global stream, not divided by it.
         """
-        outputs = self.gloresnet(pixel_values, output_hidden_states=output_hidden_states)
-        logits = self.classifier(outputs.pooler_output)
+        outputs = self.gloresnet(pixel_values, output_hidden_states=output_hidden_states, presence=presence)
+        logits = self.head(outputs.pooler_output, presence)
         loss = None if labels is None else screening_loss(logits, labels, num_items_in_batch)
         if (judged := self.judge(local_patches, local_valid, local_shares)) is not None:
             own = (logits.float() / self.config.temperature).log_softmax(dim=-1)
             logits = fuse(own, judged)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def head(self, features: Tensor, presence: Tensor | None = None) -> Tensor:
+        """(B, hidden_size) pooled features -> (B, num_labels) logits, with what missing modalities add to them."""
+        logits = self.classifier(features)
+        return logits if presence is None or self.config.num_channels == 1 else logits + self.presence(presence)
 
 
 __all__ = ["GloResNetModel", "GloResNetForImageClassification", "GloResNetPreTrainedModel"]

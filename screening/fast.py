@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from architectures.networks import member_temperatures
-from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS, ScreeningInference
+from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS, ScreeningInference, blank_missing
 
 from .convolutions import MirroredStem, WinogradConv3d
 from .errors import ModelError
@@ -111,7 +111,7 @@ class PreparedNetwork(ScreeningInference, nn.Module):
     Args:
         network: a GloResNetForImageClassification, of this project's class or from a model folder's code. Its layers
             are changed in place.
-        dtype: the precision of all layers except the head and the local stream, which stay in float32.
+        dtype: the precision of all layers except the head, the flags and the local stream, which stay in float32.
     """
 
     def __init__(self, network: Any, dtype: torch.dtype = torch.float32):
@@ -124,6 +124,7 @@ class PreparedNetwork(ScreeningInference, nn.Module):
         self.layers = nn.Sequential(*network.gloresnet.layers)
         self.layers.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing from the stub
         self.classifier = network.classifier
+        self.presence = getattr(network, "presence", None)  # only of a network for several modalities
         if hasattr(network, "local"):  # it stays in float32, and costs little
             self.local = network.local
         self.stem.to(dtype)
@@ -139,16 +140,20 @@ class PreparedNetwork(ScreeningInference, nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.layers.parameters()).dtype
 
-    def forward(self, pixel_values: Tensor) -> ImageClassifierOutputWithNoAttention:
-        return ImageClassifierOutputWithNoAttention(logits=self.view_logits(pixel_values, mirrored=False))
+    def forward(self, pixel_values: Tensor, presence: Tensor | None = None) -> ImageClassifierOutputWithNoAttention:
+        return ImageClassifierOutputWithNoAttention(logits=self.view_logits(pixel_values, False, presence))
 
-    def view_logits(self, pixel_values: Tensor, mirrored: bool) -> Tensor:
+    def view_logits(self, pixel_values: Tensor, mirrored: bool, presence: Tensor | None = None) -> Tensor:
+        pixel_values = blank_missing(pixel_values, presence)
         if isinstance(self.stem, MirroredStem):
             hidden = self.stem(pixel_values, mirrored)
         else:
             views = [pixel_values, pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS)] if mirrored else [pixel_values]
             hidden = self.stem(torch.cat(views).to(self.dtype))
-        return self.classifier(self.layers(hidden).mean(dim=(2, 3, 4)).float())
+        logits = self.classifier(self.layers(hidden).mean(dim=(2, 3, 4)).float())
+        if presence is None or self.presence is None:
+            return logits
+        return logits + self.presence(presence).repeat(1 + mirrored, 1)
 
 
 def replace_convolutions(layers: Iterable[Any], config: Any) -> None:

@@ -103,6 +103,11 @@ def has_local_stream(config: Any) -> bool:
     return bool(getattr(config, "local_stream", False))
 
 
+def modalities(settings: Any) -> list[str]:
+    """What each channel shows, of a configuration or a processor. Both may be of a class from before there were any."""
+    return list(getattr(settings, "modalities", ["T2w"]))
+
+
 def is_trained(model: ScreeningModel) -> bool:
     """Whether the weights were trained. A trained model records the number of its training scans."""
     return bool((model.config.provenance or {}).get("train_scans"))

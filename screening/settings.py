@@ -9,7 +9,7 @@ from modeling_gloresnet.configuration_gloresnet import ScreeningConfig
 from preprocessing import GloResNetImageProcessor
 from preprocessing.appearance_gloresnet import DESCRIPTORS
 
-from .model import has_local_stream
+from .model import has_local_stream, modalities
 
 
 def check_settings(config: Any, processor: Any) -> None:
@@ -36,8 +36,12 @@ def check_settings(config: Any, processor: Any) -> None:
             f"the processor has local_stream {str(searches).lower()}, but the model has "
             f"{'no' if searches else 'a'} local stream: give both the setting that the model was trained with"
         )
-    if config.num_channels != 1:
-        raise ValueError(f"the processor makes one channel, but the model expects num_channels {config.num_channels}")
+    made, taken = modalities(processor), modalities(config)
+    if made != taken or len(taken) != config.num_channels:
+        raise ValueError(
+            f"the processor prepares {', '.join(made)}, but the model expects num_channels {config.num_channels} "
+            f"({', '.join(taken)}): give both the modalities that the model was trained with"
+        )
     if len(config.id2label) != 2:
         raise ValueError(f"screening needs two labels, normal and injury, but the model has {len(config.id2label)}")
     trained_with = (config.provenance or {}).get("preprocessing", {})  # runs before version 0.2 do not say

@@ -92,3 +92,9 @@ def test_the_command_prints_the_table_and_refuses_an_impossible_size(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--image_size", "8"])
     assert "choose 16 to 512 voxels" in capsys.readouterr().err
+
+
+def test_a_further_modality_costs_kernels_and_flags():
+    one, four = measure("resnet10"), measure("resnet10", modalities=["T2w", "T1w", "FA", "MD"])
+    assert four[0] - one[0] == 3 * (64 * 343 + 2)  # a kernel of 7^3 per feature map, and a weight per label
+    assert four[1] - one[1] == pytest.approx(3 * 64**3 * 343 * 64 / 1e9, rel=1e-9)

@@ -198,3 +198,19 @@ def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(mo
     for architecture, model in models.items():
         loaded, piped = answers[architecture]
         assert loaded == piped == pytest.approx(model.predict_proba(pixel_values)[0].tolist(), abs=1e-6)
+
+
+def test_missing_modalities_are_zeros_for_the_other_architectures():
+    model = build(new_config("densenet121", 32, modalities=["T2w", "FA"])).eval()
+    x, blank = torch.randn(2, 2, 32, 32, 32), torch.zeros(2, 2, 32, 32, 32)
+    blank[:, 0], blank[1, 1] = x[:, 0], x[1, 1]
+    flags = torch.tensor([[True, False], [True, True]])
+    assert torch.equal(model(x, presence=flags).logits, model(blank).logits)
+    assert parameters(model) - parameters(build(new_config("densenet121", 32))) == 64 * 7**3  # one more input channel
+
+
+@pytest.mark.parametrize("architecture", ["vit_base", "swin_unet_encoder"])
+def test_the_other_architectures_take_several_modalities(architecture):
+    with torch.device("meta"):
+        model = build(new_config(architecture, 32, modalities=["T2w", "T1w", "MD"])).eval()
+        assert model(torch.zeros(1, 3, 32, 32, 32)).logits.shape == (1, 2)

@@ -131,7 +131,9 @@ def test_the_file_alone_gives_views_and_their_mean_and_contains_no_path(format, 
 
 @pytest.mark.parametrize("kernel, channels", [(3, 1), (5, 1), (7, 1), (7, 2)])
 def test_folded_batchnorm_and_regrouped_stem_do_not_change_the_output(kernel, channels):
-    model = make_model(stem_kernel_size=kernel, num_channels=channels, block="bottleneck", depths=[1, 2, 1, 1])
+    model = make_model(
+        stem_kernel_size=kernel, modalities=["T2w", "MD"][:channels], block="bottleneck", depths=[1, 2, 1, 1]
+    )
     x = torch.randn(2, channels, 32, 32, 32)
     for regroup in (False, True):
         faster = graph.for_inference(model, regroup_stem=regroup)

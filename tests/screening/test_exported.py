@@ -199,7 +199,7 @@ def test_weights_of_another_conversion_are_refused(folders, tmp_path):
             lambda metadata: config_of(metadata, test_time_augmentation=False),
             r"views has shape \(1, batch, 2\), but in its graph it has shape \(2, batch, 2\)",
         ),
-        (lambda metadata: config_of(metadata, num_channels=2), "expects num_channels 2"),
+        (lambda metadata: config_of(metadata, num_channels=2), "num_channels 2"),
         (lambda metadata: config_of(metadata, id2label={"0": "a", "1": "b", "2": "c"}), "two labels, .* has 3"),
         (lambda metadata: config_of(metadata, id2label={"0": "injury", "1": "normal"}), "output 1 is the probability"),
         (lambda metadata: config_of(metadata, threshold=float("nan")), "threshold is a probability"),

@@ -26,7 +26,7 @@ GEOMETRIES = {
     "kernel of 3": {"stem_kernel_size": 3},
     "kernel of 5, odd image size": {"stem_kernel_size": 5, "image_size": 31},
     "stem of stride 1": {"stem_stride": 1},
-    "two channels": {"num_channels": 2},
+    "two channels": {"modalities": ["T2w", "FA"]},
 }
 
 
@@ -137,3 +137,21 @@ def test_a_baseline_is_returned_unchanged_and_answers_in_float32():
     assert fast.prepare(model) is model and fast.prepare(model, "float32") is model
     with pytest.raises(fast.ModelError, match="float32 only"):
         fast.prepare(model, "bfloat16")
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_missing_modalities_give_the_same_answers(channels):
+    model = make_model(modalities=["T2w", "T1w", "FA", "MD"][:channels])
+    nn.init.normal_(model.presence.weight)
+    x, flags = volumes(model.config), torch.ones(3, channels, dtype=torch.bool)
+    flags[1, 1] = flags[2, 1:] = False
+    expected = model.predict_views(x, presence=flags)
+    assert (expected - model.predict_views(x))[:, 1:].abs().min() > 1e-3
+    fast_views = prepare(model, "float32").predict_views(x, presence=flags)
+    torch.testing.assert_close(fast_views, expected, atol=1e-6, rtol=0)
+    alone = prepare(model, "float32").predict_views(x, False, presence=flags)
+    torch.testing.assert_close(alone, expected[:1], atol=1e-6, rtol=0)
+    ensemble = GloResNetEnsembleForImageClassification.from_members([model, model])
+    torch.testing.assert_close(
+        prepare(ensemble, "float32").predict_views(x, presence=flags), expected, atol=1e-6, rtol=0
+    )
