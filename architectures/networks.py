@@ -1,19 +1,24 @@
-"""The networks that a recipe can name, their configurations, and the function that builds them."""
+"""The networks that a recipe can name, their configurations, and the function that builds them.
+
+Importing this module does not import torch or transformers.
+"""
+
+from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from modeling_gloresnet import (
-    BaselineConfig,
-    BaselineForImageClassification,
-    GloResNetConfig,
-    GloResNetForImageClassification,
-    wrong_size,
-)
+    from modeling_gloresnet import (
+        BaselineConfig,
+        BaselineForImageClassification,
+        GloResNetConfig,
+        GloResNetForImageClassification,
+    )
 
 Architecture = Literal["resnet10", "resnet18", "resnet50", "compact", "vit_base", "swin_unet_encoder", "densenet121"]
 ARCHITECTURES = typing.get_args(Architecture)
@@ -30,12 +35,12 @@ def is_resnet(config: Any) -> bool:
 
     It asks the configuration and not the class: a model folder brings classes of its own (`trust_remote_code`).
     """
-    return config.model_type == GloResNetConfig.model_type
+    return config.model_type == "gloresnet"
 
 
 def is_baseline(config: Any) -> bool:
     """Whether a configuration is that of one of the paper's other architectures."""
-    return config.model_type == BaselineConfig.model_type
+    return config.model_type == "gloresnet_baseline"
 
 
 def member_temperatures(config: Any) -> list[float]:
@@ -56,6 +61,8 @@ def problem(architecture: str, image_size: int, init: str, gradient_checkpointin
         return f"{architecture} has no MedicalNet weights: add --init random."
     if architecture not in NAMES:
         return None
+    from modeling_gloresnet import wrong_size
+
     if gradient_checkpointing:
         return f"gradient_checkpointing works with the ResNets only, not with {architecture}: leave it out."
     return wrong_size(architecture, image_size)
@@ -76,6 +83,8 @@ def new_config(
     Raises:
         StrictDataclassError: the architecture cannot take this image size, or a modality is not known.
     """
+    from modeling_gloresnet import BaselineConfig, GloResNetConfig
+
     size: dict[str, Any] = {"image_size": image_size, "modalities": list(modalities)}
     if architecture in DEPTHS:
         shortcut = "A" if medicalnet and architecture == "resnet18" else "B"
@@ -99,6 +108,8 @@ def build(
         MissingPackageError: MONAI, or a package that MONAI needs for this network, is not installed.
         FileNotFoundError, MedicalNetImportError: the MedicalNet weights are unavailable or do not fit.
     """
+    from modeling_gloresnet import BaselineForImageClassification, GloResNetConfig, GloResNetForImageClassification
+
     if isinstance(config, GloResNetConfig):
         if medicalnet is not None:
             return GloResNetForImageClassification.from_medicalnet(medicalnet, config)
@@ -117,5 +128,5 @@ def network_name(config: GloResNetConfig | BaselineConfig) -> str:
     """Return the network's name for cards, tables and the page. The configuration may be of a model folder's code."""
     if is_baseline(config):
         return NAMES[config.architecture]
-    narrow = "" if config.widths == GloResNetConfig().widths else f" of widths {'-'.join(map(str, config.widths))}"
+    narrow = "" if list(config.widths) == [64, 128, 256, 512] else f" of widths {'-'.join(map(str, config.widths))}"
     return f"3D ResNet-{config.network_depth}{narrow}"

@@ -24,7 +24,7 @@ from filelock import FileLock
 from machine.cores import available_cores
 from machine.workers import in_workers
 from preprocessing import GloResNetImageProcessor, VolumeError
-from preprocessing.image_processing_gloresnet import SETTINGS
+from preprocessing.preparation_gloresnet import SETTINGS
 from run_folder.files import replacing_folder
 
 from .file_state import file_state

@@ -54,4 +54,7 @@ class BaselineConfig(ScreeningConfig):
             raise ValueError(message)
 
 
+# `save_pretrained` then copies the code into the model folder
+BaselineConfig.register_for_auto_class()
+
 __all__ = ["BaselineConfig"]

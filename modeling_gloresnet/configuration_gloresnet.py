@@ -312,4 +312,7 @@ def _check_temperature(what: str, value: float) -> None:
         raise ValueError(f"{what} must be a positive number, from 0.001 to 1000, not {value}.")
 
 
+# `save_pretrained` then copies the code into the model folder
+GloResNetConfig.register_for_auto_class()
+
 __all__ = ["GloResNetConfig", "ScreeningConfig"]

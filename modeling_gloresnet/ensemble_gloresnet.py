@@ -151,4 +151,7 @@ class GloResNetEnsembleForImageClassification(GloResNetPreTrainedModel):
         return self.predict_views(pixel_values, test_time_augmentation, **others).mean(dim=0)
 
 
+# `save_pretrained` then copies the code into the model folder
+GloResNetEnsembleForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
 __all__ = ["GloResNetEnsembleForImageClassification"]

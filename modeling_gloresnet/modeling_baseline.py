@@ -148,4 +148,7 @@ class BaselineForImageClassification(ScreeningInference, ScreeningPreTrainedMode
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
 
+# `save_pretrained` then copies the code into the model folder
+BaselineForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
 __all__ = ["BaselineForImageClassification"]

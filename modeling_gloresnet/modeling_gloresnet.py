@@ -364,4 +364,8 @@ class GloResNetForImageClassification(ScreeningInference, GloResNetPreTrainedMod
         return logits if presence is None or self.config.num_channels == 1 else logits + self.presence(presence)
 
 
+# `save_pretrained` then copies the code into the model folder
+GloResNetModel.register_for_auto_class("AutoModel")
+GloResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
 __all__ = ["GloResNetModel", "GloResNetForImageClassification", "GloResNetPreTrainedModel"]

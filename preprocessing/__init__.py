@@ -10,6 +10,7 @@ from .bias_gloresnet import correct_bias
 from .candidates_gloresnet import LocalInputs, local_inputs, stack_local_inputs, top_places
 from .framing_gloresnet import frame_head
 from .modalities_gloresnet import MODALITIES, Channels, map_modalities
+from .preparation_gloresnet import ScanPreparation
 from .reading_gloresnet import VolumeError, VolumeWarning
 from .volume_gloresnet import Frame, Volume, apply_mask, map_volume, read_labels, read_volume, resample, standardise
 
@@ -22,6 +23,7 @@ __all__ = [
     "Frame",
     "GloResNetImageProcessor",
     "LocalInputs",
+    "ScanPreparation",
     "Volume",
     "VolumeError",
     "VolumeWarning",

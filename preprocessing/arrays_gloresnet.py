@@ -28,12 +28,12 @@ def array_and_affine(source: Any, name: str) -> tuple[np.ndarray, np.ndarray | N
         VolumeError: it is another object, its orientation cannot be known, or its affine cannot be used.
     """
     affine, voxels = getattr(source, "affine", None), source
-    if affine is not None and not _is_array(source):
+    if affine is not None and not is_array(source):
         voxels = source.get_fdata() if hasattr(source, "get_fdata") else getattr(source, "data", None)
     elif hasattr(source, "GetDirection") or (hasattr(source, "direction") and hasattr(source, "spacing")):
         kind = f"{type(source).__module__.split('.')[0]} {type(source).__name__}"
         raise VolumeError(f"{name} is a {kind}: write it to a NIfTI file, and give the path, or nibabel.load(path).")
-    if not _is_array(voxels):
+    if not is_array(voxels):
         raise VolumeError(
             f"{name} is a {type(source).__name__}: give a path, a nibabel volume, or a 3D array or tensor."
         )
@@ -76,13 +76,14 @@ def longest_edge(source: Any) -> float | None:
     return float(np.linalg.norm(affine[:3, :3], axis=0).max())
 
 
-def _is_array(source: Any) -> bool:
+def is_array(source: Any) -> bool:
+    """Whether it is a numpy array or a tensor."""
     torch = sys.modules.get("torch")  # not imported here: a tensor exists only where torch has been imported
     return isinstance(source, np.ndarray) or (torch is not None and isinstance(source, torch.Tensor))
 
 
 def _as_numpy(array: Any) -> np.ndarray:
-    if isinstance(array, np.ndarray) or not _is_array(array):
+    if isinstance(array, np.ndarray) or not is_array(array):
         return np.asarray(array)
     torch = sys.modules["torch"]
     tensor = array.detach().cpu().as_subclass(torch.Tensor)

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from architectures.networks import is_resnet
 from machine.programs import one_line, run_program, stopped
-from preprocessing.image_processing_gloresnet import SETTINGS
+from preprocessing.preparation_gloresnet import SETTINGS
 from run_folder.files import WriteError, writing
 from screening.exported import (
     FORMAT,

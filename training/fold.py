@@ -19,7 +19,7 @@ from cohort.scans import Scan
 from evaluation.metrics import screening_metrics
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing.appearance_gloresnet import LONGEST_EDGE
-from preprocessing.image_processing_gloresnet import SETTINGS
+from preprocessing.preparation_gloresnet import SETTINGS
 from run_folder.files import write_text
 from run_folder.layout import REFIT, ModelFolder, RunFolder
 from run_folder.tables import csv_text

@@ -179,6 +179,7 @@ def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(mo
             *(
                 "appearance_gloresnet.py",
                 "image_processing_gloresnet.py",
+                "preparation_gloresnet.py",
                 "reading_gloresnet.py",
                 "headers_gloresnet.py",
                 "decoding_gloresnet.py",

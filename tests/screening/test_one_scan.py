@@ -24,7 +24,7 @@ from preprocessing import (
     VolumeError,
     VolumeWarning,
     correct_bias,
-    image_processing_gloresnet,
+    preparation_gloresnet,
     read_volume,
 )
 from screening import one_scan
@@ -229,7 +229,7 @@ def test_a_bias_field_is_removed_once_and_the_scan_stays_as_it_is_for_display(mo
     nibabel.save(nibabel.Nifti1Image(scan.brain_mask, scan.affine), mask)
     done = []
     monkeypatch.setattr(
-        image_processing_gloresnet, "correct_bias", lambda *args, **kw: (done.append(1), correct_bias(*args, **kw))[1]
+        preparation_gloresnet, "correct_bias", lambda *args, **kw: (done.append(1), correct_bias(*args, **kw))[1]
     )
     for masked, brain in (("none", None), ("required", mask)):
         processor = GloResNetImageProcessor(image_size=16, framing=framing, bias_correction="n4", brain_mask=masked)

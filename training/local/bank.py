@@ -33,8 +33,8 @@ from preprocessing.candidates_gloresnet import (
     local_inputs,
     no_local_inputs,
 )
-from preprocessing.image_processing_gloresnet import SETTINGS
 from preprocessing.interior_gloresnet import Interior, NoInterior, find_interior
+from preprocessing.preparation_gloresnet import SETTINGS
 from run_folder.files import replacing
 
 from . import motion
