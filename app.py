@@ -20,20 +20,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from machine.memory import keep_freed_memory, keep_imported_modules
-from machine.programs import run_program
-from run_folder.files import InputError, read_json
-from run_folder.layout import RunFolder
-from screening.loading import ModelError, load_model
-from screening.model import is_trained
-from viewer.fragments import public_name
-from viewer.workspace import Workspace
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_arguments(argv)
-    return run_program("app.py", lambda: serve(args), wrong_call=(ModelError, InputError), interrupted="stopped")
-
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -68,6 +54,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.auth and not args.auth.is_file():
         parser.error(f"--auth {args.auth} is not a file; give a file with one user:password per line")
     return args
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+from machine.memory import keep_freed_memory, keep_imported_modules
+from machine.programs import run_program
+from run_folder.files import InputError, read_json
+from run_folder.layout import RunFolder
+from screening.loading import ModelError, load_model
+from screening.model import is_trained
+from viewer.fragments import public_name
+from viewer.workspace import Workspace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    return run_program("app.py", lambda: serve(args), wrong_call=(ModelError, InputError), interrupted="stopped")
 
 
 def serve(args: argparse.Namespace) -> None:

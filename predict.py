@@ -30,13 +30,70 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hospital.without_server import report_folders, write_reports
 from machine.cores import available_cores
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add(
+        "scans",
+        nargs="+",
+        metavar="SCAN|FOLDER|BIDS|DICOM|ZIP|GLOB",
+        help="a BIDS tree gives one T2w image per session, any other folder all its scans and DICOM studies",
+    )
+    add(
+        "--model",
+        required=True,
+        metavar="FOLDER|HUB_ID|FILE",
+        help="a model folder or Hub model, whose code is executed, or a converted file",
+    )
+    add("--output", type=Path, default=Path("predictions.csv"), help="default predictions.csv")
+    add("--places", type=Path, metavar="FILE.csv", help="also list suspicious places, of a model with a local stream")
+    add("--acquisition", metavar="A", help="the T2w image with this `acq`, in BIDS sessions that have several")
+    add("--run", metavar="N", help="the T2w image with this `run`, in BIDS sessions that have several")
+    add("--series", metavar="N|UID", help="the series of this number or UID, in DICOM studies where several fit")
+    add(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a Structured Report, a Parametric Map and pictures of each DICOM study; computes in float32",
+    )
+    add("--no_tta", action="store_true", help="skip the mirrored view: half the work for a model folder")
+    add(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="float32 reproduces a run's own predictions to 1e-6. auto uses bfloat16 (faster, up to 0.005 off) if the "
+        "processor supports it and a check of this model at the start passes, otherwise float32",
+    )
+    # Two scans with two views each keep two cores or a GPU busy; larger batches only need more memory.
+    add("--batch_size", type=int, default=2, help="scans per forward pass, default 2")
+    add("--num_workers", type=int, default=min(4, available_cores() // 2), help="processes that read scans")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1 or args.num_workers < 0:
+        parser.error("--batch_size must be at least 1 and --num_workers at least 0")
+    if args.report and (args.no_tta or args.dtype not in ("auto", "float32")):
+        parser.error("--report shows both views, and maps in float32: leave out --no_tta and --dtype")
+    for flag, file in (("--output", args.output), ("--places", args.places)):
+        if file and (file.is_dir() or not (file.parent.is_dir() and os.access(file.parent, os.W_OK))):
+            parser.error(f"{flag} {file} cannot be written: give a file in a folder that exists and is writable")
+    if args.places and args.places.absolute() == args.output.absolute():
+        parser.error("--places and --output name the same file: give two files")
+    return args
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+from hospital.without_server import report_folders, write_reports
 from machine.memory import keep_freed_memory, keep_imported_modules
 from machine.programs import FAILED, complain, run_program, stopped
 from run_folder.files import InputError, WriteError
 from screening.errors import ModelError, NoScansError
-from screening.fast import DTYPES, prepare
+from screening.fast import prepare
 from screening.loading import load_model
 from screening.many_scans import screen, write_table
 from screening.model import INJURY, caution, has_local_stream
@@ -94,58 +151,6 @@ def predict(args: argparse.Namespace) -> int:
     for problem in problems.values():
         complain(NAME, problem, FAILED)
     return FAILED if counts["error"] or problems else 0
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add(
-        "scans",
-        nargs="+",
-        metavar="SCAN|FOLDER|BIDS|DICOM|ZIP|GLOB",
-        help="a BIDS tree gives one T2w image per session, any other folder all its scans and DICOM studies",
-    )
-    add(
-        "--model",
-        required=True,
-        metavar="FOLDER|HUB_ID|FILE",
-        help="a model folder or Hub model, whose code is executed, or a converted file",
-    )
-    add("--output", type=Path, default=Path("predictions.csv"), help="default predictions.csv")
-    add("--places", type=Path, metavar="FILE.csv", help="also list suspicious places, of a model with a local stream")
-    add("--acquisition", metavar="A", help="the T2w image with this `acq`, in BIDS sessions that have several")
-    add("--run", metavar="N", help="the T2w image with this `run`, in BIDS sessions that have several")
-    add("--series", metavar="N|UID", help="the series of this number or UID, in DICOM studies where several fit")
-    add(
-        "--report",
-        type=Path,
-        metavar="FOLDER",
-        help="also write a Structured Report, a Parametric Map and pictures of each DICOM study; computes in float32",
-    )
-    add("--no_tta", action="store_true", help="skip the mirrored view: half the work for a model folder")
-    add(
-        "--dtype",
-        choices=["auto", *DTYPES],
-        default="auto",
-        help="float32 reproduces a run's own predictions to 1e-6. auto uses bfloat16 (faster, up to 0.005 off) if the "
-        "processor supports it and a check of this model at the start passes, otherwise float32",
-    )
-    # Two scans with two views each keep two cores or a GPU busy; larger batches only need more memory.
-    add("--batch_size", type=int, default=2, help="scans per forward pass, default 2")
-    add("--num_workers", type=int, default=min(4, available_cores() // 2), help="processes that read scans")
-    args = parser.parse_args(argv)
-    if args.batch_size < 1 or args.num_workers < 0:
-        parser.error("--batch_size must be at least 1 and --num_workers at least 0")
-    if args.report and (args.no_tta or args.dtype not in ("auto", "float32")):
-        parser.error("--report shows both views, and maps in float32: leave out --no_tta and --dtype")
-    for flag, file in (("--output", args.output), ("--places", args.places)):
-        if file and (file.is_dir() or not (file.parent.is_dir() and os.access(file.parent, os.W_OK))):
-            parser.error(f"{flag} {file} cannot be written: give a file in a folder that exists and is writable")
-    if args.places and args.places.absolute() == args.output.absolute():
-        parser.error("--places and --output name the same file: give two files")
-    return args
 
 
 if __name__ == "__main__":

@@ -24,11 +24,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cohort.hub_access import HubError, hub_name, require_token
+from run_folder.layout import ENSEMBLE, REFIT
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="the folder of a run, runs/NAME")
+    parser.add_argument(
+        "--hub_model_id", required=True, metavar="ORG/NAME", help="the model repository; created if missing"
+    )
+    parser.add_argument(
+        "--what", choices=("best", "all", ENSEMBLE, REFIT), help="which model of the run to publish (default best)"
+    )
+    parser.add_argument("--fold", type=int, metavar="K", help="publish this fold; the others need not be done")
+    parser.add_argument("--space", metavar="ORG/NAME", help="also publish app.py as a Space that loads this model")
+    parser.add_argument("--public", action="store_true", help="make a new repository public")
+    parser.add_argument("--commit_message", help="default: names what is published")
+    options = parser.parse_args(argv)
+    if options.fold is not None and options.what is not None:
+        parser.error("--fold and --what each choose a model: give only one of them")
+    if options.run is None and options.space is None:
+        parser.error("nothing to publish: give RUN, --space, or both")
+    for flag, name in (("--hub_model_id", options.hub_model_id), ("--space", options.space)):
+        try:
+            hub_name(name or options.hub_model_id)
+        except ValueError as error:
+            parser.error(f"{flag}: {error}")
+    try:
+        require_token()
+    except HubError as error:
+        parser.error(str(error))
+    options.what = options.what or "best"
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 from machine.memory import keep_imported_modules
 from machine.programs import run_program
 from publishing.hub import publish_run, publish_space
 from publishing.leaks import LeakError
-from publishing.release import WHAT
 from run_folder.files import InputError
 
 
@@ -56,37 +94,6 @@ def publish(options: argparse.Namespace) -> None:
         )
     if options.space is not None:
         publish_space(options.space, options.hub_model_id, public=options.public)
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="the folder of a run, runs/NAME")
-    parser.add_argument(
-        "--hub_model_id", required=True, metavar="ORG/NAME", help="the model repository; created if missing"
-    )
-    parser.add_argument("--what", choices=WHAT, help="which model of the run to publish (default best)")
-    parser.add_argument("--fold", type=int, metavar="K", help="publish this fold; the others need not be done")
-    parser.add_argument("--space", metavar="ORG/NAME", help="also publish app.py as a Space that loads this model")
-    parser.add_argument("--public", action="store_true", help="make a new repository public")
-    parser.add_argument("--commit_message", help="default: names what is published")
-    options = parser.parse_args(argv)
-    if options.fold is not None and options.what is not None:
-        parser.error("--fold and --what each choose a model: give only one of them")
-    if options.run is None and options.space is None:
-        parser.error("nothing to publish: give RUN, --space, or both")
-    for flag, name in (("--hub_model_id", options.hub_model_id), ("--space", options.space)):
-        try:
-            hub_name(name or options.hub_model_id)
-        except ValueError as error:
-            parser.error(f"{flag}: {error}")
-    try:
-        require_token()
-    except HubError as error:
-        parser.error(str(error))
-    options.what = options.what or "best"
-    return options
 
 
 if __name__ == "__main__":

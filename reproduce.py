@@ -19,48 +19,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cohort.from_hub import is_hub_name, open_cohort
-from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
-from cohort.scans import CohortError
-from machine.memory import keep_imported_modules
-from machine.programs import run_program
-from replication.cells import Bench
-from replication.failure_modes import write_errors
-from replication.figures import FIGURES, write_figure
-from replication.overview import write_overview, write_plan
-from replication.tables import write_compact, write_table
-from run_folder.files import InputError
-from screening.loading import ModelError
+from cohort.hub_access import is_hub_name
 from training.recipe import RecipeError, add_recipe_flags
 
 TABLES = range(1, 7)
+FIGURES = ("roc", "tsne", "gradcam")
 DECIDED = ("architecture", "init")  # set by the tables, so not flags here
-
-
-def reproduce(options: argparse.Namespace, settings: dict) -> None:
-    """Write the requested parts, and print each path as soon as it is written."""
-    if options.data_dir:
-        data_dir, _ = open_cohort(options.data_dir)
-    else:
-        data_dir = Path(f"data/phantom-{options.phantom or 'clear'}")
-        generate_phantom_cohort(data_dir, preset=options.phantom or "clear")
-    recipe = options.recipe or ("reproduce" if is_phantom(data_dir) else "paper")
-    bench = Bench(
-        recipe, settings, data_dir, options.labels, options.output,
-        options.medicalnet, options.patches_per_axis, options.launcher, dry=options.plan,
-    )  # fmt: skip
-    if options.plan:
-        print(write_plan(bench).read_text(encoding="utf-8"))
-        return
-    for number in TABLES if options.all else options.table:
-        print(write_table(bench, number), flush=True)
-    if options.all or options.compact:
-        print(write_compact(bench), flush=True)
-    for name in FIGURES if options.all else options.figure:
-        print(write_figure(bench, name), flush=True)
-    if options.all or options.errors:
-        print(write_errors(bench, options.phantoms_per_kind), flush=True)
-    print(write_overview(bench))
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict]:
@@ -116,6 +80,49 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     if not 1 <= options.phantoms_per_kind <= 1000:
         parser.error(f"--phantoms_per_kind is {options.phantoms_per_kind}: give 1 to 1000")
     return options, arguments
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+from cohort.from_hub import open_cohort
+from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
+from cohort.scans import CohortError
+from machine.memory import keep_imported_modules
+from machine.programs import run_program
+from replication.cells import Bench
+from replication.failure_modes import write_errors
+from replication.figures import write_figure
+from replication.overview import write_overview, write_plan
+from replication.tables import write_compact, write_table
+from run_folder.files import InputError
+from screening.loading import ModelError
+
+
+def reproduce(options: argparse.Namespace, settings: dict) -> None:
+    """Write the requested parts, and print each path as soon as it is written."""
+    if options.data_dir:
+        data_dir, _ = open_cohort(options.data_dir)
+    else:
+        data_dir = Path(f"data/phantom-{options.phantom or 'clear'}")
+        generate_phantom_cohort(data_dir, preset=options.phantom or "clear")
+    recipe = options.recipe or ("reproduce" if is_phantom(data_dir) else "paper")
+    bench = Bench(
+        recipe, settings, data_dir, options.labels, options.output,
+        options.medicalnet, options.patches_per_axis, options.launcher, dry=options.plan,
+    )  # fmt: skip
+    if options.plan:
+        print(write_plan(bench).read_text(encoding="utf-8"))
+        return
+    for number in TABLES if options.all else options.table:
+        print(write_table(bench, number), flush=True)
+    if options.all or options.compact:
+        print(write_compact(bench), flush=True)
+    for name in FIGURES if options.all else options.figure:
+        print(write_figure(bench, name), flush=True)
+    if options.all or options.errors:
+        print(write_errors(bench, options.phantoms_per_kind), flush=True)
+    print(write_overview(bench))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,14 +17,81 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-from accelerate.tracking import get_available_trackers
+from cohort.hub_access import HubError, hub_name, is_hub_name, require_token
+from training.recipe import Recipe, RecipeError, add_recipe_flags, load_recipe
 
-from cohort.from_hub import is_hub_name, open_cohort
-from cohort.hub_access import HubError, hub_name, require_token
+
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict]:
+    """Return the options of the run, and the settings that override the recipe."""
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        usage="accelerate launch train.py [--fold K|all] [--data_dir BIDS] [--recipe NAME|FILE] [settings]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--fold", default="all", help="the fold to train, counted from 0, or all (default)")
+    add("--data_dir", help="BIDS folder, or ORG/NAME of a Hub dataset (default: a phantom cohort)")
+    add("--labels", help="TSV or CSV file of labels, if the BIDS folder has none")
+    add("--acquisition", metavar="A", help="which image to use in sessions with several: the one with acq-A")
+    add("--run", metavar="N", help="the same for run-N")
+    add("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default: clear)")
+    add("--recipe", help="demo, paper, clinical or a YAML file (default: demo for phantoms, else paper)")
+    add("--output_dir", help="folder of the run (default: runs/<cohort>-<recipe>)")
+    trackers = ("none", "tensorboard", "trackio", "wandb")
+    add("--report_to", default="none", choices=trackers, help="where to log training (default: none)")
+    add("--refit", action="store_true", help="after all folds, train one more model on all scans")
+    add("--push_to_hub", action="store_true", help="publish the given fold, else the refit, else the best fold")
+    add("--hub_model_id", metavar="ORG/NAME", help="Hub repository; a new one is private")
+    add("--overwrite", action="store_true", help="first remove the run in --output_dir")
+    add_recipe_flags(parser)
+    arguments = vars(parser.parse_args(argv))
+    run_options = (
+        *("fold", "data_dir", "labels", "acquisition", "run", "phantom", "recipe", "output_dir", "report_to"),
+        *("refit", "push_to_hub", "hub_model_id", "overwrite"),
+    )
+    options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
+
+    if options.fold != "all" and not options.fold.isdecimal():
+        parser.error(f"--fold is {options.fold}: give a number, counted from 0, or all")
+    if options.data_dir and options.phantom:
+        parser.error("--phantom generates a cohort and --data_dir names one: give only one of them")
+    if options.data_dir and not Path(options.data_dir).is_dir() and not is_hub_name(options.data_dir):
+        parser.error(f"--data_dir {options.data_dir} is not a folder: give the BIDS folder of your cohort")
+    if options.labels and not Path(options.labels).is_file():
+        parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
+    tracker = None if options.report_to == "none" else find_spec(options.report_to)
+    if options.report_to != "none" and (tracker is None or tracker.origin is None):  # without origin: some folder
+        parser.error(f"--report_to {options.report_to} needs its package: pip install {options.report_to}")
+    if options.recipe or not options.data_dir:  # otherwise the data decides which recipe it is
+        try:
+            load_recipe(options.recipe or "demo", **arguments)
+        except RecipeError as error:
+            parser.error(str(error))
+    if options.refit and options.fold != "all":
+        parser.error("--refit needs a complete cross-validation: leave out --fold")
+    if options.push_to_hub != bool(options.hub_model_id):
+        parser.error("--push_to_hub and --hub_model_id ORG/NAME are needed together: give both")
+    if options.push_to_hub:
+        try:
+            hub_name(options.hub_model_id)
+            require_token()  # fail now, not after hours of training
+        except (ValueError, HubError) as error:
+            parser.error(f"--push_to_hub: {error}")
+    return options, arguments
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+from dataclasses import asdict
+
+import torch
+
+from cohort.from_hub import open_cohort
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.scans import CohortError
 from evaluation.metrics import write_cv_metrics
@@ -44,7 +111,6 @@ from training.fold import open_fold
 from training.launch import overridden_settings, start_accelerator
 from training.loop import NonFiniteLossError
 from training.outcome import fold_summary, summary
-from training.recipe import Recipe, RecipeError, add_recipe_flags, load_recipe
 from training.run import RunError, open_run
 
 
@@ -135,60 +201,6 @@ def check_options(options: argparse.Namespace, recipe: Recipe) -> None:
             f"--refit trains on all scans, so --selection {recipe.selection} has none left to choose the epoch on: "
             "leave out one of the two."
         )
-
-
-def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
-    """Return the options of the run, and the settings that override the recipe."""
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        usage="accelerate launch train.py [--fold K|all] [--data_dir BIDS] [--recipe NAME|FILE] [settings]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--fold", default="all", help="the fold to train, counted from 0, or all (default)")
-    add("--data_dir", help="BIDS folder, or ORG/NAME of a Hub dataset (default: a phantom cohort)")
-    add("--labels", help="TSV or CSV file of labels, if the BIDS folder has none")
-    add("--acquisition", metavar="A", help="which image to use in sessions with several: the one with acq-A")
-    add("--run", metavar="N", help="the same for run-N")
-    add("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default: clear)")
-    add("--recipe", help="demo, paper, clinical or a YAML file (default: demo for phantoms, else paper)")
-    add("--output_dir", help="folder of the run (default: runs/<cohort>-<recipe>)")
-    trackers = ("none", "tensorboard", "trackio", "wandb")
-    add("--report_to", default="none", choices=trackers, help="where to log training (default: none)")
-    add("--refit", action="store_true", help="after all folds, train one more model on all scans")
-    add("--push_to_hub", action="store_true", help="publish the given fold, else the refit, else the best fold")
-    add("--hub_model_id", metavar="ORG/NAME", help="Hub repository; a new one is private")
-    add("--overwrite", action="store_true", help="first remove the run in --output_dir")
-    add_recipe_flags(parser)
-    arguments = vars(parser.parse_args(argv))
-    run_options = (
-        *("fold", "data_dir", "labels", "acquisition", "run", "phantom", "recipe", "output_dir", "report_to"),
-        *("refit", "push_to_hub", "hub_model_id", "overwrite"),
-    )
-    options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
-
-    if options.fold != "all" and not options.fold.isdecimal():
-        parser.error(f"--fold is {options.fold}: give a number, counted from 0, or all")
-    if options.data_dir and options.phantom:
-        parser.error("--phantom generates a cohort and --data_dir names one: give only one of them")
-    if options.data_dir and not Path(options.data_dir).is_dir() and not is_hub_name(options.data_dir):
-        parser.error(f"--data_dir {options.data_dir} is not a folder: give the BIDS folder of your cohort")
-    if options.labels and not Path(options.labels).is_file():
-        parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
-    if options.report_to != "none" and options.report_to not in map(str, get_available_trackers()):
-        parser.error(f"--report_to {options.report_to} needs its package: pip install {options.report_to}")
-    if options.refit and options.fold != "all":
-        parser.error("--refit needs a complete cross-validation: leave out --fold")
-    if options.push_to_hub != bool(options.hub_model_id):
-        parser.error("--push_to_hub and --hub_model_id ORG/NAME are needed together: give both")
-    if options.push_to_hub:
-        try:
-            hub_name(options.hub_model_id)
-            require_token()  # fail now, not after hours of training
-        except (ValueError, HubError) as error:
-            parser.error(f"--push_to_hub: {error}")
-    return options, arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

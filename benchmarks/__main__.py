@@ -18,15 +18,63 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
 
 import argparse
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
+
+SECTIONS = {  # the function that measures each
+    "bounds": "sections.measure_bounds",
+    "scan": "sections.measure_scan",
+    "network": "sections.measure_network",
+    "many": "sections.measure_many",
+    "step": "sections.measure_step",
+    "epoch": "sections.measure_epoch",
+    "startup": "startup.measure_startup",
+    "growth": "growth.measure_growth",
+    "dicom": "dicom.measure_study",
+}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    argv = sys.argv[1:] if argv is None else argv
+    if list(argv[:1]) == ["gpu"]:
+        from .gpu_arguments import parse_arguments as parse_gpu
+
+        return parse_gpu(argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("sections", nargs="*", metavar="SECTION", help=f"sections to measure (default: all): {', '.join(SECTIONS)}")
+    add("--quick", action="store_true", help="use fewer turns and smaller samples")
+    add("--long", action="store_true", help="screen 10,000 scans; takes hours")
+    add("--output", type=Path, default=Path("runs/benchmarks"), help="output folder (default %(default)s)")
+    add("--scans", type=Path, help="folder with full-size .nii.gz scans (default: four phantoms, generated once)")
+    add(
+        "--image_size",
+        type=int,
+        default=128,
+        help="edge of the input cube (default %(default)s, which the targets are for)",
+    )
+    args = parser.parse_args(argv)
+    if unknown := sorted(set(args.sections) - set(SECTIONS)):
+        parser.error(f"unknown section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output} is a file; give a folder")
+    if args.scans and not any(args.scans.rglob("*_T2w.nii.gz")):
+        parser.error(f"--scans {args.scans} contains no *_T2w.nii.gz files; give a folder of scans")
+    return args
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+import tempfile
+import time
+from importlib import import_module
 
 from machine.programs import run_program
 
 from .report import to_markdown, write
-from .sections import SECTIONS
 from .setting import Setting, describe_machine, find_scans, load, random_model
 
 
@@ -53,37 +101,12 @@ def measure(args: argparse.Namespace) -> None:
         setting = Setting(folder, model, scans, args.image_size, turns, args.quick, args.long)
         for name in args.sections or SECTIONS:
             print(f"measuring: {name}", file=sys.stderr, flush=True)
-            rows += SECTIONS[name](setting)
+            module, function = SECTIONS[name].split(".")
+            rows += getattr(import_module(f".{module}", __package__), function)(setting)
             machine["load at the end"] = load()
             machine["minutes"] = round((time.perf_counter() - started) / 60, 1)
             write(rows, machine, args.output)  # now, so that a later failure does not lose these rows
     print(to_markdown(rows, machine))
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("sections", nargs="*", metavar="SECTION", help=f"sections to measure (default: all): {', '.join(SECTIONS)}")
-    add("--quick", action="store_true", help="use fewer turns and smaller samples")
-    add("--long", action="store_true", help="screen 10,000 scans; takes hours")
-    add("--output", type=Path, default=Path("runs/benchmarks"), help="output folder (default %(default)s)")
-    add("--scans", type=Path, help="folder with full-size .nii.gz scans (default: four phantoms, generated once)")
-    add(
-        "--image_size",
-        type=int,
-        default=128,
-        help="edge of the input cube (default %(default)s, which the targets are for)",
-    )
-    args = parser.parse_args(argv)
-    if unknown := sorted(set(args.sections) - set(SECTIONS)):
-        parser.error(f"unknown section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
-    if args.output.exists() and not args.output.is_dir():
-        parser.error(f"--output {args.output} is a file; give a folder")
-    if args.scans and not any(args.scans.rglob("*_T2w.nii.gz")):
-        parser.error(f"--scans {args.scans} contains no *_T2w.nii.gz files; give a folder of scans")
-    return args
 
 
 if __name__ == "__main__":

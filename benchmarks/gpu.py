@@ -1,12 +1,4 @@
-"""Measure training and screening on one CUDA GPU; write gpu.md and gpu.json.
-
-    python -m benchmarks gpu                    everything
-    python -m benchmarks gpu pair maps          only these sections
-    python -m benchmarks gpu --dry              everything in tiny sizes on the CPU: it shows that the command works
-
-The files are written after each row, so an interrupted run keeps its rows. A row or a section that fails holds its
-error, the others go on, and the exit status is 1. A missed bound does not change the exit status.
-"""
+"""Measure training and screening on one CUDA GPU; write gpu.md and gpu.json. See `gpu_arguments.py`."""
 
 import argparse
 import json
@@ -26,12 +18,12 @@ from machine.programs import FAILED, one_line, run_program
 from machine.version import project_version
 from run_folder.files import write_text
 
+from .gpu_arguments import NAME, parse_arguments
 from .gpu_plan import Plan, dry_plan, gpu_plan
 from .gpu_screening import measure_maps, measure_pair, measure_predict
 from .gpu_training import measure_epoch, measure_fold, measure_resume, measure_steps
 from .setting import describe_machine, load
 
-NAME = "python -m benchmarks gpu"
 SECTIONS: dict[str, Callable[[Plan], Iterator[dict[str, Any]]]] = {  # the longest last
     "pair": measure_pair,
     "maps": measure_maps,
@@ -83,25 +75,6 @@ def sentence(error: Exception) -> str:
     lines = (said.decode(errors="replace") if isinstance(said, bytes) else said or "").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
     return f"{type(error).__name__}: {one_line(error)[:300]} {last[:300]}".rstrip()
-
-
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=NAME, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("sections", nargs="*", metavar="SECTION", help=f"sections to measure (default: all): {', '.join(SECTIONS)}")
-    add("--dry", action="store_true", help="run everything in tiny sizes on the CPU; needs no GPU")
-    add("--output", type=Path, help="output folder (default runs/benchmarks-gpu, or runs/benchmarks-gpu-dry)")
-    args = parser.parse_args(argv)
-    if unknown := sorted(set(args.sections) - set(SECTIONS)):
-        parser.error(f"unknown section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
-    args.output = args.output or Path("runs/benchmarks-gpu-dry" if args.dry else "runs/benchmarks-gpu")
-    if args.output.exists() and not args.output.is_dir():
-        parser.error(f"--output {args.output} is a file; give a folder")
-    if not args.dry and not torch.cuda.is_available():
-        parser.error("torch finds no CUDA GPU here: run it on a machine with one, or add --dry for a run on the CPU")
-    return args
 
 
 def describe_gpu(dry: bool) -> dict[str, Any]:

@@ -9,12 +9,9 @@ from machine.cores import available_cores
 
 from .bounds import pass_seconds, precisions
 from .contestants import ROOT, Series, interleave
-from .dicom import measure_study
-from .growth import measure_growth
 from .report import Measurement, compare, spread
 from .screening import QUICK_WAYS, WAYS
 from .setting import GB, Setting, best, bounds_of, race
-from .startup import measure_startup
 
 
 def measure_bounds(setting: Setting) -> list[Measurement]:
@@ -169,16 +166,3 @@ def build_cache(setting: Setting, number: int) -> tuple[float, int]:
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     seconds, count = result.stdout.split()[-2:]
     return float(seconds), int(count)
-
-
-SECTIONS = {
-    "bounds": measure_bounds,
-    "scan": measure_scan,
-    "network": measure_network,
-    "many": measure_many,
-    "step": measure_step,
-    "epoch": measure_epoch,
-    "startup": measure_startup,
-    "growth": measure_growth,
-    "dicom": measure_study,
-}

@@ -25,7 +25,8 @@ from run_folder.cells import quoted
 from run_folder.files import replacing_folder
 
 from .file_state import file_state
-from .hub_access import HUB_FAILURES, explain
+from .generated import ROOT_FILES
+from .hub_access import HUB_FAILURES, HUB_NAME, explain, is_hub_name
 from .images import IMAGE_NAMES, MASK_NAMES, SEGMENTATION_NAMES, CohortError, parse_name
 from .labels import LABEL_COLUMNS, MISSING, name
 
@@ -36,9 +37,6 @@ FILE_COLUMNS = {
     "segmentation": SEGMENTATION_NAMES,
     "lesion_mask": (("lesion", "", "mask"),),  # only in phantoms and painted cohorts
 }
-# these mark a phantom or a painted cohort, and tell its truth
-ROOT_FILES = ("dataset_description.json", "truth.tsv", "lesions.tsv")
-HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?", re.ASCII)
 ID = re.compile(r"[A-Za-z0-9.+-]+", re.ASCII)  # ids become folder names
 GZIP = b"\x1f\x8b"
 
@@ -48,11 +46,6 @@ class OpenedCohort(NamedTuple):
 
     folder: Path
     source: str
-
-
-def is_hub_name(text: str) -> bool:
-    """Whether a text can be a dataset on the Hub, ORG/NAME or ORG/NAME@REVISION, and is not an existing path."""
-    return HUB_NAME.fullmatch(text) is not None and not Path(text).exists()
 
 
 def open_cohort(data_dir: str) -> OpenedCohort:

@@ -13,6 +13,8 @@ from typing import Any
 from run_folder.files import read_json
 
 DESCRIPTION = "dataset_description.json"
+# these mark a phantom or a painted cohort, and tell its truth
+ROOT_FILES = (DESCRIPTION, "truth.tsv", "lesions.tsv")
 
 
 def generated_by(folder: str | Path, generator: str) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
@@ -16,6 +18,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?", re.ASCII)
 HUB_FAILURES = (httpx2.HTTPError, OSError, ValueError, RuntimeError)  # what huggingface_hub raises if a request fails
 
 _NOT_READABLE = (
@@ -83,6 +86,11 @@ _STATUSES |= {408: "busy", 429: "busy"}
 
 class HubError(Exception):
     """The Hub refused an upload or could not be reached. The message is one sentence that says what to do."""
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether a text can be a dataset on the Hub, ORG/NAME or ORG/NAME@REVISION, and is not an existing path."""
+    return HUB_NAME.fullmatch(text) is not None and not Path(text).exists()
 
 
 def hub_name(text: str) -> str:

@@ -15,12 +15,69 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
     begin_program("cohort.to_hub")
 
 import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .generated import ROOT_FILES
+from .hub_access import HUB_FAILURES, HUB_NAME, HubError, explain, require_token
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cohort.to_hub", description=__doc__.split("\n\n")[1])
+    parser.add_argument("bids_folder", type=Path, help="the BIDS folder of the cohort, with sub-* folders")
+    parser.add_argument("--repo_id", metavar="ORG/NAME", help="dataset repository to create or update")
+    parser.add_argument("--labels", help="TSV or CSV of labels, if they are not in the BIDS folder")
+    parser.add_argument(
+        "--public", action="store_true", help="create a public repository, or update a public one (default: private)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the dataset in this folder")
+    parser.add_argument("--license", help="licence identifier of the Hub, such as cc-by-4.0 or other (default for "
+                        "phantoms: apache-2.0)")  # fmt: skip
+    parser.add_argument("--i_may_share_this", action="store_true", help="you have the right to share these scans")
+    options = parser.parse_args(argv)
+    if not options.repo_id and not options.output:
+        parser.error("say where to write the dataset: --repo_id ORG/NAME on the Hub, --output FOLDER, or both")
+    if options.repo_id and ((match := HUB_NAME.fullmatch(options.repo_id)) is None or match[3]):
+        parser.error(f"--repo_id {options.repo_id} is not the name of a Hub repository: give ORG/NAME")
+    if options.public and not options.repo_id:
+        parser.error("--public applies to a repository: add --repo_id ORG/NAME")
+    if not options.bids_folder.is_dir():
+        parser.error(f"{options.bids_folder} is not a folder: give the BIDS folder of the cohort")
+    if options.labels and not Path(options.labels).is_file():
+        parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
+    if options.output and options.output.exists() and not _is_ours(options.output):
+        parser.error(f"--output {options.output} holds other files: choose a new folder")
+    from .phantom import phantom_description
+
+    if phantom_description(options.bids_folder) is None:
+        if options.repo_id and not options.i_may_share_this:
+            parser.error(
+                f"{options.bids_folder} is not a phantom, and this uploads the scans (with their file headers) and "
+                "labels of every infant: if consent, ethics and the terms of the source allow it, add "
+                "--i_may_share_this"
+            )
+        if not options.license:
+            parser.error("the dataset card must name the licence of these scans: add --license, such as cc-by-4.0")
+    return options
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is empty or holds only files that `write_dataset` writes."""
+    if not folder.is_dir():
+        return False
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    ours = {"README.md", *ROOT_FILES}
+    return all(file in ours or (file.startswith("data/train-") and file.endswith(".parquet")) for file in files)
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
@@ -35,8 +92,7 @@ from machine.programs import run_program
 from run_folder.files import replacing_folder, writing
 
 from .dataset_card import render_dataset_card
-from .from_hub import FILE_COLUMNS, HUB_NAME, ROOT_FILES
-from .hub_access import HUB_FAILURES, HubError, explain, require_token
+from .from_hub import FILE_COLUMNS
 from .images import not_fetched
 from .painted import is_painted
 from .phantom import phantom_description
@@ -186,55 +242,9 @@ def _groups(scans: list[tuple[Scan, dict]], limit: int) -> Iterator[list[tuple[S
     yield part
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder is empty or holds only files that `write_dataset` writes."""
-    if not folder.is_dir():
-        return False
-    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    ours = {"README.md", *ROOT_FILES}
-    return all(file in ours or (file.startswith("data/train-") and file.endswith(".parquet")) for file in files)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cohort.to_hub", description=__doc__.split("\n\n")[1])
-    parser.add_argument("bids_folder", type=Path, help="the BIDS folder of the cohort, with sub-* folders")
-    parser.add_argument("--repo_id", metavar="ORG/NAME", help="dataset repository to create or update")
-    parser.add_argument("--labels", help="TSV or CSV of labels, if they are not in the BIDS folder")
-    parser.add_argument(
-        "--public", action="store_true", help="create a public repository, or update a public one (default: private)"
-    )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the dataset in this folder")
-    parser.add_argument("--license", help="licence identifier of the Hub, such as cc-by-4.0 or other (default for "
-                        "phantoms: apache-2.0)")  # fmt: skip
-    parser.add_argument("--i_may_share_this", action="store_true", help="you have the right to share these scans")
-    options = parser.parse_args(arguments)
-    if not options.repo_id and not options.output:
-        parser.error("say where to write the dataset: --repo_id ORG/NAME on the Hub, --output FOLDER, or both")
-    if options.repo_id and ((match := HUB_NAME.fullmatch(options.repo_id)) is None or match[3]):
-        parser.error(f"--repo_id {options.repo_id} is not the name of a Hub repository: give ORG/NAME")
-    if options.public and not options.repo_id:
-        parser.error("--public applies to a repository: add --repo_id ORG/NAME")
-    if not options.bids_folder.is_dir():
-        parser.error(f"{options.bids_folder} is not a folder: give the BIDS folder of the cohort")
-    if options.labels and not Path(options.labels).is_file():
-        parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
-    if options.output and options.output.exists() and not _is_ours(options.output):
-        parser.error(f"--output {options.output} holds other files: choose a new folder")
-    if phantom_description(options.bids_folder) is None:
-        if options.repo_id and not options.i_may_share_this:
-            parser.error(
-                f"{options.bids_folder} is not a phantom, and this uploads the scans (with their file headers) and "
-                "labels of every infant: if consent, ethics and the terms of the source allow it, add "
-                "--i_may_share_this"
-            )
-        if not options.license:
-            parser.error("the dataset card must name the licence of these scans: add --license, such as cc-by-4.0")
-    return options
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Pack and share a cohort, and return the exit status."""
-    options = _parse(argv)
+    options = parse_arguments(argv)
     return run_program("cohort.to_hub", lambda: _share(options), failed=(CohortError, HubError, OSError))
 
 

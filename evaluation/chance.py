@@ -19,6 +19,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .resampling import PERMUTATIONS
+
+PROGRAM = "python -m evaluation.chance"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    parser.add_argument("--permutations", type=int, default=PERMUTATIONS, help="default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the permutations, default %(default)s")
+    options = parser.parse_args(argv)
+    if options.permutations < 20 or options.seed < 0:
+        parser.error("--permutations must be at least 20 and --seed at least 0.")
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 import numpy as np
 import pandas as pd
 
@@ -28,7 +47,7 @@ from run_folder.files import InputError
 from .findings import NULL_STATISTICS, null_statistics
 from .optimism import audit_optimism
 from .study import KEYS, Study, read_run
-from .uncertainty import PERMUTATIONS, fixed_prediction_null, permutation_p_value
+from .uncertainty import fixed_prediction_null, permutation_p_value
 
 BEST_EPOCH = "best_epoch_mean_accuracy"
 
@@ -82,13 +101,7 @@ def chance_over_runs(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see the module docstring."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.chance", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
-    parser.add_argument("--permutations", type=int, default=PERMUTATIONS, help="default %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the permutations, default %(default)s")
-    options = parser.parse_args(argv)
-    if options.permutations < 20 or options.seed < 0:
-        parser.error("--permutations must be at least 20 and --seed at least 0.")
+    options = parse_arguments(argv)
 
     def job() -> None:
         studies = [read_run(run) for run in options.runs]
@@ -97,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         answers = table.assign(inside=table["inside"].map({True: "yes", False: "NO"}))
         print(answers.to_string(index=False, float_format="%.3f"))
 
-    return run_program(parser.prog, job, failed=(InputError, OSError), interrupted="interrupted")
+    return run_program(PROGRAM, job, failed=(InputError, OSError), interrupted="interrupted")
 
 
 if __name__ == "__main__":

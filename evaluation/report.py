@@ -21,6 +21,60 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .resampling import DEFAULT_RESAMPLING, PERMUTATIONS, Resampling
+
+PROGRAM = "python -m evaluation.report"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    default = DEFAULT_RESAMPLING
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "input", nargs="+", type=Path, metavar="RUN|PREDICTIONS", help="one or more run folders, or one predictions.csv"
+    )
+    parser.add_argument("--labels", type=Path, help="TSV or CSV with the labels of the scans in predictions.csv")
+    parser.add_argument(
+        "--model", type=Path, help="folder of the model that made predictions.csv; its thresholds are used"
+    )
+    parser.add_argument("--output", type=Path, help="folder for a comparison or for the report on a predictions.csv")
+    parser.add_argument(
+        "--image_controls",
+        action=argparse.BooleanOptionalAction,
+        help="add controls that open every image and segmentation",
+    )
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="CSV",
+        help="encoder features; each file is a control",
+    )
+    parser.add_argument(
+        "--null_runs", nargs="+", type=Path, default=[], metavar="RUN", help="runs trained on permuted labels"
+    )
+    parser.add_argument("--without_scans", action="store_true", help="name no scan and show no slice")
+    parser.add_argument("--draws", type=int, default=default.draws, help="bootstrap draws, default %(default)s")
+    parser.add_argument(
+        "--permutations",
+        type=int,
+        default=PERMUTATIONS,
+        help="permutations per null, default %(default)s, 0 for none",
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="seed of all resampling, default %(default)s")
+    options = parser.parse_args(argv)
+    if options.draws < 100 or options.permutations < 0 or options.seed < 0:
+        parser.error("--draws must be at least 100; --permutations and --seed must be at least 0.")
+    if options.input[0].is_file() and (options.labels is None or len(options.input) > 1):
+        parser.error("a predictions.csv must be the only input and needs --labels.")
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 import numpy as np
 import pandas as pd
 
@@ -38,7 +92,6 @@ from .measures import measure_quality, measure_volumes
 from .metrics import write_cv_metrics
 from .page import render_comparison, render_study
 from .study import KEYS, Study, read_run
-from .uncertainty import DEFAULT_RESAMPLING, PERMUTATIONS, Resampling
 
 FEW_BYTES = 500e6  # images are measured by default if their files are at most this large in total
 
@@ -174,51 +227,10 @@ def _features(study: Study, path: Path) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see the module docstring."""
-    default = DEFAULT_RESAMPLING
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "input", nargs="+", type=Path, metavar="RUN|PREDICTIONS", help="one or more run folders, or one predictions.csv"
-    )
-    parser.add_argument("--labels", type=Path, help="TSV or CSV with the labels of the scans in predictions.csv")
-    parser.add_argument(
-        "--model", type=Path, help="folder of the model that made predictions.csv; its thresholds are used"
-    )
-    parser.add_argument("--output", type=Path, help="folder for a comparison or for the report on a predictions.csv")
-    parser.add_argument(
-        "--image_controls",
-        action=argparse.BooleanOptionalAction,
-        help="add controls that open every image and segmentation",
-    )
-    parser.add_argument(
-        "--features",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="CSV",
-        help="encoder features; each file is a control",
-    )
-    parser.add_argument(
-        "--null_runs", nargs="+", type=Path, default=[], metavar="RUN", help="runs trained on permuted labels"
-    )
-    parser.add_argument("--without_scans", action="store_true", help="name no scan and show no slice")
-    parser.add_argument("--draws", type=int, default=default.draws, help="bootstrap draws, default %(default)s")
-    parser.add_argument(
-        "--permutations",
-        type=int,
-        default=PERMUTATIONS,
-        help="permutations per null, default %(default)s, 0 for none",
-    )
-    parser.add_argument("--seed", type=int, default=default.seed, help="seed of all resampling, default %(default)s")
-    options = parser.parse_args(argv)
-    if options.draws < 100 or options.permutations < 0 or options.seed < 0:
-        parser.error("--draws must be at least 100; --permutations and --seed must be at least 0.")
-    first = options.input[0]
-    if first.is_file() and (options.labels is None or len(options.input) > 1):
-        parser.error("a predictions.csv must be the only input and needs --labels.")
+    options = parse_arguments(argv)
 
     def job() -> None:
+        first = options.input[0]
         resampling = Resampling(options.draws, options.seed)
         common = {"with_scans": not options.without_scans, "permutations": options.permutations}
         if first.is_file():
@@ -234,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )  # fmt: skip
         print(report)
 
-    return run_program(parser.prog, job, failed=(InputError, OSError), interrupted="interrupted")
+    return run_program(PROGRAM, job, failed=(InputError, OSError), interrupted="interrupted")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,34 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PROGRAM = "python -m evaluation.sensitivity"
+SPECIFICITY = 0.9
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("painted", type=Path, help="a painted cohort")
+    parser.add_argument("predictions", type=Path, help="predictions.csv of predict.py for all its scans, or of a run")
+    parser.add_argument("--places", type=Path, help="table of places that the model names, see read_painted")
+    parser.add_argument("--specificity", type=float, default=SPECIFICITY, help=f"default {SPECIFICITY:g}")
+    parser.add_argument("--output", type=Path, default=Path("sensitivity"), help="folder, default sensitivity")
+    options = parser.parse_args(argv)
+    if not options.painted.is_dir():
+        parser.error(f"{options.painted} is not a folder: give a painted cohort")
+    if not 0 < options.specificity < 1:
+        parser.error(f"--specificity is {options.specificity:g}: choose one between 0 and 1")
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 from dataclasses import replace
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -35,8 +60,6 @@ from .drawing import GREY, STYLES, Drawing, new_figure, save_drawing, styled
 from .painted import read_painted
 from .uncertainty import DEFAULT_RESAMPLING, Resampling, bootstrap_weights, percentile_interval
 
-PROGRAM = "python -m evaluation.sensitivity"
-SPECIFICITY = 0.9
 FEWEST_NORMAL = 20  # with fewer unpainted scans, the threshold hangs on one or two of them
 NOTE = (
     "A program painted the injuries into normal scans. These figures show which painted injuries are found; they are "
@@ -234,19 +257,7 @@ def write_sensitivity(table: pd.DataFrame, output: Path, specificity: float = SP
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module docstring."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("painted", type=Path, help="a painted cohort")
-    parser.add_argument("predictions", type=Path, help="predictions.csv of predict.py for all its scans, or of a run")
-    parser.add_argument("--places", type=Path, help="table of places that the model names, see read_painted")
-    parser.add_argument("--specificity", type=float, default=SPECIFICITY, help=f"default {SPECIFICITY:g}")
-    parser.add_argument("--output", type=Path, default=Path("sensitivity"), help="folder, default sensitivity")
-    options = parser.parse_args(argv)
-    if not options.painted.is_dir():
-        parser.error(f"{options.painted} is not a folder: give a painted cohort")
-    if not 0 < options.specificity < 1:
-        parser.error(f"--specificity is {options.specificity:g}: choose one between 0 and 1")
+    options = parse_arguments(argv)
 
     def measure() -> None:
         table = read_painted(options.painted, options.predictions, options.places)

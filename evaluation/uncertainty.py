@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from .metrics import checked_pair
-
-PERMUTATIONS = 1000
+from .resampling import DEFAULT_RESAMPLING, PERMUTATIONS, Resampling
 
 
 @dataclass(frozen=True)
@@ -48,33 +47,6 @@ class Interval:
         if self.low is None or self.high is None:
             return f"{estimate} (no interval)"
         return f"{estimate} ({level}{self.low:z{spec}} to {self.high:z{spec}})"
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How bootstrap intervals are computed.
-
-    Attributes:
-        draws: number of bootstrap draws, at least 1.
-        seed: of the random generator.
-        level: confidence level of the percentile intervals.
-    """
-
-    draws: int = 2000
-    seed: int = 0
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"At least one bootstrap draw is needed, got {self.draws}.")
-
-    @property
-    def quantiles(self) -> tuple[float, float]:
-        """The two quantiles of the draws that bound an interval, such as 0.025 and 0.975."""
-        return (1 - self.level) / 2, (1 + self.level) / 2
-
-
-DEFAULT_RESAMPLING = Resampling()
 
 
 def family_weights(families: ArrayLike, resampling: Resampling = DEFAULT_RESAMPLING) -> np.ndarray:

@@ -17,6 +17,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+PROGRAM = "python -m explanation.embedding"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="a run folder, runs/NAME")
+    parser.add_argument("--init", default="medicalnet", help="medicalnet (default), random, or a MedicalNet .pth file")
+    parser.add_argument("--output", type=Path, required=True, help="the CSV file to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default 0)")
+    options = parser.parse_args(argv)
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 from typing import Any
 
 import pandas as pd
@@ -33,8 +54,6 @@ from preprocessing import GloResNetImageProcessor
 from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
 from run_folder.tables import csv_text
-
-PROGRAM = "python -m explanation.embedding"
 
 
 @torch.inference_mode()
@@ -99,16 +118,7 @@ def frozen_features(run: Path, init: str = "medicalnet", seed: int = 0) -> pd.Da
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module docstring."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="a run folder, runs/NAME")
-    parser.add_argument("--init", default="medicalnet", help="medicalnet (default), random, or a MedicalNet .pth file")
-    parser.add_argument("--output", type=Path, required=True, help="the CSV file to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default 0)")
-    options = parser.parse_args(argv)
+    options = parse_arguments(argv)
 
     def write_features() -> None:
         table = frozen_features(options.run, options.init, options.seed)

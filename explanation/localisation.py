@@ -23,6 +23,27 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+PROGRAM = "python -m explanation.localisation"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="the folder of a finished run on a phantom cohort, runs/NAME")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and resampling (default %(default)s)")
+    options = parser.parse_args(argv)
+    if options.seed < 0:
+        parser.error(f"--seed is {options.seed}: give 0 or more")
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 from typing import Any
 
 import nibabel
@@ -60,7 +81,6 @@ from run_folder.tables import csv_text, read_table
 from screening.loading import ModelError, load_pytorch_model
 from screening.one_scan import read_scan
 
-PROGRAM = "python -m explanation.localisation"
 MAPS = {  # name: title, colour, marker; in the order of tables and figures
     "layercam": ("LayerCAM", BLUE, "o"),
     "gradcam": ("Grad-CAM", VERMILLION, "s"),
@@ -303,16 +323,7 @@ def _stored(path: str) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module docstring."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="the folder of a finished run on a phantom cohort, runs/NAME")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and resampling (default %(default)s)")
-    options = parser.parse_args(argv)
-    if options.seed < 0:
-        parser.error(f"--seed is {options.seed}: give 0 or more")
+    options = parse_arguments(argv)
     return run_program(
         PROGRAM,
         lambda: _write_localisation(RunFolder(options.run), options.seed),

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
-
 
 def write_study(image: Any, folder: Path, patient: str = "synthetic") -> int:
     """Write a scan as axial slices of classic MR, and return their number.
@@ -15,6 +12,8 @@ def write_study(image: Any, folder: Path, patient: str = "synthetic") -> int:
         folder: to create.
         patient: its PatientID.
     """
+    import nibabel
+    import numpy as np
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid

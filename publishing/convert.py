@@ -21,15 +21,52 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
     begin_program("publishing.convert")
 
 import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from screening.exported import SUFFIXES
+
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3, "int8": 2e-2}  # in probability
+MIN_CALIBRATION = 8  # scans; fewer do not show the range of the activations, nor whether it holds for other scans
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m publishing.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("folder", metavar="FOLDER|HUB_ID", help="a model you trust: its code is executed")
+    add("--format", required=True, choices=list(SUFFIXES))
+    add("--dtype", choices=list(TOLERANCES), default="float32", help="bfloat16 and int8 need OpenVINO")
+    add(
+        "--calibration",
+        nargs="+",
+        metavar="SCAN",
+        help=f"scans like those to be screened; int8 needs {MIN_CALIBRATION} or more",
+    )
+    add("--output", type=Path, metavar="FILE", help="default: FOLDER.onnx or .xml, with the dtype in its name")
+    args = parser.parse_args(argv)
+    if args.output and (args.output.suffix != SUFFIXES[args.format] or args.output.is_dir()):
+        parser.error(f"--output {args.output} must be a {SUFFIXES[args.format]} file for --format {args.format}")
+    if (args.dtype == "int8") != bool(args.calibration):
+        parser.error(f"--dtype int8 and --calibration go together: give both, with {MIN_CALIBRATION} or more scans")
+    return args
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 import contextlib
 import glob
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
@@ -45,7 +82,6 @@ from screening.exported import (
     FORMAT_WITH_FRAMING,
     FORMAT_WITH_LOCAL_STREAM,
     LOCAL_INPUTS,
-    SUFFIXES,
     ExportedModel,
     cpu_capabilities,
     is_converted_file,
@@ -58,11 +94,9 @@ from screening.one_scan import has_search
 
 from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
 
-TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3, "int8": 2e-2}  # in probability
 PACKAGES = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}
 NAME = "publishing.convert"
 TEMPORARY, LOCK = ".converting", ".lock"  # how a temporary folder's name ends, and the file that a conversion locks
-MIN_CALIBRATION = 8  # scans; fewer do not show the range of the activations, nor whether it holds for other scans
 
 
 class WrongCall(Exception):
@@ -109,32 +143,6 @@ def run(args: argparse.Namespace) -> None:
         f"{output}: {args.dtype}, differs from PyTorch by at most {largest:.2g} on {len(volumes)} volumes"
         f" (allowed {TOLERANCES[args.dtype]:g})."
     )
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m publishing.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("folder", metavar="FOLDER|HUB_ID", help="a model you trust: its code is executed")
-    add("--format", required=True, choices=list(SUFFIXES))
-    add("--dtype", choices=list(TOLERANCES), default="float32", help="bfloat16 and int8 need OpenVINO")
-    add(
-        "--calibration",
-        nargs="+",
-        metavar="SCAN",
-        help=f"scans like those to be screened; int8 needs {MIN_CALIBRATION} or more",
-    )
-    add("--output", type=Path, metavar="FILE", help="default: FOLDER.onnx or .xml, with the dtype in its name")
-    args = parser.parse_args(argv)
-    if args.output and (args.output.suffix != SUFFIXES[args.format] or args.output.is_dir()):
-        parser.error(f"--output {args.output} must be a {SUFFIXES[args.format]} file for --format {args.format}")
-    if (args.dtype == "int8") != bool(args.calibration):
-        parser.error(f"--dtype int8 and --calibration go together: give both, with {MIN_CALIBRATION} or more scans")
-    return args
 
 
 def check_support(format: str, dtype: str) -> None:

@@ -28,7 +28,6 @@ from run_folder.layout import ENSEMBLE, REFIT, ModelFolder, RunFolder
 from screening.loading import ModelError, load_pytorch_model
 
 PROVENANCE = {"cohort": str, "synthetic": bool, "fold": int | str, "train_scans": int}  # what a card states
-WHAT = ("best", "all", ENSEMBLE, REFIT)
 
 
 @dataclass(frozen=True)

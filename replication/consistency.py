@@ -29,16 +29,42 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+PROGRAM = "python -m replication.consistency"
+METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "mcc", "auc")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.split("\n")[0])
+    parser.add_argument("--normal", type=int, help="number of normal scans")
+    parser.add_argument("--injury", type=int, help="number of injured scans")
+    parser.add_argument("--folds", type=int, help="also read the row as means over this many stratified folds")
+    parser.add_argument(
+        "--table", type=Path, help="CSV or TSV with one row per model: name, normal, injury, folds, metrics"
+    )
+    rounding = "any also allows truncated and rounded-up values; with folds it can take minutes"
+    parser.add_argument("--rounding", choices=("nearest", "any"), default="nearest", help=rounding)
+    for metric in METRICS:
+        parser.add_argument(f"--{metric}", help="as printed, e.g. 0.76 or 75.18%%")
+    options = parser.parse_args(argv)
+    reported = any(getattr(options, metric) is not None for metric in METRICS)
+    if reported and not options.table and (options.normal is None or options.injury is None):
+        parser.error("--normal and --injury are needed with the metrics")
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
 from evaluation.published import COHORT, COHORT_NOTE, TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
 from machine.programs import run_program
 from replication.reachability import (
-    METRICS,
     OTHER_F1,
     SLACK,
     Reported,
@@ -48,8 +74,6 @@ from replication.reachability import (
 )
 from run_folder.files import InputError
 from run_folder.tables import read_table
-
-PROGRAM = "python -m replication.consistency"
 
 
 @dataclass(frozen=True)
@@ -243,21 +267,8 @@ def print_table_2(rounding: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module docstring."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.split("\n")[0])
-    parser.add_argument("--normal", type=int, help="number of normal scans")
-    parser.add_argument("--injury", type=int, help="number of injured scans")
-    parser.add_argument("--folds", type=int, help="also read the row as means over this many stratified folds")
-    parser.add_argument(
-        "--table", type=Path, help="CSV or TSV with one row per model: name, normal, injury, folds, metrics"
-    )
-    rounding = "any also allows truncated and rounded-up values; with folds it can take minutes"
-    parser.add_argument("--rounding", choices=("nearest", "any"), default="nearest", help=rounding)
-    for metric in METRICS:
-        parser.add_argument(f"--{metric}", help="as printed, e.g. 0.76 or 75.18%%")
-    options = parser.parse_args(argv)
+    options = parse_arguments(argv)
     reported = {metric: getattr(options, metric) for metric in METRICS if getattr(options, metric) is not None}
-    if reported and not options.table and (options.normal is None or options.injury is None):
-        parser.error("--normal and --injury are needed with the metrics")
 
     def check() -> None:
         if options.table:

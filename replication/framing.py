@@ -28,12 +28,39 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PROGRAM = "python -m replication.framing"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders, Hub names or converted files")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--num_phantoms", type=int, default=12, help="phantoms to screen (default: 12)")
+    parser.add_argument("--base", choices=("varied", "fixed"), default="varied", help="the unchanged field of view")
+    parser.add_argument("--voxel_size", type=float, default=1.25, help="mm (default: 1.25)")
+    parser.add_argument("--seed", type=int, help="of the phantoms (default: one that no phantom cohort uses)")
+    parser.add_argument("--scans", type=Path, metavar="FOLDER", help="also change these scans of whole heads or brains")
+    parser.add_argument("--mean", action="store_true", help="also the mean of the models, such as the folds of a run")
+    parser.add_argument("--no_n4", action="store_true", help="do not measure what N4 leaves of a bias field")
+    options = parser.parse_args(argv)
+    if options.num_phantoms < 1:
+        parser.error(f"--num_phantoms is {options.num_phantoms}: give at least 1")
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -53,7 +80,6 @@ from screening.one_scan import ScanInputs, all_warnings, local_batch, read_input
 
 from .changes import SEED, UNCHANGED, biased, changes, changes_of_scan, phantom, phantom_field
 
-PROGRAM = "python -m replication.framing"
 Case = tuple[int, int | str, int | None, list[tuple[str, nibabel.Nifti1Image]]]  # order, name, injured, images
 
 
@@ -242,21 +268,8 @@ def write_framing(options: argparse.Namespace) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module docstring."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders, Hub names or converted files")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--num_phantoms", type=int, default=12, help="phantoms to screen (default: 12)")
-    parser.add_argument("--base", choices=("varied", "fixed"), default="varied", help="the unchanged field of view")
-    parser.add_argument("--voxel_size", type=float, default=1.25, help="mm (default: 1.25)")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of the phantoms (default: {SEED})")
-    parser.add_argument("--scans", type=Path, metavar="FOLDER", help="also change these scans of whole heads or brains")
-    parser.add_argument("--mean", action="store_true", help="also the mean of the models, such as the folds of a run")
-    parser.add_argument("--no_n4", action="store_true", help="do not measure what N4 leaves of a bias field")
-    options = parser.parse_args(argv)
-    if options.num_phantoms < 1:
-        parser.error(f"--num_phantoms is {options.num_phantoms}: give at least 1")
+    options = parse_arguments(argv)
+    options.seed = SEED if options.seed is None else options.seed
 
     def run() -> None:
         print(write_framing(options).read_text(encoding="utf-8"))

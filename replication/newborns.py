@@ -22,10 +22,33 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
     begin_program("python -m replication.newborns")
 
 import argparse
-import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+PROGRAM = "python -m replication.newborns"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scans", type=Path, required=True, help="folder of skull-stripped T2w scans with labels")
+    parser.add_argument("--output", type=Path, required=True, help="the BIDS folder to write")
+    parser.add_argument("--seed", type=int, default=42, help="of all warps and injuries (default: 42)")
+    parser.add_argument("--num_workers", type=int, help="processes (default: one per core)")
+    options = parser.parse_args(argv)
+    if options.seed < 0:
+        parser.error(f"--seed is {options.seed}: give 0 or more")
+    if options.num_workers is not None and options.num_workers < 1:
+        parser.error(f"--num_workers is {options.num_workers}: give at least 1")
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+import functools
 from typing import NamedTuple
 
 import nibabel
@@ -53,7 +76,6 @@ from run_folder.files import replacing_folder, write_json, write_text
 
 from .newborn_injuries import WIDER, paint_spots, sampled, warp, widening
 
-PROGRAM = "python -m replication.newborns"
 KINDS = {"normal": (2, 1), "spots": (1, 3), "ventricles": (1, 5)}  # copies of each infant, radiology score
 TISSUES = {  # FreeSurfer's labels of the left and right side; any other voxel of the brain counts as fluid
     WHITE_MATTER: (2, 41),
@@ -204,18 +226,7 @@ def make_newborns(scans: Path, output: Path, seed: int = 42, num_workers: int | 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module docstring."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scans", type=Path, required=True, help="folder of skull-stripped T2w scans with labels")
-    parser.add_argument("--output", type=Path, required=True, help="the BIDS folder to write")
-    parser.add_argument("--seed", type=int, default=42, help="of all warps and injuries (default: 42)")
-    parser.add_argument("--num_workers", type=int, help="processes (default: one per core)")
-    options = parser.parse_args(argv)
-    if options.seed < 0:
-        parser.error(f"--seed is {options.seed}: give 0 or more")
-    if options.num_workers is not None and options.num_workers < 1:
-        parser.error(f"--num_workers is {options.num_workers}: give at least 1")
+    options = parse_arguments(argv)
 
     def run() -> None:
         made = make_newborns(options.scans, options.output, options.seed, options.num_workers)

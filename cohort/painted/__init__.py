@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .plan import Settings
-    from .spots import KINDS, Lesion, paint_spots
+    from .plan import KINDS, Settings
+    from .spots import Lesion, paint_spots
     from .ventricles import Widening, find_ventricles, widen_ventricles
     from .writer import PaintedFolderError, is_painted, paint_cohort, painted_description
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "KINDS": "spots",
+    "KINDS": "plan",
     "Lesion": "spots",
     "paint_spots": "spots",
     "Settings": "plan",

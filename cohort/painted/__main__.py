@@ -18,19 +18,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cohort.scans import CohortError
-from machine.programs import FAILED, explain, run_program
-
-from .plan import SettingError, Settings
-from .spots import KINDS
-from .writer import PaintedFolderError, paint_cohort
+from .plan import KINDS, SettingError, Settings
 
 PROGRAM = "python -m cohort.painted"
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     default = Settings()
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -66,17 +60,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--acquisition", default=None, metavar="A", help="which image of sessions with several: acq-A")
     parser.add_argument("--run", default=None, metavar="N", help="which image of sessions with several: run-N")
     parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="processes (None: one per core)")
-    return parser
+    options = parser.parse_args(argv)
+    if not options.data_dir.is_dir():
+        parser.error(f"--data_dir {options.data_dir} is not a folder: give the BIDS folder of your cohort")
+    if options.labels and not options.labels.is_file():
+        parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+from typing import Any
+
+from cohort.scans import CohortError
+from machine.programs import FAILED, explain, run_program
+
+from .writer import PaintedFolderError, paint_cohort
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the cohort that the arguments ask for; returns the exit status."""
-    parser = _parser()
-    options = vars(parser.parse_args(argv))
-    if not options["data_dir"].is_dir():
-        parser.error(f"--data_dir {options['data_dir']} is not a folder: give the BIDS folder of your cohort")
-    if options["labels"] and not options["labels"].is_file():
-        parser.error(f"--labels {options['labels']} is not a file: give a TSV or CSV of labels")
+    options = vars(parse_arguments(argv))
     chosen: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name in ("kinds", "diameters", "contrasts", "factors", "copies", "lesions", "seed")

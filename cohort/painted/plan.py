@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cohort.scans import Scan
+if TYPE_CHECKING:
+    from cohort.scans import Scan
 
-from .spots import KINDS
-from .ventricles import FURTHEST
-
+KINDS = ("spot", "streak", "bright", "cyst", "ventricles")
+FURTHEST = 8.0  # largest factor
 SMALLEST_MM, LARGEST_MM = 0.5, 15.0
 MOST_COPIES, MOST_LESIONS = 99, 50
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from .plan import KINDS
 from .shapes import draw_spot, draw_streak, share_of_voxels
 
-KINDS = ("spot", "streak", "bright", "cyst", "ventricles")
 DARK = {"spot": 0.7, "streak": 0.3}  # how often each kind is painted for training
 DIAMETERS_MM = (1.2, 4.5)
 CONTRASTS = (0.08, 0.45)

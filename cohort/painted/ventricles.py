@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from .plan import FURTHEST
+
 FACTORS = (1.5, 2.5, 4.0)  # the volume afterwards, relative to the volume before
-FURTHEST = 8.0  # largest factor
 _COARSE_MM = 2.0  # spacing on which the flow is computed
 _REACH_MM = 12.0  # the flow dies away with this length
 _SURFACE_MM = 8.0  # the flow stops over this depth below the surface

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .field_of_view import FieldOfView, draw_field_of_view
     from .grids import Grid, full_grid, small_grid
+    from .options import PRESETS
     from .pathology import INJURIES, Injury
-    from .plan import PRESETS, PlannedScan, plan_cohort
+    from .plan import PlannedScan, plan_cohort
     from .scan import PhantomScan, make_phantom_scan
     from .writer import PhantomFolderError, generate_phantom_cohort, is_phantom, phantom_description
 
@@ -45,7 +46,7 @@ _MODULES = {
     "small_grid": "grids",
     "INJURIES": "pathology",
     "Injury": "pathology",
-    "PRESETS": "plan",
+    "PRESETS": "options",
     "PlannedScan": "plan",
     "plan_cohort": "plan",
     "PhantomScan": "scan",

@@ -16,16 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from machine.programs import explain, run_program
-
-from .field_of_view import FIELDS_OF_VIEW
-from .plan import PRESETS
-from .writer import DEFAULT_VOXEL_SIZE, generate_phantom_cohort
+from .options import DEFAULT_VOXEL_SIZE, FIELDS_OF_VIEW, PRESETS
 
 PROGRAM = "python -m cohort.phantom"
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Generate a synthetic neonatal cohort in the layout of the dHCP. Never clinical evidence.",
@@ -68,12 +64,20 @@ def _parser() -> argparse.ArgumentParser:
         help="varied: more or less air and neck, another place and tilt of the head in each scan",
     )
     parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="processes (None: one per core)")
-    return parser
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+from machine.programs import explain, run_program
+
+from .writer import generate_phantom_cohort
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate the cohort that the arguments ask for; returns the exit status."""
-    options = vars(_parser().parse_args(argv))
+    options = vars(parse_arguments(argv))
 
     def generate() -> int:
         try:

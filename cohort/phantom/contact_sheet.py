@@ -11,12 +11,27 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
     begin_program("python -m cohort.phantom.contact_sheet")
 
 import argparse
-import io
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+PROGRAM = "python -m cohort.phantom.contact_sheet"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Draw every kind of phantom in one picture.")
+    parser.add_argument("--output", type=Path, default=Path("docs/phantom.png"), help="PNG file to write")
+    parser.add_argument("--seed", type=int, default=42, help="determines the infant that is drawn")
+    options = parser.parse_args(argv)
+    return options
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
+import io
+import math
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
@@ -29,7 +44,6 @@ from .growth import CSF, VENTRICLES
 from .pathology import PUNCTATE, Injury
 from .scan import PhantomScan, make_phantom_scan
 
-PROGRAM = "python -m cohort.phantom.contact_sheet"
 _STILL = Acquisition(snr=35.0, bias=0.02)
 _HALF_WIDTH_MM, _HALF_LENGTH_MM, _HALF_HEIGHT_MM = 58.0, 68.0, 50.0
 _GAP_MM = 8.0
@@ -198,10 +212,7 @@ def _crop(plane: np.ndarray, centre: np.ndarray, half: tuple[int, int]) -> np.nd
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the picture that the arguments ask for; returns the exit status."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Draw every kind of phantom in one picture.")
-    parser.add_argument("--output", type=Path, default=Path("docs/phantom.png"), help="PNG file to write")
-    parser.add_argument("--seed", type=int, default=42, help="determines the infant that is drawn")
-    options = parser.parse_args(argv)
+    options = parse_arguments(argv)
 
     def draw() -> int:
         try:

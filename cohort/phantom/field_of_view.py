@@ -17,7 +17,6 @@ from .acquisition import INTENSITY_SCALE, T2_CSF_MS, Acquisition, t2_signal, whi
 from .fields import named_rng
 from .grids import Grid
 
-FIELDS_OF_VIEW = ("fixed", "varied")
 SIDE_MM, TOP_MM, BOTTOM_MM = (4.0, 30.0), (3.0, 25.0), (3.0, 40.0)  # ranges of the margins
 NOD_DEGREES, OTHER_DEGREES = 15.0, 8.0  # largest rotation about the left-right axis, and about the two others
 HULL = 1.05  # the head is up to 5 % longer than the ellipsoid of its volume

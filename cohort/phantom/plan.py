@@ -17,7 +17,6 @@ from .fields import named_rng
 from .grids import Grid, full_grid, small_grid
 from .pathology import Injury
 
-PRESETS = ("clear", "dhcp", "null")
 DEFAULT_SUBJECTS = {"clear": 48, "dhcp": 128, "null": 48}
 INJURED_SHARE = {"clear": 20 / 48, "dhcp": 54 / 128, "null": 20 / 48}
 SCORE_TWO_SHARE = 32 / 74  # of the normal infants

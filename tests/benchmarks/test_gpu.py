@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_training
+from benchmarks import gpu, gpu_arguments, gpu_training
 from benchmarks.__main__ import main
 from benchmarks.gpu_plan import timed
 
@@ -19,7 +19,8 @@ def test_a_dry_run_measures_every_section_and_calls_itself_one(tmp_path, capsys)
     assert report["dry"] and report["machine"]["card"] == "none used" and "commit" in report["machine"]
     assert gpu.DRY in text and text.strip() in capsys.readouterr().out
     rows = {section["name"]: section["rows"] for section in report["sections"]}
-    assert list(rows) == list(gpu.SECTIONS) and all("repeats" in row for section in rows.values() for row in section)
+    assert list(rows) == list(gpu.SECTIONS) == list(gpu_arguments.NAMES)
+    assert all("repeats" in row for section in rows.values() for row in section)
     assert [row["way"] for row in rows["pair"]] == ["plain, float32", "prepared, float32", "prepared, bfloat16"]
     assert all(row["within the bound"] for row in rows["pair"] + rows["maps"])
     assert len(rows["steps"]) == 4 and all(0 <= row["waiting"] < 1 for row in rows["epoch"])

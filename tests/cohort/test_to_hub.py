@@ -19,7 +19,8 @@ from datasets import Dataset, Features, Nifti, Value, load_dataset
 from datasets import config as datasets_config
 
 from cohort import to_hub
-from cohort.from_hub import is_hub_name, open_cohort
+from cohort.from_hub import open_cohort
+from cohort.hub_access import is_hub_name
 from cohort.painted import Settings, is_painted, paint_cohort
 from cohort.phantom import generate_phantom_cohort, is_phantom, phantom_description
 from cohort.scans import CohortError, find_scans
