@@ -192,6 +192,7 @@ class Receiver:
             association = entity.associate(*self.address, ae_title=self.title, tls_args=secure)
         if not association.is_established:
             raise ArchiveError("the receiver refuses the association, or cannot be reached")
+        keep_answers(association)
         try:
             for one in files:
                 with said("the receiver does not take a report"):
@@ -202,6 +203,20 @@ class Receiver:
                     raise ArchiveError(f"the receiver does not take a report ({shown})", answered=code is not None)
         finally:
             association.release()
+
+
+def keep_answers(association: Any) -> None:
+    """Let the thread of an association that we asked for give back an answer that it took by mistake.
+
+    pynetdicom 3.0.4 pauses this thread while it sends. On a busy machine the thread may have passed its check just
+    before, and then takes the answer and drops it. The sender waits for it until its timeout.
+    """
+    serve, queue = association._serve_request, association.dimse.msg_queue
+
+    def give_back(message: Any, context: int) -> None:
+        serve(message, context) if message.is_valid_request else queue.put((context, message))
+
+    association._serve_request = give_back
 
 
 def as_file(dataset: Any, syntax: str | None = None) -> bytes:

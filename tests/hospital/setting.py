@@ -13,6 +13,7 @@ from pynetdicom import AE
 
 import serve
 from dicomfiles import read
+from hospital.archive import keep_answers
 from tests.dicomfiles.deliveries import PRIVATE, save, slices_of, volume
 
 LONG = 90.0  # seconds
@@ -122,7 +123,12 @@ def wait(condition):
         time.sleep(0.05)
 
 
-def send(setting, paths, calling="SENDER", called="GLORESNET", syntax=EXPLICIT, release=True, between=None, tls=None):
+def send(setting, paths, **how):
+    """Send files as `offer` does. The service must take each."""
+    assert offer(setting, paths, **how) == [0] * len(paths)
+
+
+def offer(setting, paths, calling="SENDER", called="GLORESNET", syntax=EXPLICIT, release=True, between=None, tls=None):
     """Send files by C-STORE. Returns the status of each; None if the connection ended or was refused."""
     entity = AE(ae_title=calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 60
@@ -132,6 +138,7 @@ def send(setting, paths, calling="SENDER", called="GLORESNET", syntax=EXPLICIT, 
     association = entity.associate("127.0.0.1", setting.port, ae_title=called, tls_args=tls)
     if not association.is_established:
         return None
+    keep_answers(association)
     found = []
     for one in files:
         found.append(association.send_c_store(one).get("Status"))

@@ -2,15 +2,21 @@
 
 import subprocess
 import sys
+import threading
+import time
 
+from pynetdicom import AE, evt
+
+import hospital.archive
 import hospital.service
 import serve
-from hospital.archive import ArchiveError
+from hospital.archive import ArchiveError, Receiver
 from hospital.queue import Key
 from hospital.service import Service
 from hospital.settings import Settings
 from hospital.software import Software
 from hospital.spool import tag
+from tests.dicomfiles.deliveries import save, slices_of, volume
 from tests.programs import ROOT
 
 
@@ -105,3 +111,42 @@ def test_status_does_without_the_slow_libraries():
     words = "import sys, serve; print(sorted({'torch', 'transformers', 'pydicom'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout == "[]\n", found.stderr
+
+
+class _Late(threading.Event):
+    """Pauses the thread of an association, which here passes it just before, and goes on when the answer is there."""
+
+    def __init__(self, association):
+        super().__init__()
+        self.set()
+        self.waiting = association.dimse.msg_queue
+
+    def wait(self, timeout=None):
+        super().wait(timeout)
+        deadline = time.monotonic() + 1
+        while self.waiting.empty() and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+
+def test_an_answer_that_another_thread_took_is_not_lost(tmp_path, monkeypatch):
+    """On a busy machine a thread of pynetdicom takes an answer of the receiver, for which the sender then waits."""
+    associate = AE.associate
+
+    def late(self, *args, **more):
+        association = associate(self, *args, **more)
+        association._reactor_checkpoint = _Late(association)
+        get = association.dimse.get_msg
+        association.dimse.get_msg = lambda block=False: (time.sleep(0.1 if block else 0), get(block))[1]
+        return association
+
+    monkeypatch.setattr(AE, "associate", late)
+    monkeypatch.setattr(hospital.archive, "TIMEOUT", 2.0)
+    got = []
+    entity = AE(ae_title="ARCHIVE")
+    entity.add_supported_context("1.2.840.10008.5.1.4.1.1.4")
+    handlers = [(evt.EVT_C_STORE, lambda event: got.append(event.request.AffectedSOPInstanceUID) or 0)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    files = sorted(save(slices_of(volume(shape=(8, 8, 3))), tmp_path / "files").iterdir())
+    Receiver(Settings(send_to=f"ARCHIVE@127.0.0.1:{server.server_address[1]}")).store(files)
+    server.shutdown()
+    assert len(got) == 3
