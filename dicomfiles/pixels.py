@@ -50,10 +50,15 @@ def check_syntaxes(stack: Stack, where: str) -> None:
             )
         if SYNTAXES[syntax] == "gdcm":
             require(where, "gdcm")
-            import gdcm
+            silence_gdcm()
 
-            for silence in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
-                silence()
+
+def silence_gdcm() -> None:
+    """Keep the decoder from printing, which may quote the file."""
+    import gdcm
+
+    for silence in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
+        silence()
 
 
 def decode(stack: Stack, opened: Opened, where: str) -> np.ndarray:

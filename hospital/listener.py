@@ -1,6 +1,7 @@
 """Receive studies by C-STORE."""
 
 import io
+import sqlite3
 import ssl
 import threading
 import time
@@ -8,13 +9,15 @@ from typing import Any
 
 from dicomfiles.headers import ENHANCED, MR_IMAGE
 
+from .queue import Queue
 from .settings import Settings
-from .spool import Spool, SpoolFull, tag
+from .spool import OtherImage, Spool, SpoolFull, tag
 
 MR = (MR_IMAGE, *ENHANCED)
 VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO
 IDLE = 30.0  # seconds; who closes a connection without a release after such a pause has sent all
 SUCCESS, OUT_OF_RESOURCES, OTHER_OBJECT, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
+OTHER_IMAGE = 0xC001, "another image came before under this SOPInstanceUID"  # status, comment of at most 64 letters
 MAX_PDU = 1 << 20  # bytes; we ask senders for at most 16 KiB
 
 
@@ -24,17 +27,19 @@ class Listener:
     Args:
         settings: port, titles, limits.
         spool: takes the files.
+        queue: knows the images that were reported.
 
     Raises:
         OSError: the port is in use.
     """
 
-    def __init__(self, settings: Settings, spool: Spool):
+    def __init__(self, settings: Settings, spool: Spool, queue: Queue):
         from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 
         assert settings.listen is not None
-        self.spool, self.max_bytes = spool, settings.max_file_mb * 1_000_000
+        self.spool, self.queue, self.max_bytes = spool, queue, settings.max_file_mb * 1_000_000
         self.open: dict[Any, set[str]] = {}  # studies that associations have brought so far
+        self.others: set[str] = set()  # studies with an image that was refused because another one came before
         self.lock = threading.Lock()
         entity = AE(ae_title=settings.aet)
         entity.require_called_aet = True
@@ -68,10 +73,16 @@ class Listener:
         with self.lock:
             return set().union(*self.open.values())
 
+    def take_others(self) -> set[str]:
+        """The studies with an image that was refused, since the last call, because another one came before."""
+        with self.lock:
+            found, self.others = self.others, set()
+        return found
+
     def _limit(self, event: Any) -> None:
         """Close a connection that sends more bytes than one file may have. pynetdicom would keep them all in memory."""
         connection = event.assoc.dul.socket
-        receive, event.assoc.received = connection.recv, 0
+        receive, event.assoc.received, event.assoc.marked = connection.recv, 0, set()
 
         def limited(count: int) -> Any:
             event.assoc.received += count
@@ -81,7 +92,7 @@ class Listener:
 
         connection.recv = limited
 
-    def _store(self, event: Any) -> int:
+    def _store(self, event: Any) -> Any:
         from pydicom import dcmread
 
         event.assoc.received = 0
@@ -99,15 +110,18 @@ class Listener:
         if not study or not instance:
             return NOT_UNDERSTOOD
         with self.lock:
-            brought = self.open.setdefault(event.assoc, set())
-            new = tag(study) not in brought
-            brought.add(tag(study))
+            self.open.setdefault(event.assoc, set()).add(tag(study))
             event.assoc.last = time.monotonic()
         try:
-            self.spool.keep(study, instance, data)
-        except SpoolFull:
+            self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
+        except (SpoolFull, sqlite3.Error):
             return OUT_OF_RESOURCES
-        if new:
+        except OtherImage:
+            with self.lock:
+                self.others.add(tag(study))
+            return refusal(*OTHER_IMAGE)
+        if tag(study) not in event.assoc.marked:
+            event.assoc.marked.add(tag(study))
             self.spool.mark_cut(tag(study), cut=True)  # until it ends; a death in between leaves the mark
         return SUCCESS
 
@@ -125,6 +139,15 @@ class Listener:
         """The studies of an association that has ended, and that no other one is bringing."""
         with self.lock:
             return self.open.pop(association, set()) - set().union(*self.open.values())
+
+
+def refusal(status: int, comment: str) -> Any:
+    """An answer with a comment, which senders write into their logs."""
+    from pydicom import Dataset
+
+    answer = Dataset()
+    answer.Status, answer.ErrorComment = status, comment
+    return answer
 
 
 def tls_context(settings: Settings, server: bool) -> ssl.SSLContext:

@@ -1,5 +1,6 @@
 """The queue on disk: which studies wait, which reports were written, sent or refused. SQLite survives any death."""
 
+import json
 import sqlite3
 import time
 from pathlib import Path
@@ -21,6 +22,9 @@ CREATE TABLE IF NOT EXISTS reports (
 CREATE TABLE IF NOT EXISTS deliveries (
     study TEXT PRIMARY KEY, content TEXT NOT NULL, state TEXT NOT NULL, message TEXT NOT NULL,
     tries INTEGER NOT NULL, due REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS images (
+    study TEXT, instance TEXT, fingerprint TEXT NOT NULL, PRIMARY KEY (study, instance)
 );
 CREATE TABLE IF NOT EXISTS fetched (
     study TEXT, series TEXT, model TEXT, count INTEGER NOT NULL, PRIMARY KEY (study, series, model)
@@ -60,7 +64,7 @@ class Queue:
             ) from None
 
     def _open(self, path: Path, readonly: bool) -> None:
-        self.base = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self.base = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         self.base.row_factory = sqlite3.Row
         version = self.base.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, VERSION):
@@ -136,6 +140,19 @@ class Queue:
     def waiting(self) -> list[sqlite3.Row]:
         """Received studies, by the time of the next step."""
         return self.base.execute("SELECT * FROM deliveries ORDER BY due").fetchall()
+
+    # ------------------------------------------------------------------------------- what was reported of an image
+
+    def image(self, study: str, instance: str) -> str:
+        """The fingerprint of an image that was reported; empty if it was not."""
+        found = self._one("SELECT fingerprint FROM images WHERE study = ? AND instance = ?", study, instance)
+        return found["fingerprint"] if found else ""
+
+    def note_images(self, study: str, fingerprints: dict[str, str]) -> None:
+        """Remember the fingerprints of the images of a report."""
+        self.base.execute(
+            "INSERT OR REPLACE INTO images SELECT ?, key, value FROM json_each(?)", (study, json.dumps(fingerprints))
+        )
 
     # ---------------------------------------------------------------------------------------- what an archive has
 

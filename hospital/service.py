@@ -23,19 +23,24 @@ from run_folder.files import WriteError
 
 from .archive import Archive, ArchiveError, Receiver
 from .documents import REPORT, write_documents
+from .fingerprint import fingerprint
 from .intake import CUT_OFF, PART, key_for, predecessor, read_series, tags_of
 from .lines import Lines, summary
 from .listener import Listener
 from .queue import Key, Queue, key_of
 from .settings import Settings
 from .software import Software
-from .spool import Delivery, Spool, SpoolFull, tag
+from .spool import Delivery, OtherImage, Spool, SpoolFull, tag
 from .study import screen_study
 
 LONGEST_PAUSE = 600.0  # seconds between two tries
 MOST_TRIES = 5  # to look at a study and screen it
 MOST_FETCHED = 20  # studies that are fetched before others are screened
 TICK = 0.2  # seconds
+OTHER = (
+    "an image came again under its SOPInstanceUID with other pixels or in another place: it was not taken, and the"
+    " first one counts; a changed image needs a UID of its own"
+)
 ENDED = "screening it ended the service several times, or failed each time"
 
 
@@ -67,7 +72,7 @@ class Service:
     def run(self) -> None:
         """Serve until the process is interrupted."""
         if self.settings.listen is not None:
-            self.listener = Listener(self.settings, self.spool)
+            self.listener = Listener(self.settings, self.spool, self.queue)
         self.lines.started(self.settings, self.software)
         while True:
             self.round()
@@ -98,6 +103,8 @@ class Service:
     def _round(self) -> bool:
         if self.settings.polls is not None and time.monotonic() >= self.next_poll:
             self.poll()
+        for study in self.listener.take_others() if self.listener else ():
+            self._refuse_other(study)
         now = time.time()
         busy = self.listener.busy() if self.listener else set()  # first: what comes after this has not settled
         deliveries = self.spool.deliveries()
@@ -139,7 +146,10 @@ class Service:
             try:
                 if self.archive.wanted(series):
                     for study, instance, data in self.archive.fetch(series):
-                        self.spool.keep(study, instance, data)
+                        try:
+                            self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
+                        except OtherImage:
+                            self._refuse_other(tag(study))
                 self.queue.note_fetched(*key, series.size)
             except ArchiveError as error:  # the next series may be found
                 problem = f"{error}; it is tried again."
@@ -207,6 +217,8 @@ class Service:
         previous = [predecessor(each, series) for each in earlier[-1:]]
         paths = write_documents(study, self.software, self._folder(key), previous)
         report, report_series = report_uids(paths[0])
+        images = [Path(file.path) for file in series.sources]
+        self.queue.note_images(key.study, {path.stem: fingerprint(path) for path in images})
         message = summary(study.answer, len(study.voxels), study.plane, bool(previous))
         words = {"slices": " ".join(slices), "seen": seen, "report": report, "report_series": report_series}
         self.queue.add(key, "screened", message, incomplete=int(bool(missing)), **words)
@@ -217,6 +229,11 @@ class Service:
             self.lines.study(delivery.study, "refused", problem)
         self._keep(delivery, problem)
         return True
+
+    def _refuse_other(self, study: str) -> None:
+        """Say, once, that a study has an image that was refused because another one came before."""
+        if self.queue.add(Key(study, "", "other image", self.software.digest), "refused", OTHER):
+            self.lines.study(study, "refused", OTHER)
 
     def send(self) -> bool:
         """Send the reports that are due, the oldest first. Returns whether one was sent."""

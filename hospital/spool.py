@@ -1,6 +1,7 @@
 """The private folder of the service: received files, written documents, the queue. Nothing in it is named by a UID."""
 
 import fcntl
+import filecmp
 import hashlib
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from run_folder.files import WriteError
 
 from .documents import sync_folder
+from .fingerprint import fingerprint
 
 HEADERS = ".headers-"  # how temporary folders with headers begin
 LOCK = "lock"  # also says that a folder is a spool
@@ -19,6 +21,10 @@ CUT = ".cut"  # a file in the folder of a study until its transfer has ended; al
 
 class SpoolFull(Exception):
     """A limit of the service or the disk is reached: the sender must try again later."""
+
+
+class OtherImage(Exception):
+    """A file has the SOPInstanceUID of an image that came before, and shows something else."""
 
 
 class Delivery(NamedTuple):
@@ -60,6 +66,7 @@ class Spool:
         self.folder, self.limits, self.min_free = folder, (max_studies, max_instances), min_free
         self.received, self.reports = folder / "received", folder / "reports"
         self.lock = threading.Lock()  # between the threads that receive and the one that deletes
+        self.replacing = threading.Lock()  # between two that receive the same instance
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(path.name != "lost+found" for path in folder.iterdir()) and not (folder / LOCK).exists():
             raise WriteError(f"{folder} holds other files, which could be lost: give a new or empty --spool.")
@@ -79,15 +86,17 @@ class Spool:
     def close(self) -> None:
         self._claim.close()
 
-    def keep(self, study: str, instance: str, data: bytes) -> None:
+    def keep(self, study: str, instance: str, data: bytes, known: str = "") -> None:
         """Store one received file. When this returns, it is on the disk.
 
         Args:
             study, instance: UIDs.
             data: the whole file.
+            known: fingerprint of the instance when it was reported; empty if it was not.
 
         Raises:
             SpoolFull: a limit is reached. Nothing is left of this file.
+            OtherImage: an earlier file of this instance shows something else. That one stays.
         """
         folder, name = self.received / tag(study), f"{tag(instance)}.dcm"
         part = folder / f".{name}.{threading.get_ident()}.part"
@@ -105,7 +114,11 @@ class Spool:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, folder / name)
+            with self.replacing:
+                if is_other(part, folder / name, known):
+                    part.unlink()
+                    raise OtherImage
+                os.replace(part, folder / name)
             sync_folder(folder)
             sync_folder(self.received)
         except OSError as error:
@@ -147,3 +160,15 @@ class Spool:
                 return False
             shutil.rmtree(folder)
             return True
+
+
+def is_other(new: Path, before: Path, known: str) -> bool:
+    """Whether a file shows another image than an earlier one of its name, or than what is known of it.
+
+    Nothing is known of a file that cannot be decoded, so any other one may take its place.
+    """
+    if before.exists():
+        if filecmp.cmp(new, before, shallow=False):
+            return False
+        known = known or fingerprint(before)
+    return bool(known) and fingerprint(new) != known

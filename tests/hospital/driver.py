@@ -1,4 +1,4 @@
-"""Runs functions of scenarios.py, encryption.py and deaths.py next to one Orthanc, with no network but loopback.
+"""Runs the functions of `MODULES` next to one Orthanc, with no network but loopback.
 
 Reads the name of one per line, and answers with one line of JSON: `{"problem": TRACEBACK or ""}`. Services are
 forked from this process, which has imported the slow libraries and loaded the model, and never computes anything.
@@ -25,7 +25,9 @@ import serve  # noqa: E402, F401
 from hospital import pictures, service  # noqa: E402, F401
 from hospital.orthanc import Orthanc, free_port  # noqa: E402
 from screening import loading  # noqa: E402
-from tests.hospital import deaths, encryption, scenarios, setting  # noqa: E402
+from tests.hospital import deaths, encryption, parts, scenarios, setting  # noqa: E402
+
+MODULES = scenarios, parts, encryption, deaths
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     port = free_port()
     orthanc = Orthanc(base / "orthanc", ("GLORESNET", port), free_port(), free_port())
     place = setting.Setting(base, model, orthanc, port)
-    functions = {name: found for module in (scenarios, encryption, deaths) for name, found in vars(module).items()}
+    functions = {name: found for module in MODULES for name, found in vars(module).items()}
     print(json.dumps({"problem": ""}), flush=True)
     try:
         for line in sys.stdin:

@@ -13,8 +13,8 @@ from tests.hospital.conftest import require_tools
 
 SCENARIOS = """
     store poll archive_down send_to half_with_a_gap half_that_waits half_that_was_reported a_late_part_alone cut_off
-    while_a_sender_is_connected compressed_over_the_wire strangers limits a_disk_that_fills_up encrypted several_series
-    screening_that_fails real_program
+    known_images_again while_a_sender_is_connected compressed_over_the_wire strangers limits a_disk_that_fills_up
+    encrypted several_series screening_that_fails real_program
     death_at_interrupt death_at_receive_before death_at_receive_after death_at_look death_at_screen death_at_documents
     death_at_note death_at_send_in_between death_at_send death_at_mark death_at_clear_documents death_at_clear_received
 """.split()
