@@ -109,14 +109,14 @@ class Service:
         busy = self.listener.busy() if self.listener else set()  # first: what comes after this has not settled
         deliveries = self.spool.deliveries()
         crowded = len(deliveries) > self.settings.max_studies // 2
-        looked = [
-            self.look(delivery, crowded)
-            for delivery in deliveries
-            if delivery.study not in busy and not self._unsettled(delivery, now)
-        ]
-        sent = self.send()
+        done = False
+        for delivery in deliveries:
+            if delivery.study not in busy and not self._unsettled(delivery, now) and self.look(delivery, crowded):
+                done = True
+                self.send()  # not after all the others, each of which takes seconds
+        done = self.send() or done
         self.clear()
-        return any(looked) or sent
+        return done
 
     def _unsettled(self, delivery: Delivery, now: float | None = None) -> bool:
         """Whether files came shortly before a time, or after it. Long after it means that the clock was set back."""
