@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from run_folder.files import read_json, write_text
 from run_folder.layout import MOST_FOLDS
 
+from .dealing import deal, too_few
 from .labels import name
 from .scans import CohortError, Scan
 
@@ -30,6 +31,7 @@ def make_splits(
     seed: int = 42,
     split: str = "family",
     file_hashes: dict[str, str] | None = None,
+    complete: bool = True,
 ) -> dict[str, Any]:
     """Assign the scans in use to folds, stratified by label. The result depends only on ids, families, labels and seed.
 
@@ -43,6 +45,7 @@ def make_splits(
         seed: seed of the shuffle, 0 to 2**32 - 1.
         split: `family` or `paper`.
         file_hashes: image path -> SHA-256. If given, the hashes are recorded, so that changed files are noticed later.
+        complete: False, for a small site of a federation, allows folds that lack a class or hold no scan.
 
     Returns:
         The content of `splits.json`: version, seed, rule, num_folds, sibling_pairs, torn_sibling_pairs (pairs split
@@ -63,7 +66,9 @@ def make_splits(
     for scan in scans:
         by_participant[scan.participant_id].append(scan)
     family = _families(scans)
-    if split == "family":
+    if not complete and too_few(scans, num_folds):
+        fold_of = deal(scans, num_folds, seed)
+    elif split == "family":
         _require_enough([(scan.family, _label(scan)) for scan in scans], num_folds, "families")
         labels = np.array([scan.label for scan in scans])
         groups = np.array([scan.family for scan in scans])
@@ -97,7 +102,7 @@ def make_splits(
             for participant in sorted(by_participant)
         },
     }
-    check_splits(splits, scans, file_hashes)
+    check_splits(splits, scans, file_hashes, complete=complete)
     return splits
 
 
@@ -131,13 +136,16 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, Any]:
     return splits
 
 
-def check_splits(splits: dict[str, Any], scans: Sequence[Scan], file_hashes: dict[str, str] | None = None) -> None:
+def check_splits(
+    splits: dict[str, Any], scans: Sequence[Scan], file_hashes: dict[str, str] | None = None, *, complete: bool = True
+) -> None:
     """Check that the splits belong to these scans and that no family or file is in two folds.
 
     Args:
         splits: from `make_splits` or `read_splits`.
         scans: scans of any status; those with status `used` must be the ones that were split.
         file_hashes: image path -> SHA-256 for every scan in use; None skips the check of the files.
+        complete: see `make_splits`.
 
     Raises:
         CohortError: a scan is new or missing; its label or file has changed; a family is in several folds (rule
@@ -175,7 +183,8 @@ def check_splits(splits: dict[str, Any], scans: Sequence[Scan], file_hashes: dic
             raise CohortError(f"Families split across folds: {len(divided)} ({listed}). {START_AGAIN}")
     if file_hashes is not None:
         _check_files(recorded, present, file_hashes, advice)
-    _both_classes(_count(scans, fold_of, splits["num_folds"]))
+    if complete:
+        _both_classes(_count(scans, fold_of, splits["num_folds"]))
 
 
 def fold_scans(splits: dict[str, Any], scans: Sequence[Scan], fold: int) -> tuple[list[Scan], list[Scan]]:

@@ -38,7 +38,7 @@ class ModelFolder:
 
     @property
     def predictions(self) -> Path:
-        """Probabilities of the held-out scans; only in `fold-K/`."""
+        """Probabilities of the held-out scans; in `fold-K/`, and where a federated model was trained without a site."""
         return self.path / "predictions.csv"
 
     @property
@@ -54,6 +54,26 @@ class ModelFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def rounds(self) -> Path:
+        """The newest joint weights of a federation; at the coordinator only, as the next three."""
+        return self.path / "rounds"
+
+    @property
+    def round_history(self) -> Path:
+        """One row per round and site: training scans, loss, seconds."""
+        return self.path / "rounds.csv"
+
+    @property
+    def site_metrics(self) -> Path:
+        """Metrics of each site. Written last: it marks a federated fold as finished."""
+        return self.path / "sites.json"
+
+    @property
+    def scores(self) -> Path:
+        """Label and probability of each held-out scan, without ids, of the sites that share them."""
+        return self.path / "scores.csv"
 
     @property
     def local(self) -> Path:
@@ -140,6 +160,15 @@ class RunFolder:
     def train_predictions(self) -> Path:
         """Probabilities of each fold's training scans (`reproduce.py`)."""
         return self.path / "train_predictions.csv"
+
+    @property
+    def federation(self) -> Path:
+        """Which federation the run belongs to: at the coordinator its sites, at a site the run's identity."""
+        return self.path / "federation.json"
+
+    def without(self, site: str) -> RunFolder:
+        """The run folder next to this one, for a federation that leaves one site out."""
+        return RunFolder(self.path.resolve().with_name(f"{self.name}-without-{site}"))
 
     @property
     def cell(self) -> Path:

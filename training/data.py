@@ -79,11 +79,14 @@ def prepare_data(
     run: RunFolder,
     accelerator: Accelerator,
     images: Mapping[str, str | None] | None = None,
+    *,
+    complete_folds: bool = True,
 ) -> TrainingData:
     """Find and standardise the scans, and split them into folds.
 
     A new run writes `cohort.csv` and `splits.json`. A run that continues uses the splits on disk, after a check that
     they still fit the scans. `images` is the `acquisition` and `run` to use in sessions with several images.
+    Without `complete_folds`, a fold may lack a class, or hold no scan.
 
     Raises:
         CohortError: there are no usable scans or labels, the scans have changed since the run was started, or a fold
@@ -107,12 +110,13 @@ def prepare_data(
     with accelerator.main_process_first(), FileLock(run.lock):
         if not run.splits.is_file():
             splits = make_splits(
-                used, num_folds=recipe.num_folds, seed=recipe.seed, split=recipe.split, file_hashes=hashes
-            )
+                used, num_folds=recipe.num_folds, seed=recipe.seed, split=recipe.split, file_hashes=hashes,
+                complete=complete_folds,
+            )  # fmt: skip
             write_cohort(scans, run.cohort)
             write_splits(splits, run.splits)
     splits = read_splits(run.splits)
-    check_splits(splits, used, hashes)
+    check_splits(splits, used, hashes, complete=complete_folds)
     rows = {scan: row for row, scan in enumerate(used)}
     edges = {scan: longest_edge(scan.image) or 0.0 for scan in used}
     bank = None

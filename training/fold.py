@@ -62,6 +62,7 @@ class Fold:
         folder: for checkpoints, history and predictions; no other process may write to it.
         accelerator: started for this fold.
         loss_weights: (2,) weight of each class in the loss; None computes them from the training scans.
+        pretrained: False skips reading MedicalNet's weights, where the first epoch is given weights.
     """
 
     def __init__(
@@ -72,13 +73,14 @@ class Fold:
         folder: ModelFolder,
         accelerator: Accelerator,
         loss_weights: Tensor | None = None,
+        pretrained: bool = True,
     ):
         self.which, self.data, self.recipe, self.folder, self.accelerator = which, data, recipe, folder, accelerator
         self.number = recipe.num_folds if which == REFIT else int(which)  # the refit draws as one more fold would
         self.scans = split_scans(which, data, recipe)
 
         set_seed(recipe.seed + 1000 * self.number)
-        model = new_model(recipe)
+        model = new_model(recipe, pretrained)
         # half the time on a CPU, up to a quarter less on a GPU; sums in another order. Not tried on several GPUs
         if accelerator.device.type == "cpu" or accelerator.num_processes == 1:
             model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-arg]  # transformers wraps `to`
@@ -278,6 +280,7 @@ def open_fold(
     report_to: str = "none",
     loss_weights: Tensor | None = None,
     seed: int | None = None,
+    pretrained: bool = True,
 ) -> Iterator[Fold]:
     """A fold to train, new or from its newest checkpoint. Its folder is locked until the `with` block ends.
 
@@ -290,6 +293,7 @@ def open_fold(
         loss_weights: (2,) weight of each class in the loss; None computes them from the training scans.
         seed: of the initial weights, the order of the scans, the augmentation and the inner split; None takes the
             recipe's.
+        pretrained: False skips reading MedicalNet's weights, where the first epoch is given weights.
 
     Raises:
         RunError: another process is training this fold.
@@ -299,7 +303,7 @@ def open_fold(
     folder = run.trained(which)
     accelerator = start_accelerator(recipe, folder.path, report_to)
     with claim_fold(folder, accelerator.is_main_process):
-        fold = Fold(which, data, recipe, folder, accelerator, loss_weights)
+        fold = Fold(which, data, recipe, folder, accelerator, loss_weights, pretrained)
         with fold.progress:
             yield fold
         accelerator.wait_for_everyone()
