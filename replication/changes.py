@@ -14,7 +14,7 @@ from cohort.phantom import FieldOfView, PhantomScan, make_phantom_scan
 from cohort.phantom.grids import FIELD_OF_VIEW_MM
 
 SEED = 20261126  # of no phantom cohort
-UNCHANGED = "none"
+UNCHANGED, RESCANNED = "none", "scanned again, half a voxel aside"
 USUAL = FieldOfView(15.0, 15.0, 15.0, 15.0, 20.0, 14.0)
 INJURIES: tuple[dict[str, str], ...] = (  # every second phantom is normal
     {"ventriculomegaly": "severe"},
@@ -60,7 +60,11 @@ def phantom_field(number: int, voxel_size: float, base: str, seed: int = SEED) -
 
 
 def changes(number: int, voxel_size: float, base: str, seed: int = SEED) -> Iterator[tuple[str, nibabel.Nifti1Image]]:
-    """The unchanged scan of a phantom first, then each change: (its name, the image)."""
+    """The unchanged scan of a phantom first, then each change: (its name, the image).
+
+    In another field of view the voxels lie elsewhere on the head, and the noise is drawn again. `RESCANNED` has nothing
+    but this: the voxels are half a voxel further right and front. No framing can give a smaller change.
+    """
     field = phantom_field(number, voxel_size, base, seed)
     scan = phantom(number, voxel_size, field, seed)
     whole = scan.image()
@@ -73,6 +77,13 @@ def changes(number: int, voxel_size: float, base: str, seed: int = SEED) -> Iter
     width, length, _ = (edge * voxel_size for edge in whole.shape)
     side, face = 0.1 * width, 0.1 * length
     moved = {
+        RESCANNED: replace(
+            field,
+            left_mm=field.left_mm + voxel_size / 2,
+            right_mm=field.right_mm + voxel_size / 2,
+            back_mm=field.back_mm + voxel_size / 2,
+            front_mm=field.front_mm + voxel_size / 2,
+        ),
         "20 mm more neck": replace(field, bottom_mm=field.bottom_mm + 20, neck=True),
         "head 10 mm higher": replace(field, bottom_mm=field.bottom_mm + 10, top_mm=field.top_mm - 10),
         "10 % more air": replace(

@@ -111,6 +111,9 @@ def test_the_changes_are_what_their_names_say(base):
     height = shapes["none"][2]
     assert shapes["20 mm more neck"].tolist() == [*plain.shape[:2], height + 5]
     assert shapes["head 10 mm higher"].tolist() == list(plain.shape)
+    again = images["scanned again, half a voxel aside"].get_fdata()
+    assert again.shape == (plain.shape[0] + 1, plain.shape[1] + 1, plain.shape[2])
+    assert 0.9 < np.corrcoef(again[1:, 1:].ravel(), plain.get_fdata().ravel())[0, 1] < 1
     assert shapes["30 % larger in plane"] / plain.shape == pytest.approx([1.3, 1.3, 1], abs=0.05)
     lost = [height - shapes[f"lowest {part} of the head missing"][2] for part in ("tenth", "quarter")]
     brain = images["none"].get_fdata()[:, :, :].max(axis=(0, 1)) > 100
