@@ -87,7 +87,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
     parse_arguments()
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -122,7 +122,7 @@ def train(options: argparse.Namespace, settings: dict) -> None:
         data_dir, origin = open_cohort(options.data_dir)
     recipe_name = options.recipe or ("paper" if options.data_dir and not is_phantom(data_dir) else "demo")
     recipe = load_recipe(recipe_name, **settings)
-    check_options(options, recipe)
+    check_options(options, recipe, settings)
     run = RunFolder(options.output_dir or f"runs/{data_dir.resolve().name}-{Path(recipe_name).stem}")
     accelerator = start_accelerator(recipe, run.path, options.report_to)
     for sentence in overridden_settings(recipe):
@@ -141,6 +141,9 @@ def train(options: argparse.Namespace, settings: dict) -> None:
         if not options.data_dir:
             generate_phantom_cohort(data_dir, preset=options.phantom or "clear")
     data = prepare_data(data_dir, options.labels, recipe, run, accelerator, images)
+    if recipe.split == "site":
+        recipe = replace(recipe, num_folds=data.splits["num_folds"])
+        check_fold(options.fold, recipe.num_folds)
 
     folds = run.folds(recipe.num_folds)
     for number in range(recipe.num_folds) if options.fold == "all" else [int(options.fold)]:
@@ -186,14 +189,22 @@ def train_fold(which: int | str, data: TrainingData, recipe: Recipe, run: RunFol
                 write_json(fold.folder.metrics, result.metrics)
 
 
-def check_options(options: argparse.Namespace, recipe: Recipe) -> None:
+def check_fold(fold: str, num_folds: int) -> None:
+    """Refuse the number of a fold that does not exist. Raises RecipeError."""
+    if fold != "all" and int(fold) >= num_folds:
+        raise RecipeError(f"There is no fold {fold} of {num_folds}: fold numbers start at 0.")
+
+
+def check_options(options: argparse.Namespace, recipe: Recipe, settings: dict) -> None:
     """Refuse options that this recipe or this machine cannot follow.
 
     Raises:
         RecipeError: the message names the option.
     """
-    if options.fold != "all" and int(options.fold) >= recipe.num_folds:
-        raise RecipeError(f"There is no fold {options.fold} of {recipe.num_folds}: fold numbers start at 0.")
+    if recipe.split == "site" and "num_folds" in settings:
+        raise RecipeError("--split site makes one fold per site: leave out --num_folds.")
+    if recipe.split != "site":  # the number of sites is known once the cohort is read
+        check_fold(options.fold, recipe.num_folds)
     if (precision := recipe.mixed_precision) in ("tf32", "fp16") and not torch.cuda.is_available():
         raise RecipeError(f"mixed_precision {precision} needs a CUDA GPU, and this machine has none: use no or bf16.")
     if options.refit and recipe.selection != "last":

@@ -18,8 +18,10 @@ from run_folder.layout import MOST_FOLDS
 from .dealing import deal, too_few
 from .labels import name
 from .scans import CohortError, Scan
+from .site_folds import check_sites, sites_of
 
 VERSION = 1
+RULES = ("family", "paper", "site")
 CLASSES = {0: "normal", 1: "injury"}
 START_AGAIN = "Start the run again with --overwrite."
 
@@ -37,26 +39,26 @@ def make_splits(
 
     The rule `family` keeps siblings, and all sessions of an infant, in one fold. The rule `paper` keeps only the
     sessions of an infant together; it stratifies infants by the highest label of their sessions, and counts the sibling
-    pairs that are split across folds.
+    pairs that are split across folds. The rule `site` makes one fold per site (see `site_folds`).
 
     Args:
         scans: scans of any status; only those with status `used` are assigned.
-        num_folds: at least 2.
-        seed: seed of the shuffle, 0 to 2**32 - 1.
-        split: `family` or `paper`.
+        num_folds: at least 2; the rule `site` ignores it.
+        seed: seed of the shuffle, 0 to 2**32 - 1; the rule `site` only records it.
+        split: `family`, `paper` or `site`.
         file_hashes: image path -> SHA-256. If given, the hashes are recorded, so that changed files are noticed later.
         complete: False, for a small site of a federation, allows folds that lack a class or hold no scan.
 
     Returns:
         The content of `splits.json`: version, seed, rule, num_folds, sibling_pairs, torn_sibling_pairs (pairs split
         across folds), the number of scans per fold and class, and for each participant its family, fold and sessions
-        with label and file hash.
+        with label and file hash; with the rule `site` also `sites`, by fold.
 
     Raises:
-        CohortError: two scans have the same name, or there are fewer families or infants of a class than folds.
+        CohortError: two scans have the same name, a class has fewer families or infants than folds, or see `sites_of`.
     """
-    if split not in ("family", "paper"):
-        raise CohortError(f"The split is {split!r}: choose family or paper.")
+    if split not in RULES:
+        raise CohortError(f"The split is {split!r}: choose family, paper or site.")
     if num_folds < 2:
         raise CohortError(f"{num_folds} fold(s) leave no scans to train on: choose at least 2.")
     if not 0 <= seed < 2**32:
@@ -66,6 +68,7 @@ def make_splits(
     for scan in scans:
         by_participant[scan.participant_id].append(scan)
     family = _families(scans)
+    sites: list[str] = []
     if not complete and too_few(scans, num_folds):
         fold_of = deal(scans, num_folds, seed)
     elif split == "family":
@@ -74,6 +77,9 @@ def make_splits(
         groups = np.array([scan.family for scan in scans])
         parts = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
         fold_of = {scans[i].participant_id: fold for fold, (_, held_out) in enumerate(parts) for i in held_out}
+    elif split == "site":
+        sites = sites_of(scans)
+        num_folds, fold_of = len(sites), {scan.participant_id: sites.index(scan.site) for scan in scans}
     else:
         participants = sorted(by_participant)
         labels = np.array([max(_label(scan) for scan in by_participant[participant]) for participant in participants])
@@ -90,6 +96,7 @@ def make_splits(
         "seed": seed,
         "rule": split,
         "num_folds": num_folds,
+        **({"sites": sites} if sites else {}),
         "sibling_pairs": len(pairs),
         "torn_sibling_pairs": sum(fold_of[first] != fold_of[second] for first, second in pairs),
         "folds": _count(scans, fold_of, num_folds),
@@ -119,7 +126,8 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"version {splits['version']} instead of {VERSION}")
         if type(splits["num_folds"]) is not int or splits["num_folds"] > MOST_FOLDS or not splits["participants"]:
             raise ValueError("no folds or no participants")
-        if splits["rule"] not in ("family", "paper"):
+        wrong_sites = splits["rule"] == "site" and len(set(splits["sites"])) != splits["num_folds"]
+        if splits["rule"] not in RULES or wrong_sites:
             raise ValueError(f"rule {splits['rule']!r}")
         for participant, entry in splits["participants"].items():
             if type(entry["fold"]) is not int or not 0 <= entry["fold"] < splits["num_folds"]:
@@ -148,8 +156,8 @@ def check_splits(
         complete: see `make_splits`.
 
     Raises:
-        CohortError: a scan is new or missing; its label or file has changed; a family is in several folds (rule
-            `family` only); two scans have the same file; or a fold lacks a class. The message says which.
+        CohortError: a scan is new or missing; its label, file or (rule `site`) site has changed; a family is in several
+            folds (not with the rule `paper`); two scans have the same file; or a fold lacks a class. It says which.
     """
     scans = _used(scans)
     advice = "restore the cohort, or start the run again with --overwrite."
@@ -167,8 +175,7 @@ def check_splits(
         raise CohortError(f"Labels have changed since the cohort was split ({_some(changed)}): {advice}")
 
     fold_of = {participant: entry["fold"] for participant, entry in splits["participants"].items()}
-    if splits["rule"] == "family":
-        # check both the recorded and the current families: they may differ
+    if splits["rule"] != "paper":  # check both the recorded and the current families: they may differ
         members: dict[str, set[str]] = defaultdict(set)
         for participant, family in [
             *((participant, entry["family"]) for participant, entry in splits["participants"].items()),
@@ -183,7 +190,9 @@ def check_splits(
             raise CohortError(f"Families split across folds: {len(divided)} ({listed}). {START_AGAIN}")
     if file_hashes is not None:
         _check_files(recorded, present, file_hashes, advice)
-    if complete:
+    if splits["rule"] == "site":
+        check_sites(splits, scans, advice)
+    elif complete:
         _both_classes(_count(scans, fold_of, splits["num_folds"]))
 
 

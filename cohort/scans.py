@@ -64,6 +64,7 @@ class Scan:
     # git-annex or git LFS), unreadable
     status: str
     reason: str  # a sentence; "" if used
+    site: str = ""  # the hospital, from a column `site`; "" if unknown
 
 
 def find_scans(
@@ -74,6 +75,7 @@ def find_scans(
     max_birth_age: float | None = None,
     acquisition: str | None = None,
     run: str | None = None,
+    one_site: bool = False,
 ) -> list[Scan]:
     """List every session of a BIDS cohort with its label, sorted by id. Excluded ones are included, with the reason.
 
@@ -89,6 +91,7 @@ def find_scans(
         max_birth_age: in weeks; only infants born before it are used.
         acquisition, run: which image to use in a session that has several, see `session_images`. If several are left,
             columns `acquisition` and `run` of the label's row choose. A session that still has several is excluded.
+        one_site: refuse tables that give a scan two sites. Otherwise the first counts, as for other covariates.
 
     Raises:
         CohortError: no scan can be used, the files leave a label ambiguous, or an id is written in two ways.
@@ -126,7 +129,7 @@ def find_scans(
         row = assigned.get(key)
         found = _chosen_by(row, on_disk.get(key) or SessionImages(*key, None, None, None), acquisition, run)
         on_disk[key] = found
-        scan = _describe(found, row, rows.get(key[0], []), sessions.get(key[0], {}))
+        scan = _describe(found, row, rows.get(key[0], []), sessions.get(key[0], {}), one_site)
         status, reason = _exclusion(scan, found, assigned, max_birth_age, labels)
         scans.append(exclude(scan, status, reason) if status else scan)
     _refuse_copies(on_disk.values())
@@ -174,9 +177,10 @@ def write_cohort(scans: Iterable[Scan], path: str | os.PathLike[str]) -> None:
 def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
     """Read a file of `write_cohort`. Raises CohortError if it is missing or not such a table."""
     try:
-        columns = tuple(f.name for f in fields(Scan))
+        columns = tuple(f.name for f in fields(Scan) if f.name != "site")  # which older runs lack
         scans = []
-        for row in read_table(Path(path), columns, as_text=True)[[*columns]].to_dict("records"):
+        table = read_table(Path(path), columns, as_text=True)
+        for row in table[[*columns, *(["site"] if "site" in table else [])]].to_dict("records"):
             for column in ("image", "mask", "segmentation"):
                 row[column] = row[column] or None
             for column in ("birth_age", "birth_weight", "scan_age"):
@@ -192,7 +196,11 @@ def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
 
 
 def _describe(
-    found: SessionImages, row: LabelRow | None, rows: list[LabelRow], sessions: dict[str, float | None]
+    found: SessionImages,
+    row: LabelRow | None,
+    rows: list[LabelRow],
+    sessions: dict[str, float | None],
+    one_site: bool,
 ) -> Scan:
     """Combine a scan with everything the tables say about it and its infant."""
     participant, session = found.participant_id, found.session_id
@@ -218,7 +226,19 @@ def _describe(
         scan_age=_first_number(nearest, "scan_age"),
         status="used",
         reason="",
+        site=_site(name(participant, session), of_session, [*([row] if row else []), *of_infant], one_site),
     )
+
+
+def _site(scan: str, of_session: list[LabelRow], of_infant: list[LabelRow], one_site: bool) -> str:
+    """The site that the rows of the session give, or else those of the infant."""
+    for part in (of_session, of_infant):
+        sites = list(dict.fromkeys(site for row in part if (site := row.cells.get("site"))))
+        if one_site and len(sites) > 1:
+            raise CohortError(f"{scan} has several values of site ({', '.join(sites)}): give it one.")
+        if sites:
+            return sites[0]
+    return ""
 
 
 def _family(participant: str, rows: list[LabelRow]) -> str:

@@ -38,7 +38,8 @@ def read_external(
         predictions: CSV with ``scan, p_injury, p_injury_no_tta, status, message``, one row per scan.
         labels: TSV or CSV with ``label``, ``score_group`` or ``radiology_score``. Its rows are matched by
             ``participant_id`` (and ``session_id``) to ``sub-`` and ``ses-`` in the paths of the scans, or by ``scan``
-            to their paths or file names. Optional: ``family_id, birth_age, birth_weight, sex, singleton, scan_age``.
+            to their paths or file names. Optional: ``family_id, birth_age, birth_weight, sex, singleton, scan_age,
+            site``.
         model: folder of the model that made the predictions (``runs/NAME/fold-K/model``), for its thresholds.
 
     Returns:
@@ -186,6 +187,7 @@ def _scan(record: dict, participant: str, session: str, found: LabelRow) -> dict
         "segmentation": "",
         "sex": sex,
         "singleton": SINGLETONS.get(found.cells.get("singleton", "").lower(), ""),
+        "site": found.cells.get("site", ""),
         **{name: np.nan if value is None else value for name, value in numbers.items()},
     }
 

@@ -15,7 +15,7 @@ from .metrics import confusion_counts, cross_validation_metrics
 from .optimism import OptimismAudit, audit_optimism
 from .streams import StreamPart, evaluate_streams
 from .study import Study
-from .subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts
+from .subgroups import SENSITIVITY_ANALYSES, SUBGROUPS, Part, evaluate_parts, evaluate_sites
 from .uncertainty import (
     DEFAULT_RESAMPLING,
     PERMUTATIONS,
@@ -67,6 +67,7 @@ class Findings:
     silent: int  # scans on which the local stream is silent
     sensitivity: list[Part]
     subgroups: list[Part]
+    sites: list[Part]
     resampling: Resampling
     permutations: int
 
@@ -123,6 +124,7 @@ def evaluate_study(
         silent=silent,
         sensitivity=evaluate_parts(table, SENSITIVITY_ANALYSES, resampling=resampling),
         subgroups=evaluate_parts(table, SUBGROUPS, resampling=resampling),
+        sites=evaluate_sites(table, resampling=resampling),
         resampling=resampling,
         permutations=permutations,
     )
@@ -236,6 +238,7 @@ def summary_for_json(findings: Findings) -> dict[str, Any]:
         ],
         "sensitivity_analyses": [_part(part) for part in findings.sensitivity],
         "subgroups": [_part(part) for part in findings.subgroups],
+        "sites": [_part(part) for part in findings.sites],
     }
     return _plain(content)
 

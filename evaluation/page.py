@@ -35,6 +35,7 @@ from .findings import NULL_STATISTICS, Findings, NetworkNull, null_spread
 from .metrics import METRIC_NAMES
 from .published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
 from .study import Study
+from .subgroups import Part
 from .table_one import fold_counts, score_counts, table_one
 from .uncertainty import Interval, Resampling
 
@@ -47,6 +48,7 @@ NULL_TITLES = {
 CONTENTS = [
     ("scans", "Scans and infants"),
     ("performance", "Performance"),
+    ("sites", "Sites"),
     ("streams", "Global and local stream"),
     ("calibration", "Calibration and decisions"),
     ("controls", "Controls on the same folds"),
@@ -79,6 +81,7 @@ def render_study(
     null, audit = findings.null, findings.audit
     show_paper = not study.external and findings.both_classes
     sections = {
+        "sites": findings.sites,
         "streams": findings.streams,
         "controls": findings.controls,
         "chance": null,
@@ -106,6 +109,8 @@ def render_study(
         "table_one": table_one(table).to_dict("records"),
         "scores": score_counts(table).to_dict("records"),
         "fold_counts": fold_counts(table).to_dict("records"),
+        "left_out": study.left_out,
+        "sites_sentence": wording.sites(findings),
         "selected_epochs": {fold: metrics.get("selected_epoch", "") for fold, metrics in study.fold_metrics.items()},
         "split_sentence": wording.split(findings) if not study.external else "",
         "selection_sentence": wording.selection(findings),
@@ -184,6 +189,10 @@ def study_drawings(findings: Findings) -> list[Drawing]:
         drawings.append(precision_recall_figure(table, average, findings.resampling))
     if not study.external:
         drawings.append(folds_figure(findings.cross_validation["folds"], metrics))
+    if any(part.metrics and part.metrics["auc"].estimate is not None for part in findings.sites):
+        rows = [("All sites", metrics["auc"]), *_aucs(findings.sites)]
+        caption = "AUC of each site. Shaded: interval of all sites."
+        drawings.append(forest_figure("sites", caption, counted(table["label"]), rows, metrics["auc"]))
     if findings.both_classes:
         drawings += [reliability_figure(table), decision_figure(table, findings.resampling)]
     if findings.controls:
@@ -195,11 +204,17 @@ def study_drawings(findings: Findings) -> list[Drawing]:
     if findings.audit:
         drawings.append(optimism_figure(findings.audit))
     parts = [*findings.sensitivity, *findings.subgroups[1:]]
-    rows = [(f"{part.name} (n = {part.n})", part.metrics["auc"]) for part in parts if part.metrics]
+    rows = _aucs(parts)
     if len(rows) > 1:
         caption = "AUC in parts of the cohort. Shaded: interval of all scans."
         drawings.append(forest_figure("parts", caption, counted(table["label"]), rows, rows[0][1]))
     return drawings
+
+
+def _aucs(parts: Sequence[Part]) -> list[tuple[str, Interval]]:
+    """Name and AUC of each part that has one."""
+    defined = [part for part in parts if part.metrics and part.metrics["auc"].estimate is not None]
+    return [(f"{part.name} (n = {part.n})", part.metrics["auc"]) for part in defined]
 
 
 def _nulls(
@@ -234,6 +249,8 @@ def _subtitle(study: Study) -> str:
     scans = f"{len(study.table)} scans, {int(study.table['label'].sum())} injured"
     if study.external:
         return f"Finished model on the scans labelled in {study.cohort}: {scans}."
+    if study.left_out:
+        return f"Leave-one-site-out over {len(study.folds)} sites of GloResNet on the cohort {study.cohort}: {scans}."
     return f"{len(study.folds)}-fold cross-validation of GloResNet on the cohort {study.cohort}: {scans}."
 
 

@@ -25,7 +25,7 @@ CHOICES = {
     "framing": ("field_of_view", "head"),
     "bias_correction": ("none", "n4"),
     "local_stream": ("off", "on"),
-    "split": ("family", "paper"),
+    "split": ("family", "paper", "site"),
     "selection": SELECTIONS,
     "mixed_precision": ("no", "tf32", "bf16", "fp16"),
 }

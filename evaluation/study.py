@@ -20,7 +20,7 @@ from run_folder.predictions import read_predictions, scan_name
 from .records import read_environment, read_history, read_metrics, read_recipe
 
 KEYS = ["participant_id", "session_id"]
-COVARIATES = ["image", "segmentation", "sex", "birth_age", "birth_weight", "singleton", "scan_age"]
+COVARIATES = ["image", "segmentation", "sex", "birth_age", "birth_weight", "singleton", "scan_age", "site"]
 HISTORY_COLUMNS = ("epoch", "val_accuracy")
 
 
@@ -61,6 +61,11 @@ class Study:
     fold_metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     external: bool = False
     painted: bool = False
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """Fold -> the site that it leaves out (`--split site`); empty for other splits."""
+        return _left_out(self.splits)
 
     @property
     def folds(self) -> list[int]:
@@ -159,6 +164,17 @@ def _check_splits(table: pd.DataFrame, splits: dict[str, Any], run: RunFolder) -
                 f"{run}: sub-{row['participant_id']} was predicted in fold {row['fold']}, "
                 f"but {run.splits.name} has it {place}."
             )
+        left_out = _left_out(splits).get(fold, "no site")
+        if splits.get("rule") == "site" and left_out != row["site"]:
+            raise InputError(
+                f"{run}: {scan_name(row)} is of the site {row['site'] or '(none)'} in {run.cohort.name}, but was "
+                f"predicted in fold {fold}, which leaves out {left_out} in {run.splits.name}."
+            )
+
+
+def _left_out(splits: dict[str, Any]) -> dict[int, str]:
+    sites = splits.get("sites") if splits.get("rule") == "site" else None
+    return dict(enumerate(map(str, sites))) if isinstance(sites, list) else {}
 
 
 def _inner_thresholds(

@@ -98,17 +98,48 @@ def evaluate_parts(
             continue
         inside = rule(table).fillna(False).to_numpy(bool)
         part = table[inside]
-        n, injured, families = len(part), int(part["label"].sum()), part["family"].nunique()
-        if n == 0:
-            continue
-        metrics, note = {}, ""
-        if injured in (0, n):
-            note = f"all {n} scans are {'injured' if injured else 'normal'}"
-        elif families < 2:
-            note = "all scans are of one family"
-        else:
-            args = (part["label"], part["p_injury"], part["family"], thresholds[inside])
-            every = bootstrap_metrics(*args, resampling=resampling)
-            metrics = {metric: every[metric] for metric in SHOWN}
-        results.append(Part(name, n, injured, families, metrics, note))
+        if len(part):
+            results.append(_part(name, part, thresholds[inside], resampling))
+    return results
+
+
+def _part(
+    name: str, part: pd.DataFrame, thresholds: np.ndarray, resampling: Resampling, *, one_class: bool = False
+) -> Part:
+    """The metrics of some scans, or a note. With `one_class`, scans of one class have the metrics that are defined."""
+    n, injured, families = len(part), int(part["label"].sum()), part["family"].nunique()
+    metrics, note = {}, ""
+    if injured in (0, n):
+        note = f"all {n} scans are {'injured' if injured else 'normal'}"
+    elif families < 2:
+        note = "all scans are of one family"
+    if not note or (one_class and families > 1):
+        every = bootstrap_metrics(part["label"], part["p_injury"], part["family"], thresholds, resampling=resampling)
+        metrics = {metric: every[metric] for metric in SHOWN}
+    return Part(name, n, injured, families, metrics, note)
+
+
+def evaluate_sites(
+    predictions: pd.DataFrame, threshold: float | np.ndarray = 0.5, resampling: Resampling = DEFAULT_RESAMPLING
+) -> list[Part]:
+    """Metrics of each site, by name; none if fewer than two sites are known.
+
+    Args:
+        predictions: out-of-fold predictions with ``site``, one row per scan. Scans without a site are the last part.
+        threshold: one number, or (n,) if the threshold differs by fold.
+        resampling: of the bootstrap, over the families of the site.
+
+    Returns:
+        One `Part` each. A site of one class has a note and only the metrics that are defined.
+    """
+    site = predictions["site"].fillna("").astype(str) if "site" in predictions else pd.Series("", predictions.index)
+    names = sorted(set(site) - {""})
+    if len(names) < 2:
+        return []
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), len(predictions))
+    results = []
+    for name in [*names, *([""] if (site == "").any() else [])]:
+        inside = (site == name).to_numpy()
+        args = (predictions[inside], thresholds[inside], resampling)
+        results.append(_part(name or "no site given", *args, one_class=True))
     return results

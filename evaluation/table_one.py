@@ -20,7 +20,7 @@ MEASUREMENTS = {
     "birth_weight": "Birth weight (kg)",
     "scan_age": "Post-menstrual age at scan (weeks)",
 }
-PROPORTIONS = {"sex": ("Male", "M"), "singleton": ("Multiple birth", "M")}
+PROPORTIONS = [("sex", "Male", "M"), ("singleton", "Multiple birth", "M")]
 COLUMNS = ["variable", "normal", "injury", "n_normal", "n_injury", "smd", "p_value", "test"]
 
 
@@ -59,8 +59,9 @@ def table_one(scans: pd.DataFrame) -> pd.DataFrame:
     """Table 1 of the scans used.
 
     Args:
-        scans: one row per scan with ``label`` and any of ``birth_age, birth_weight, scan_age, sex, singleton``. A
-            column that is missing or empty is left out.
+        scans: one row per scan with ``label`` and any of ``birth_age, birth_weight, scan_age, sex, singleton, site``.
+            A column that is missing or empty is left out, and so is ``site`` if all scans are of one. Each site is a
+            proportion of its own.
 
     Returns:
         One row per variable: ``variable``; ``normal`` and ``injury``, as "mean ± SD" or "count (percent)"; ``n_normal``
@@ -78,7 +79,9 @@ def table_one(scans: pd.DataFrame) -> pd.DataFrame:
             p_value, test = float(stats.ttest_ind(a, b, equal_var=False).pvalue), "Welch t"
         values = (title, _measured(a), _measured(b), len(a), len(b), standardised_mean_difference(a, b), p_value, test)
         rows.append(dict(zip(COLUMNS, values, strict=True)))
-    for column, (title, yes) in PROPORTIONS.items():
+    sites = sorted(set(scans["site"].dropna()) - {""}) if "site" in scans else []
+    of_sites = [("site", f"Site: {site}", site) for site in sites] if len(sites) > 1 else []
+    for column, title, yes in [*PROPORTIONS, *of_sites]:
         if column not in scans or (scans[column].fillna("") == "").all():
             continue
         known = [part[column][part[column].fillna("") != ""] for part in (normal, injury)]

@@ -53,6 +53,13 @@ def banners(findings: Findings) -> list[str]:
             f"{study.splits['torn_sibling_pairs']} of {study.splits.get('sibling_pairs', '?')} sibling pairs are split "
             "across folds (--split paper): a network may have been trained on the sibling of a scored infant."
         )
+    one_class = [fold["fold"] for fold in findings.cross_validation["folds"] if fold["auc"] is None]
+    if study.left_out and one_class and findings.both_classes:
+        sites = ", ".join(study.left_out[fold] for fold in one_class)
+        lines.append(
+            f"All scans of {sites} are of one class: the AUC and all figures that need both classes are undefined "
+            "there, and means over folds leave these sites out."
+        )
     if not findings.both_classes:
         lines.append("All scans are of one class, so the report cannot show whether the model separates the classes.")
     return lines
@@ -130,10 +137,27 @@ def selection(findings: Findings) -> str:
 def split(findings: Findings) -> str:
     """How scans were assigned to folds."""
     splits = findings.study.splits
+    if findings.study.left_out:
+        return (
+            "Leave-one-site-out: each fold holds out every scan of one site, and its network is trained on the other "
+            "sites only."
+        )
     together = "families" if splits.get("rule") == "family" else "all scans of an infant, but not families,"
     pairs, split_pairs = splits.get("sibling_pairs"), splits.get("torn_sibling_pairs", 0)
     siblings = f" {split_pairs} of {pairs} sibling pairs are split across folds." if pairs is not None else ""
     return f"Stratified by label, {together} kept in one fold, seed {splits.get('seed', 'unknown')}.{siblings}"
+
+
+def sites(findings: Findings) -> str:
+    """What the figures of each site mean."""
+    if findings.study.left_out:
+        return "Each site was read by a network that has seen no scan of it. Intervals resample the site's families."
+    if findings.study.external:
+        return "Intervals resample the families of each site."
+    return (
+        "Scans of the same site were in the training parts, so these figures do not show what to expect at a new site "
+        "(--split site does). Intervals resample the families of each site."
+    )
 
 
 def interval_notes(findings: Findings) -> list[str]:
@@ -202,7 +226,12 @@ def limits(findings: Findings) -> list[str]:
         lines.append("The images are synthetic: the results say nothing about the method on infants.")
     if study.painted:
         lines.append("The injuries are painted: the results say nothing about how well real injuries are found.")
-    if study.external:
+    if study.left_out:
+        lines.append(
+            f"Leave-one-site-out over {len(study.left_out)} sites: each is new to the network that reads it, but all "
+            "are from one collection. A site with its own protocol and readers may give lower figures."
+        )
+    elif study.external:
         lines.append("One external cohort, evaluated once. Other sites, scanners and readers may differ.")
     else:
         lines.append(

@@ -66,7 +66,7 @@ def read_predictions(run_folder: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises:
         InputError: the folder or a fold is missing or incomplete (the message names it), a scan was predicted twice, or
-            a family is in two folds although `splits.json` says that folds keep families together.
+            a family is in two folds although the rule in `splits.json` keeps families together.
     """
     run = RunFolder(run_folder)
     if not run.path.is_dir():
@@ -92,7 +92,7 @@ def read_predictions(run_folder: str | os.PathLike[str]) -> pd.DataFrame:
     predictions = check_predictions(pd.concat(tables, ignore_index=True), str(run))
     folds_per_family = predictions.groupby("family")["fold"].nunique()
     split = folds_per_family[folds_per_family > 1]
-    if len(split) and splits.get("rule") == "family":
+    if len(split) and splits.get("rule") in ("family", "site"):
         raise InputError(
             f"{run}: the family {split.index[0]} is in several folds although {run.splits.name} says that folds keep "
             "families together; the predictions do not belong to these splits."

@@ -1,6 +1,7 @@
 """The scans that a run trains on: found, standardised, and split into folds."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +15,7 @@ from cohort.folds import check_splits, family_counts, fold_scans, inner_split, m
 from cohort.painted import is_painted
 from cohort.phantom import is_phantom
 from cohort.scans import Scan, find_scans, flow, write_cohort
+from cohort.site_folds import site_lines
 from preprocessing.arrays_gloresnet import longest_edge
 from run_folder.files import write_text
 from run_folder.layout import REFIT, RunFolder
@@ -84,9 +86,10 @@ def prepare_data(
 ) -> TrainingData:
     """Find and standardise the scans, and split them into folds.
 
-    A new run writes `cohort.csv` and `splits.json`. A run that continues uses the splits on disk, after a check that
-    they still fit the scans. `images` is the `acquisition` and `run` to use in sessions with several images.
-    Without `complete_folds`, a fold may lack a class, or hold no scan.
+    A new run writes `cohort.csv` and `splits.json`, and with the rule `site` the number of folds to its recipe. A run
+    that continues uses the splits on disk, after a check that they still fit the scans. `images` is the `acquisition`
+    and `run` to use in sessions with several images. Without `complete_folds`, a fold may lack a class, or hold no
+    scan.
 
     Raises:
         CohortError: there are no usable scans or labels, the scans have changed since the run was started, or a fold
@@ -99,6 +102,7 @@ def prepare_data(
             labels,
             brain_mask=recipe.brain_mask,
             max_birth_age=recipe.max_birth_age,
+            one_site=recipe.split == "site",
             **(images or {}),
         )
         volumes, scans = standardised_volumes(scans, processor)
@@ -113,15 +117,19 @@ def prepare_data(
                 used, num_folds=recipe.num_folds, seed=recipe.seed, split=recipe.split, file_hashes=hashes,
                 complete=complete_folds,
             )  # fmt: skip
+            if splits["num_folds"] != recipe.num_folds:  # split site: one fold per site
+                replace(recipe, num_folds=splits["num_folds"]).save(run.recipe)
             write_cohort(scans, run.cohort)
             write_splits(splits, run.splits)
     splits = read_splits(run.splits)
     check_splits(splits, used, hashes, complete=complete_folds)
+    for line in site_lines(splits):
+        accelerator.print(line)
     rows = {scan: row for row, scan in enumerate(used)}
     edges = {scan: longest_edge(scan.image) or 0.0 for scan in used}
     bank = None
     if recipe.local_stream == "on":
-        folds = [fold_scans(splits, used, number)[0] for number in range(recipe.num_folds)]
+        folds = [fold_scans(splits, used, number)[0] for number in range(splits["num_folds"])]
         copies = copies_for(min(labels_of(train).count(0) for train in folds) * (PARTS - 1) // PARTS)
         with accelerator.main_process_first():
             bank = build_bank({scan: hashes[str(scan.image)] for scan in used}, processor, copies)

@@ -39,9 +39,9 @@ class Recipe:
     bias_correction: Literal["none", "n4"] = setting("divide each scan by its bias field; needs SimpleITK")
     local_stream: Literal["off", "on"] = setting("`on` adds a stream that looks for small lesions at native resolution")
     max_birth_age: float | None = setting("use only infants born before this age in weeks", 20, 50)
-    num_folds: int = setting("number of folds of the cross-validation", 2, MOST_FOLDS)
-    split: Literal["family", "paper"] = setting(
-        "keep families together in a fold, or, as the paper does, only subjects"
+    num_folds: int = setting("number of folds of the cross-validation; split site has one per site", 2, MOST_FOLDS)
+    split: Literal["family", "paper", "site"] = setting(
+        "keep families together in a fold, or, as the paper does, only subjects; site leaves out one site per fold"
     )
     selection: Literal["last", "inner", "paper"] = setting(
         "which epoch to use: the last, the best on inner scans, or the best on the held-out fold (optimistic)"

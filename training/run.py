@@ -113,6 +113,8 @@ def _same_run(run: RunFolder, recipe: Recipe, source: dict, num_processes: int) 
         raise RunError(f"{run.recipe} is damaged (num_threads has no value): start a new run with --overwrite.")
     if recipe.num_threads is None:
         recipe = replace(recipe, num_threads=saved.num_threads)
+    if recipe.split == saved.split == "site":
+        recipe = replace(recipe, num_folds=saved.num_folds)  # as many as the cohort has sites
     differences = recipe.differences(saved)
     started_from = before.get("source", {})
     differences += [f"{k}: {v!r}, not {started_from.get(k)!r}" for k, v in source.items() if v != started_from.get(k)]

@@ -197,7 +197,7 @@ def test_scans_outside_the_splits_are_refused():
     "scans, options, complaint",
     [
         ([scan(f"{i}", i % 2) for i in range(20)], {"num_folds": 1}, "choose at least 2"),
-        ([scan(f"{i}", i % 2) for i in range(20)], {"split": "random"}, "choose family or paper"),
+        ([scan(f"{i}", i % 2) for i in range(20)], {"split": "random"}, "choose family, paper or site"),
         ([scan(f"{i}", i % 2) for i in range(20)], {"seed": -1}, "seed is -1"),
         ([scan(f"{i}", i % 2) for i in range(4)], {}, "4 families, fewer than the 5 folds"),
         ([scan(f"{i}", i % 2, f"F{i % 4}") for i in range(20)], {}, "4 families, fewer than the 5 folds"),
