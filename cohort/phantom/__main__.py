@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .options import DEFAULT_VOXEL_SIZE, FIELDS_OF_VIEW, PRESETS
+from .options import DEFAULT_VOXEL_SIZE, FIELDS_OF_VIEW, PRESETS, SCANNERS
 
 PROGRAM = "python -m cohort.phantom"
 
@@ -62,6 +62,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=FIELDS_OF_VIEW,
         default="fixed",
         help="varied: more or less air and neck, another place and tilt of the head in each scan",
+    )
+    parser.add_argument(
+        "--scanner",
+        choices=SCANNERS,
+        default=None,
+        help="b, c: coarser, blurred, noisy, uneven, another echo time and field of view; a: as without, but with the "
+        "column site, which all three have",
     )
     parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="processes (None: one per core)")
     return parser.parse_args(argv)

@@ -43,6 +43,9 @@ class Acquisition:
         scalp_mm: thickness of scalp and skull, 4-6.
         shift: head displacement in the field of view, mm (R, A, S).
         deep_grey, cerebellum, brainstem, blood: signal relative to white matter.
+        echo_time_ms: of the spin echo.
+
+    The ranges are those of `draw_acquisition`; a scanner may leave them.
     """
 
     psf_fwhm_mm: float = 0.9
@@ -56,6 +59,7 @@ class Acquisition:
     cerebellum: float = 0.70
     brainstem: float = 0.55
     blood: float = 0.25
+    echo_time_ms: float = ECHO_TIME_MS
 
 
 def _three_floats(values: np.ndarray) -> tuple[float, float, float]:
@@ -85,16 +89,17 @@ def white_matter_t2(weeks: float) -> float:
     return max(160.0, 260.0 - 7.0 * (weeks - 30.0))
 
 
-def t2_signal(t2_ms: float) -> float:
-    """Spin-echo signal exp(-TE / T2) at TE 156 ms, 0-1."""
-    return math.exp(-ECHO_TIME_MS / t2_ms)
+def t2_signal(t2_ms: float, echo_time_ms: float = ECHO_TIME_MS) -> float:
+    """Spin-echo signal exp(-TE / T2), 0-1."""
+    return math.exp(-echo_time_ms / t2_ms)
 
 
 def tissue_signals(weeks: float, conditions: Acquisition) -> dict[int, float]:
     """Mean signal (0-1) of each DrawEM-9 label."""
-    white = t2_signal(white_matter_t2(weeks))
-    cortex = t2_signal(white_matter_t2(weeks) / 1.5)
-    fluid = t2_signal(T2_CSF_MS)
+    echo = conditions.echo_time_ms
+    white = t2_signal(white_matter_t2(weeks), echo)
+    cortex = t2_signal(white_matter_t2(weeks) / 1.5, echo)
+    fluid = t2_signal(T2_CSF_MS, echo)
     return {
         CSF: fluid,
         CORTEX: cortex,
@@ -196,7 +201,8 @@ def acquire(
     if conditions.motion > 0:
         image = add_motion(image, conditions.motion, grid, rng)
     if math.isfinite(conditions.snr):
-        noise_sd = t2_signal(white_matter_t2(weeks)) * INTENSITY_SCALE * conditions.gain / conditions.snr
+        white = t2_signal(white_matter_t2(weeks), conditions.echo_time_ms)
+        noise_sd = white * INTENSITY_SCALE * conditions.gain / conditions.snr
         image = add_rician_noise(image, noise_sd, rng)
     np.rint(image, out=image)
     return np.clip(image, 0, 32767, out=image).astype(np.int16)

@@ -120,10 +120,10 @@ class Placement:
         radius = np.hypot(
             across / (NECK_HALF_AXES[0] * self.half_axes[0]), along / (NECK_HALF_AXES[1] * self.half_axes[1])
         )
-        white = t2_signal(white_matter_t2(weeks))
+        white = t2_signal(white_matter_t2(weeks), conditions.echo_time_ms)
         neck = np.where(radius < SKIN, MUSCLE * white, FAT * white)
         canal = np.hypot(across, along)
-        neck[canal < CANAL_MM] = t2_signal(T2_CSF_MS)
+        neck[canal < CANAL_MM] = t2_signal(T2_CSF_MS, conditions.echo_time_ms)
         neck[canal < CORD_MM] = CORD * white
         inside = (image == 0) & (radius < 1) & (points[2] < 0)
         image[inside] = neck[inside] * INTENSITY_SCALE * conditions.gain

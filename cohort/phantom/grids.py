@@ -56,13 +56,13 @@ class Grid:
         )
 
 
-def small_grid(voxel_size: float = 1.25) -> Grid:
-    """A grid of about 145 x 145 x 102 mm (116 x 116 x 82 voxels at 1.25 mm), stored in RAS order."""
+def small_grid(voxel_size: float = 1.25, field_of_view_mm: tuple[float, float, float] = FIELD_OF_VIEW_MM) -> Grid:
+    """A grid of about 145 x 145 x 102 mm (116 x 116 x 82 voxels at 1.25 mm), or another, stored in RAS order."""
     if not MIN_VOXEL_SIZE <= voxel_size <= MAX_VOXEL_SIZE:
         raise ValueError(
             f"the voxel size is {voxel_size:g} mm; choose one between {MIN_VOXEL_SIZE} and {MAX_VOXEL_SIZE:g}"
         )
-    right, anterior, superior = (math.ceil(round(side / voxel_size, 6)) for side in FIELD_OF_VIEW_MM)
+    right, anterior, superior = (math.ceil(round(side / voxel_size, 6)) for side in field_of_view_mm)
     return Grid((right, anterior, superior), float(voxel_size))
 
 

@@ -16,6 +16,7 @@ from .field_of_view import FieldOfView, draw_field_of_view
 from .fields import named_rng
 from .grids import Grid, full_grid, small_grid
 from .pathology import Injury
+from .scanners import SCANNERS, family_numbers
 
 DEFAULT_SUBJECTS = {"clear": 48, "dhcp": 128, "null": 48}
 INJURED_SHARE = {"clear": 20 / 48, "dhcp": 54 / 128, "null": 20 / 48}
@@ -67,6 +68,7 @@ class PlannedScan:
         injuries: what the image shows. In `null` they are unrelated to the score.
         motion: strength 0-1.
         field_of_view: what the scan shows around the head; None for the whole grid.
+        scanner: a name of `SCANNERS`; None for the default acquisition.
     """
 
     participant_id: str
@@ -84,6 +86,7 @@ class PlannedScan:
     motion: float
     grid: Grid
     field_of_view: FieldOfView | None = None
+    scanner: str | None = None
 
     @property
     def label(self) -> int | None:
@@ -99,6 +102,7 @@ def plan_cohort(
     use_full_grid: bool = False,
     motion_confounding: float = 0.0,
     field_of_view: str = "fixed",
+    scanner: str | None = None,
 ) -> list[PlannedScan]:
     """Plan every session of a cohort, sorted by participant and session.
 
@@ -109,12 +113,13 @@ def plan_cohort(
         motion_confounding: 0 = motion in 12.5 % of the scans, independent of the label; 1 = motion in all scans
             labelled injured and in no others; linear in between.
         field_of_view: `fixed` shows the same part of space in every scan, `varied` draws one for each.
+        scanner: the scanner of all scans; its voxels replace `voxel_size`.
     """
     count = DEFAULT_SUBJECTS[preset] if num_subjects is None else num_subjects
     # `null` is the cohort of `clear` with permuted labels
     name = "dhcp" if preset == "dhcp" else "clear"
     labels, families = _assign_labels(named_rng(seed, name, "labels"), count, name)
-    scans = _draw_infants(named_rng(seed, name, "infants"), families)
+    scans = _draw_infants(named_rng(seed, name, "infants"), families, scanner)
     scores, injuries = _assign_scores(named_rng(seed, name, "scores"), labels, name)
     scans = [replace(scan, radiology_score=s, injuries=i) for scan, s, i in zip(scans, scores, injuries, strict=True)]
     if preset == "null":
@@ -122,13 +127,15 @@ def plan_cohort(
         scans = [replace(scan, radiology_score=scores[k]) for scan, k in zip(scans, order, strict=True)]
     if preset == "dhcp":
         scans += _second_sessions(named_rng(seed, name, "second"), scans, round(EXTRA_SESSIONS * count))
-        scans += _poor_infants(named_rng(seed, name, "poor"), scans, round(EXTRA_POOR_INFANTS * count))
+        scans += _poor_infants(named_rng(seed, name, "poor"), scans, round(EXTRA_POOR_INFANTS * count), scanner)
     scans = _assign_motion(named_rng(seed, name, "motion"), scans, motion_confounding)
     grids = [
         full_grid(named_rng(seed, "grid", s.participant_id, s.session_id)) if use_full_grid else small_grid(voxel_size)
         for s in scans
     ]
     scans = [replace(scan, grid=grid) for scan, grid in zip(scans, grids, strict=True)]
+    if scanner is not None:
+        scans = [replace(scan, grid=SCANNERS[scanner].grid(), scanner=scanner) for scan in scans]
     if field_of_view == "varied":
         scans = [
             replace(scan, field_of_view=draw_field_of_view(seed, scan.participant_id, scan.session_id))
@@ -155,15 +162,16 @@ def _assign_labels(rng: np.random.Generator, count: int, preset: str) -> tuple[n
     return labels, families
 
 
-def _draw_infants(rng: np.random.Generator, families: np.ndarray, taken: tuple[str, ...] = ()) -> list[PlannedScan]:
+def _draw_infants(
+    rng: np.random.Generator, families: np.ndarray, scanner: str | None, taken: tuple[str, ...] = ()
+) -> list[PlannedScan]:
     """Draw identity and birth data, one planned scan per infant, independent of the labels."""
     number = int(families.max()) + 1
     birth_ages, scan_ages = _draw_ages(rng, number)
     count = families.size
     sexes = np.array(["Male"] * round(MALE_SHARE * count) + ["Female"] * (count - round(MALE_SHARE * count)))
     sexes = sexes[rng.permutation(count)]
-    # family numbers start at 50000 to avoid the ids of the real release
-    codes = [c for c in rng.permutation(np.arange(50000, 100000)) if f"CC{c}" not in taken][:number]
+    codes = [c for c in rng.permutation(family_numbers(scanner)) if f"CC{c}" not in taken][:number]
     sessions = rng.permutation(np.arange(10000, 80000))
     sizes = np.bincount(families)
     scans = []
@@ -299,12 +307,14 @@ def _second_sessions(rng: np.random.Generator, scans: list[PlannedScan], count: 
     return sessions
 
 
-def _poor_infants(rng: np.random.Generator, scans: list[PlannedScan], count: int) -> list[PlannedScan]:
+def _poor_infants(
+    rng: np.random.Generator, scans: list[PlannedScan], count: int, scanner: str | None
+) -> list[PlannedScan]:
     """Draw infants whose only session is of poor quality."""
     if not count:
         return []
     taken = tuple(scan.family_id for scan in scans)
-    infants = _draw_infants(rng, np.arange(count), taken)
+    infants = _draw_infants(rng, np.arange(count), scanner, taken)
     return [replace(scan, radiology_score=POOR_QUALITY) for scan in infants]
 
 

@@ -24,6 +24,7 @@ from .growth import (
     normal_volumes,
 )
 from .pathology import LESION_NAMES, Injury, Lesion, as_injuries, injured_volumes, place_lesions
+from .scanners import SCANNERS
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def make_phantom_scan(
     session: str = "session",
     acquisition: Acquisition | None = None,
     field_of_view: FieldOfView | None = None,
+    scanner: str | None = None,
 ) -> PhantomScan:
     """Generate one scan.
 
@@ -98,6 +100,7 @@ def make_phantom_scan(
             lesions across sessions. Each session has its own imaging conditions.
         acquisition: fixed imaging conditions instead of random ones; its `motion` replaces the argument.
         field_of_view: what the scan shows around the head, instead of the shape of the grid; adds a neck.
+        scanner: a name of `SCANNERS`, which changes the drawn imaging conditions and, without a `grid`, the grid.
 
     Raises:
         ValueError: a value is out of range, or an injury is unknown.
@@ -107,9 +110,11 @@ def make_phantom_scan(
     if not 0.0 <= motion <= 1.0:
         raise ValueError(f"the motion strength is {motion:g}; choose one between 0 and 1")
     injuries = as_injuries(injuries)
-    grid = grid or small_grid(voxel_size)
+    grid = grid or (SCANNERS[scanner].grid() if scanner else small_grid(voxel_size))
     rng = named_rng(seed, "acquisition", family, infant, session)
     conditions = acquisition or draw_acquisition(rng, motion)
+    if scanner is not None:
+        conditions = SCANNERS[scanner].applied(conditions)
 
     target = injured_volumes(infant_volumes(scan_age, seed, family, infant), injuries, seed, family + infant)
     home = grid
@@ -154,6 +159,7 @@ def make_phantom_scan(
         "psf_fwhm_mm": conditions.psf_fwhm_mm,
         "bias": conditions.bias,
         **(field_of_view.truth if field_of_view else {}),
+        **({"scanner": scanner, "echo_time_ms": conditions.echo_time_ms} if scanner else {}),
     }
     return PhantomScan(
         volume=grid.stored(volume),

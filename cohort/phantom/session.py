@@ -42,6 +42,7 @@ def write_session(output: Path, scan: PlannedScan, seed: int) -> None:
         infant=scan.participant_id,
         session=scan.session_id,
         field_of_view=scan.field_of_view,
+        scanner=scan.scanner,
     )
     row = {
         "participant_id": scan.participant_id,

@@ -31,6 +31,7 @@ from .growth import TISSUE_NAMES
 from .options import DEFAULT_VOXEL_SIZE, FIELDS_OF_VIEW, PRESETS
 from .pathology import LESION_NAMES
 from .plan import DEFAULT_SUBJECTS, PlannedScan, plan_cohort
+from .scanners import SCANNERS
 from .session import is_written, session_files, session_folder, write_session
 
 GENERATOR = "gloresnet-phantom"
@@ -45,7 +46,7 @@ the accuracy of a method in patients.
 
 Layout: that of the neonatal dHCP derivatives.
 
-  participants.tsv                     participant_id, birth_age (weeks), birth_weight (kg), singleton, sex
+  participants.tsv                     participant_id, birth_age (weeks), birth_weight (kg), singleton, sex{site}
   sub-X/sub-X_sessions.tsv             session_id, scan_age (weeks), scan_head_circumference (cm), scan_number,
                                        radiology_score, sedation
   truth.tsv                            what each session really holds: volumes (mL), injuries, lesions, motion
@@ -97,6 +98,7 @@ def generate_phantom_cohort(
     num_workers: int | None = None,
     progress: bool = True,
     field_of_view: str = "fixed",
+    scanner: str | None = None,
 ) -> Path:
     """Generate a cohort, or the missing parts of it. A finished cohort is left unchanged.
 
@@ -112,6 +114,8 @@ def generate_phantom_cohort(
         num_workers: number of processes, by default one per core. The result does not depend on it.
         progress: show a progress bar on stderr.
         field_of_view: `fixed`, or `varied` for another field of view, place and tilt of the head in each scan.
+        scanner: a name of `scanners.SCANNERS`: its voxels, blur, noise, bias field, echo time and field of view instead
+            of the default ones, and a column `site` in participants.tsv.
 
     Returns:
         The folder.
@@ -122,6 +126,7 @@ def generate_phantom_cohort(
         OSError: the files cannot be written, or a worker process was killed.
     """
     settings = _checked_settings(preset, num_subjects, seed, voxel_size, full_grid, motion_confounding, field_of_view)
+    settings |= _checked_scanner(scanner, voxel_size, full_grid)
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"the number of workers is {num_workers}; it must be at least 1")
     output = Path(output)
@@ -138,6 +143,7 @@ def generate_phantom_cohort(
             full_grid,
             settings["motion_confounding"],
             field_of_view,
+            scanner,
         )
         missing = [scan for scan in plan if not is_written(output, scan)]
         if is_complete(output) and not missing and all((output / name).is_file() for name in _root_files()):
@@ -187,6 +193,20 @@ def _checked_settings(
     }
 
 
+def _checked_scanner(scanner: str | None, voxel_size: float, full_grid: bool) -> dict[str, Any]:
+    if scanner is None:
+        return {}  # absent from folders that were written before this setting existed
+    if scanner not in SCANNERS:
+        raise ValueError(f"there is no scanner {scanner!r}; choose one of {', '.join(SCANNERS)}")
+    own = SCANNERS[scanner].voxel_size
+    if full_grid or voxel_size not in (DEFAULT_VOXEL_SIZE, own):
+        asked = "full grids" if full_grid else f"voxels of {voxel_size:g} mm"
+        raise ValueError(
+            f"scanner {scanner} has voxels of {own:g} mm, but {asked} were requested; leave one of them out"
+        )
+    return {"scanner": scanner, "voxel_size": own}
+
+
 def _check_folder(output: Path, settings: dict[str, Any]) -> None:
     """Raise PhantomFolderError if the folder contains anything other than this cohort."""
     if output.exists() and not output.is_dir():
@@ -196,7 +216,7 @@ def _check_folder(output: Path, settings: dict[str, Any]) -> None:
     found = phantom_description(output)
     if found is None:
         raise PhantomFolderError(f"{output} is not empty and is not a generated phantom; choose another folder")
-    default = {"field_of_view": "fixed"}
+    default = {"field_of_view": "fixed", "scanner": None}
     found, wanted = default | found, default | dict(settings, version=VERSION)
     for name in wanted:
         if found.get(name) != wanted[name]:
@@ -235,6 +255,7 @@ def _write_tables(output: Path, plan: list[PlannedScan], settings: dict[str, Any
             "birth_weight": f"{scan.birth_weight:.2f}",
             "singleton": scan.singleton,
             "sex": scan.sex,
+            **({"site": scan.scanner} if scan.scanner else {}),
         }
         sessions.setdefault(scan.participant_id, []).append(
             {
@@ -261,6 +282,7 @@ def _write_tables(output: Path, plan: list[PlannedScan], settings: dict[str, Any
             generator=GENERATOR,
             underline="=" * len(title),
             note=_NOTES[settings["preset"]],
+            site=", site (the scanner)" if "scanner" in settings else "",
             tissues=", ".join(f"{k} {name}" for k, name in TISSUE_NAMES.items() if name != "background"),
             lesions=", ".join(f"{k} {name}" for k, name in LESION_NAMES.items()),
         ),
