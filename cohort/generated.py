@@ -43,8 +43,9 @@ def is_unused(folder: Path) -> bool:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders of a process that was killed."""
-    for left in folder.glob("sub-*/.ses-*"):
-        shutil.rmtree(left)
+    for pattern in ("sub-*/.ses-*", "*/sub-*/.ses-*"):  # of the cohort, and of a second tree in its folder
+        for left in folder.glob(pattern):
+            shutil.rmtree(left)
     for pattern in (".*.part", "sub-*/.*.part"):
         for file in folder.glob(pattern):
             file.unlink()

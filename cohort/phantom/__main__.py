@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .options import DEFAULT_VOXEL_SIZE, FIELDS_OF_VIEW, PRESETS, SCANNERS
+from .options import DEFAULT_MISSING, DEFAULT_VOXEL_SIZE, FIELDS_OF_VIEW, MODALITIES, PRESETS, SCANNERS
 
 PROGRAM = "python -m cohort.phantom"
 
@@ -32,7 +32,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--preset",
         choices=PRESETS,
         default="clear",
-        help="clear: macroscopic injury; dhcp: the scores of the paper; null: labels permuted over families",
+        help="clear: macroscopic injury; dhcp: the scores of the paper; null: labels permuted over families; "
+        "diffuse: white-matter injury that only diffusion shows",
     )
     parser.add_argument(
         "--num_subjects",
@@ -69,6 +70,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=None,
         help="b, c: coarser, blurred, noisy, uneven, another echo time and field of view; a: as without, but with the "
         "column site, which all three have",
+    )
+    parser.add_argument(
+        "--modalities",
+        type=lambda text: text.split(","),
+        default=None,
+        metavar="T2w,T1w,FA,MD",
+        help=f"what to acquire, of {','.join(MODALITIES)} (None: T2w; diffuse: all)",
+    )
+    parser.add_argument(
+        "--missing",
+        type=float,
+        default=DEFAULT_MISSING,
+        metavar="0..0.9",
+        help="share of the sessions without T1w, and of those without diffusion",
     )
     parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="processes (None: one per core)")
     return parser.parse_args(argv)

@@ -134,26 +134,15 @@ def paint(
     as given.
     """
     signals = tissue_signals(weeks, conditions)
-    labels = anatomy.dseg.ravel()[anatomy.inside]
-    values = np.zeros(labels.size, dtype=np.float32)
-    for label, (spread, spacing) in _CLUSTERS.items():
-        voxels = np.flatnonzero(labels == label)
-        if not voxels.size:
-            continue
-        texture = _texture_field(named_rng(seed, "texture", label, infant), spacing)
-        level = texture.at(*anatomy.points[:, voxels])
-        if label == CEREBELLUM:  # folia: layers 3.4 mm apart, rising to the back
-            _, y, z = anatomy.points[:, voxels]
-            level = np.sin(2.0 * np.pi * (z + 0.3 * y) / 3.4 + 0.8 * level)
-        steps = (level > 0.45).astype(np.float32) - (level < -0.45)
-        values[voxels] = signals[label] * (1.0 + spread * (steps - steps.mean()))
+    signals[WHITE_MATTER] *= lesions.white_matter.get("T2w", 1.0)
+    values = tissue_values(anatomy, signals, seed, infant)
     clot = lesions.mask.ravel()[anatomy.inside] == CLOT
     if clot.any():
         texture = _texture_field(named_rng(seed, "clot texture", infant), 4.0)
         mottle = 1.0 + 0.12 * np.tanh(texture.at(*anatomy.points[:, clot]))
         values[clot] = conditions.blood * signals[WHITE_MATTER] * mottle
 
-    image = _scalp(anatomy.scalp_depth, signals[WHITE_MATTER], conditions.scalp_mm)
+    image = scalp(anatomy.scalp_depth, signals[WHITE_MATTER], conditions.scalp_mm)
     image.ravel()[anatomy.inside] = values
     if lesions.cyst_fraction is not None:
         white = signals[WHITE_MATTER]
@@ -168,11 +157,34 @@ def paint(
     return image
 
 
+def tissue_values(
+    anatomy: Anatomy, signals: dict[int, float], seed: int, infant: str, contrast: float = 1.0
+) -> np.ndarray:
+    """The value of each intracranial voxel (n,) float32: three sub-clusters around the mean of its tissue.
+
+    The sub-clusters lie at the same places in every modality; `contrast` multiplies their spread.
+    """
+    labels = anatomy.dseg.ravel()[anatomy.inside]
+    values = np.zeros(labels.size, dtype=np.float32)
+    for label, (spread, spacing) in _CLUSTERS.items():
+        voxels = np.flatnonzero(labels == label)
+        if not voxels.size:
+            continue
+        texture = _texture_field(named_rng(seed, "texture", label, infant), spacing)
+        level = texture.at(*anatomy.points[:, voxels])
+        if label == CEREBELLUM:  # folia: layers 3.4 mm apart, rising to the back
+            _, y, z = anatomy.points[:, voxels]
+            level = np.sin(2.0 * np.pi * (z + 0.3 * y) / 3.4 + 0.8 * level)
+        steps = (level > 0.45).astype(np.float32) - (level < -0.45)
+        values[voxels] = signals[label] * (1.0 + contrast * spread * (steps - steps.mean()))
+    return values
+
+
 def _texture_field(rng: np.random.Generator, spacing: float) -> SmoothField:
     return SmoothField(rng, rng, spacing, own_share=1.0)
 
 
-def _scalp(depth: np.ndarray, white: float, thickness: float) -> np.ndarray:
+def scalp(depth: np.ndarray, white: float, thickness: float) -> np.ndarray:
     """Signal of skull (dark) and scalp (fat and skin, bright), by distance from the intracranial space."""
     image = np.zeros(depth.shape, dtype=np.float32)
     image[(depth > 0) & (depth <= SKULL_MM)] = 0.18 * white
@@ -197,7 +209,7 @@ def acquire(
     sigma_mm = math.hypot(conditions.psf_fwhm_mm / 2.3548, grid.voxel_size / math.sqrt(12.0))
     image = ndimage.gaussian_filter(image, sigma_mm / grid.voxel_size, truncate=3.0, output=np.float32)
     if conditions.bias > 0:
-        image *= _bias_field(grid, conditions.bias, rng)
+        image *= bias_field(grid, conditions.bias, rng)
     if conditions.motion > 0:
         image = add_motion(image, conditions.motion, grid, rng)
     if math.isfinite(conditions.snr):
@@ -208,7 +220,7 @@ def acquire(
     return np.clip(image, 0, 32767, out=image).astype(np.int16)
 
 
-def _bias_field(grid: Grid, strength: float, rng: np.random.Generator) -> np.ndarray:
+def bias_field(grid: Grid, strength: float, rng: np.random.Generator) -> np.ndarray:
     field = SmoothField(rng, rng, 60.0).on_axes(*grid.axes())
     field -= float(field.mean())
     return 1.0 + field * (strength / max(float(np.abs(field).max()), 1e-6))
@@ -243,7 +255,7 @@ def add_motion(image: np.ndarray, strength: float, grid: Grid, rng: np.random.Ge
     while low < image.shape[2]:
         high = min(low + max(round(rng.uniform(4.0, 12.0) / grid.voxel_size), 1), image.shape[2])
         shift = rng.uniform(-1.0, 1.0, 3) * strength * MAX_SHIFT_MM / grid.voxel_size
-        rotation = _rotation(np.deg2rad(rng.uniform(-1.0, 1.0, 3) * strength * MAX_ROTATION_DEG))
+        rotation = rotation_matrix(np.deg2rad(rng.uniform(-1.0, 1.0, 3) * strength * MAX_ROTATION_DEG))
         start = np.array([0, 0, low]) - middle
         offset = rotation @ start + middle + shift
         moved[:, :, low:high] = ndimage.affine_transform(
@@ -257,7 +269,7 @@ def add_motion(image: np.ndarray, strength: float, grid: Grid, rng: np.random.Ge
     return moved * (1.0 - level) + level * (np.roll(moved, distance, axis=1) + np.roll(moved, -distance, axis=1))
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
+def rotation_matrix(angles: np.ndarray) -> np.ndarray:
     """Matrix of a rotation about R, then A, then S; angles in radians."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])

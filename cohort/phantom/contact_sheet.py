@@ -1,5 +1,7 @@
 """Draw every kind of phantom in one picture:  python -m cohort.phantom.contact_sheet --output docs/phantom.png
 
+With --modalities it draws T2w, T1w, FA and MD of a few infants instead.
+
 Radiological display: the patient's right is on the left of the picture. Needs matplotlib.
 """
 
@@ -22,8 +24,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Draw every kind of phantom in one picture.")
     parser.add_argument("--output", type=Path, default=Path("docs/phantom.png"), help="PNG file to write")
     parser.add_argument("--seed", type=int, default=42, help="determines the infant that is drawn")
-    options = parser.parse_args(argv)
-    return options
+    parser.add_argument("--modalities", action="store_true", help="draw T2w, T1w, FA and MD of a few infants instead")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
@@ -41,6 +43,7 @@ from run_folder.files import replacing
 
 from .acquisition import Acquisition
 from .growth import CSF, VENTRICLES
+from .options import MODALITIES
 from .pathology import PUNCTATE, Injury
 from .scan import PhantomScan, make_phantom_scan
 
@@ -76,7 +79,6 @@ def draw_contact_sheet(output: str | Path, seed: int = 42, voxel_size: float = 1
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from PIL import Image
 
     columns = 4
     rows = math.ceil(len(_CASES) / columns)
@@ -96,6 +98,55 @@ def draw_contact_sheet(output: str | Path, seed: int = 42, voxel_size: float = 1
         y=0.995,
     )
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=0.95, wspace=0.02, hspace=0.10)
+    return _save(figure, output)
+
+
+def draw_modalities(output: str | Path, seed: int = 42, voxel_size: float = 1.0) -> Path:
+    """Draw an axial slice of each modality, maps on the grid of the T2-weighted image; see `draw_contact_sheet`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = (
+        ("Normal, 30 weeks", 30, ()),
+        ("Normal, 36 weeks", 36, ()),
+        ("Diffuse injury, 36 weeks", 36, (Injury("diffuse_wmi", "moderate"),)),
+        ("Normal, 42 weeks", 42, ()),
+    )
+    figure, axes = plt.subplots(len(cases), len(MODALITIES), figsize=(9.0, 10.8), facecolor="black")
+    for row, (title, weeks, injuries) in zip(axes, cases, strict=True):
+        scan = make_phantom_scan(
+            weeks, injuries, seed=seed, infant="a", voxel_size=voxel_size, acquisition=_STILL, modalities=MODALITIES
+        )
+        centre, (_, _, axial) = _slices(scan)
+        half = (round(_HALF_WIDTH_MM / voxel_size), round(_HALF_LENGTH_MM / voxel_size))
+        tops = {"T2w": 700, "T1w": 800, "FA": 0.45, "MD": 3e-3}  # white
+        for axis, name in zip(row, MODALITIES, strict=True):
+            plane = _crop(_on_t2w_grid(scan, name)[:, :, axial], centre[:2], half)
+            axis.imshow(plane[::-1].T[::-1], cmap="gray", vmin=0, vmax=tops[name], interpolation="bilinear")
+            axis.set_title(f"{title}: T2w" if name == "T2w" else name, color="white", fontsize=9, pad=3)
+            axis.axis("off")
+    figure.suptitle("Synthetic phantoms, axial, one infant; never clinical evidence", color="white", fontsize=11)
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=0.93, wspace=0.02, hspace=0.08)
+    return _save(figure, output)
+
+
+def _on_t2w_grid(scan: PhantomScan, name: str) -> np.ndarray:
+    """A modality on the grid of the T2-weighted image."""
+    if name not in scan.channels:
+        return scan.volume
+    array, affine = scan.channels[name]
+    if scan.diffusion is None or name == "T1w":
+        return array
+    place = np.linalg.inv(scan.diffusion.to_t2w @ affine) @ scan.affine
+    return ndimage.affine_transform(array, place[:3, :3], place[:3, 3], output_shape=scan.volume.shape, order=1)
+
+
+def _save(figure, output: str | Path) -> Path:
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, facecolor="black")
     plt.close(figure)
@@ -216,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def draw() -> int:
         try:
-            print(draw_contact_sheet(options.output, options.seed))
+            print((draw_modalities if options.modalities else draw_contact_sheet)(options.output, options.seed))
         except ImportError as error:
             return complain(PROGRAM, f"the picture needs matplotlib ({error}): pip install matplotlib", FAILED)
         except OSError as error:

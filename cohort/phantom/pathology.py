@@ -7,6 +7,10 @@ The whole package uses these names and severities (`INJURIES`):
 - `cystic_pvl`: CSF-bright cysts next to the ventricles, small 2-5 mm, large 8-10 mm, confluent chains of 12-20 mm;
 - `ivh`: clot in a lateral ventricle, minor 10-50 %, major 55-90 % of its volume;
 - `punctate`: dark white-matter lesions of 1-3 mm, few 1-5 or many 6-15, in a line or a cluster near the ventricles.
+
+`DIFFUSE_INJURIES` are visible in diffusion only. `diffuse_wmi`: in all white matter, MD is 10-15 % (mild) or 15-20 %
+(moderate) higher and FA 15-22 % or 22-30 % lower, while the T2-weighted signal rises by 1 %. In preterm infants with
+diffuse signal changes of the white matter, diffusivity is raised too: Counsell et al. 2003, doi:10.1542/peds.112.1.1.
 """
 
 from __future__ import annotations
@@ -38,6 +42,11 @@ INJURIES: dict[str, tuple[str, ...]] = {
     "ivh": ("minor", "major"),
     "punctate": ("few", "many"),
 }
+DIFFUSE_INJURIES = {"diffuse_wmi": ("mild", "moderate")}
+ALL_INJURIES = INJURIES | DIFFUSE_INJURIES
+MD_RISE = {"mild": (0.10, 0.15), "moderate": (0.15, 0.20)}
+FA_LOSS = {"mild": (0.15, 0.22), "moderate": (0.22, 0.30)}
+T2W_RISE = 0.01
 SIDES = ("both", "left", "right")
 VENTRICLE_FACTORS = {"mild": (1.5, 2.5), "moderate": (2.5, 5.0), "severe": (5.0, 10.0)}
 ATROPHY_LOSSES = {"mild": (0.10, 0.10), "moderate": (0.175, 0.15), "severe": (0.25, 0.20)}  # white matter, deep grey
@@ -61,10 +70,10 @@ class Injury:
     side: str = "both"
 
     def __post_init__(self) -> None:
-        if self.name not in INJURIES:
-            raise ValueError(f"there is no injury named {self.name!r}; choose one of {', '.join(INJURIES)}")
-        if self.severity not in INJURIES[self.name]:
-            choices = ", ".join(INJURIES[self.name])
+        if self.name not in ALL_INJURIES:
+            raise ValueError(f"there is no injury named {self.name!r}; choose one of {', '.join(ALL_INJURIES)}")
+        if self.severity not in ALL_INJURIES[self.name]:
+            choices = ", ".join(ALL_INJURIES[self.name])
             raise ValueError(f"{self.name} has no severity {self.severity!r}; choose one of {choices}")
         if self.side not in SIDES:
             raise ValueError(f"{self.name} has no side {self.side!r}; choose one of {', '.join(SIDES)}")
@@ -99,6 +108,7 @@ class LesionMap:
         cyst_fraction: float32, fraction of each voxel that is cyst, or None.
         punctate_contrast: float32, relative change of the signal (negative), or None.
         lesions: the spheres that were placed.
+        white_matter: modality -> factor of its value in all white matter; empty without a diffuse injury.
         truth: numbers for the truth table.
     """
 
@@ -106,6 +116,7 @@ class LesionMap:
     cyst_fraction: np.ndarray | None = None
     punctate_contrast: np.ndarray | None = None
     lesions: list[Lesion] = field(default_factory=list)
+    white_matter: dict[str, float] = field(default_factory=dict)
     truth: dict[str, float] = field(default_factory=dict)
 
 
@@ -146,6 +157,10 @@ def place_lesions(
         _place_clot(result, anatomy, by_name["ivh"], named_rng(seed, "ivh", infant))
     if "punctate" in by_name:
         _place_punctate(result, anatomy, by_name["punctate"], axes, named_rng(seed, "punctate", infant))
+    if "diffuse_wmi" in by_name:
+        severity, rng = by_name["diffuse_wmi"].severity, named_rng(seed, "diffuse_wmi", infant)
+        rise, loss = float(rng.uniform(*MD_RISE[severity])), float(rng.uniform(*FA_LOSS[severity]))
+        result.white_matter = {"T2w": 1.0 + T2W_RISE, "MD": 1.0 + rise, "FA": 1.0 - loss}
     return result
 
 

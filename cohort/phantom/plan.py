@@ -15,13 +15,20 @@ import numpy as np
 from .field_of_view import FieldOfView, draw_field_of_view
 from .fields import named_rng
 from .grids import Grid, full_grid, small_grid
+from .modalities import assign_modalities
+from .options import DEFAULT_MISSING
 from .pathology import Injury
 from .scanners import SCANNERS, family_numbers
 
-DEFAULT_SUBJECTS = {"clear": 48, "dhcp": 128, "null": 48}
-INJURED_SHARE = {"clear": 20 / 48, "dhcp": 54 / 128, "null": 20 / 48}
+DEFAULT_SUBJECTS = {"clear": 48, "dhcp": 128, "null": 48, "diffuse": 48}
+INJURED_SHARE = {"clear": 20 / 48, "dhcp": 54 / 128, "null": 20 / 48, "diffuse": 24 / 48}
 SCORE_TWO_SHARE = 32 / 74  # of the normal infants
-PAIR_SHARE = {"clear": 6 / 48, "dhcp": 20 / 128, "null": 6 / 48}  # twin pairs per infant of the cohort
+PAIR_SHARE = {
+    "clear": 6 / 48,
+    "dhcp": 20 / 128,
+    "null": 6 / 48,
+    "diffuse": 6 / 48,
+}  # twin pairs per infant of the cohort
 EQUAL_PAIR_SHARE = 0.70  # of the twin pairs: both have the same label
 # `dhcp` only, relative to the 128 infants and in addition to them
 EXTRA_SESSIONS, EXTRA_POOR_INFANTS = 14 / 128, 3 / 128
@@ -69,6 +76,7 @@ class PlannedScan:
         motion: strength 0-1.
         field_of_view: what the scan shows around the head; None for the whole grid.
         scanner: a name of `SCANNERS`; None for the default acquisition.
+        modalities: which images the session has; None in a cohort that has T2w images only.
     """
 
     participant_id: str
@@ -87,6 +95,7 @@ class PlannedScan:
     grid: Grid
     field_of_view: FieldOfView | None = None
     scanner: str | None = None
+    modalities: tuple[str, ...] | None = None
 
     @property
     def label(self) -> int | None:
@@ -103,21 +112,24 @@ def plan_cohort(
     motion_confounding: float = 0.0,
     field_of_view: str = "fixed",
     scanner: str | None = None,
+    modalities: tuple[str, ...] = ("T2w",),
+    missing: float = DEFAULT_MISSING,
 ) -> list[PlannedScan]:
     """Plan every session of a cohort, sorted by participant and session.
 
     Args:
-        preset: `clear`, `dhcp` or `null`.
-        num_subjects: infants with a labelled first session; 48, 128, 48 by default. `dhcp` adds second sessions and
+        preset: `clear`, `dhcp`, `null` or `diffuse`.
+        num_subjects: infants with a labelled first session; 48, 128, 48, 48 by default. `dhcp` adds second sessions and
             infants of poor quality: 14 and 3 per 128.
         motion_confounding: 0 = motion in 12.5 % of the scans, independent of the label; 1 = motion in all scans
             labelled injured and in no others; linear in between.
         field_of_view: `fixed` shows the same part of space in every scan, `varied` draws one for each.
         scanner: the scanner of all scans; its voxels replace `voxel_size`.
+        modalities: what is acquired; `missing` is the share of the sessions that lack T1w, and that lack diffusion.
     """
     count = DEFAULT_SUBJECTS[preset] if num_subjects is None else num_subjects
     # `null` is the cohort of `clear` with permuted labels
-    name = "dhcp" if preset == "dhcp" else "clear"
+    name = "clear" if preset == "null" else preset
     labels, families = _assign_labels(named_rng(seed, name, "labels"), count, name)
     scans = _draw_infants(named_rng(seed, name, "infants"), families, scanner)
     scores, injuries = _assign_scores(named_rng(seed, name, "scores"), labels, name)
@@ -141,6 +153,8 @@ def plan_cohort(
             replace(scan, field_of_view=draw_field_of_view(seed, scan.participant_id, scan.session_id))
             for scan in scans
         ]
+    if len(modalities) > 1 or preset == "diffuse":
+        scans = assign_modalities(named_rng(seed, name, "modalities"), scans, modalities, missing)
     return sorted(scans, key=lambda scan: (scan.participant_id, scan.session_id))
 
 
@@ -246,6 +260,9 @@ def _assign_scores(
             injuries[k] = (Injury("punctate", "many" if rank % 2 else "few", _side(rng)),)
         elif rank < punctate + outside:
             scores[k] = "4"  # a finding outside the brain: the brain looks normal
+        elif preset == "diffuse":
+            severity = ("mild", "moderate")[rank % 2]
+            scores[k], injuries[k] = ("3", "5")[rank % 2], (Injury("diffuse_wmi", severity),)
         else:
             scores[k] = "5"
             chosen = table[(rank - punctate - outside) % len(table)]

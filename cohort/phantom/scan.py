@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import nibabel as nib
 import numpy as np
 
 from .acquisition import Acquisition, acquire, draw_acquisition, paint
 from .anatomy import build_anatomy
+from .diffusion import DiffusionSpace, acquire_map, draw_space
 from .field_of_view import FieldOfView, Placement, head_grid
 from .fields import named_rng
 from .grids import Grid, small_grid
@@ -23,6 +24,7 @@ from .growth import (
     intracranial_half_axes,
     normal_volumes,
 )
+from .modalities import MAPS, acquire_t1w, checked_modalities, paint_modality
 from .pathology import LESION_NAMES, Injury, Lesion, as_injuries, injured_volumes, place_lesions
 from .scanners import SCANNERS
 
@@ -43,6 +45,9 @@ class PhantomScan:
         lesions: the spheres of cysts and punctate lesions.
         acquisition: imaging conditions.
         truth: the scan's row of truth.tsv.
+        channels: modality other than T2w -> array as stored, and its affine.
+        diffusion: where the diffusion maps lie; None without them.
+        white_matter: modality -> factor of its value in all white matter; empty without a diffuse injury.
     """
 
     volume: np.ndarray
@@ -56,6 +61,9 @@ class PhantomScan:
     lesions: tuple[Lesion, ...]
     acquisition: Acquisition
     truth: dict[str, float | str]
+    channels: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    diffusion: DiffusionSpace | None = None
+    white_matter: dict[str, float] = field(default_factory=dict)
 
     def image(self) -> nib.Nifti1Image:
         """The volume as a NIfTI image."""
@@ -86,6 +94,7 @@ def make_phantom_scan(
     acquisition: Acquisition | None = None,
     field_of_view: FieldOfView | None = None,
     scanner: str | None = None,
+    modalities: Sequence[str] = ("T2w",),
 ) -> PhantomScan:
     """Generate one scan.
 
@@ -101,6 +110,7 @@ def make_phantom_scan(
         acquisition: fixed imaging conditions instead of random ones; its `motion` replaces the argument.
         field_of_view: what the scan shows around the head, instead of the shape of the grid; adds a neck.
         scanner: a name of `SCANNERS`, which changes the drawn imaging conditions and, without a `grid`, the grid.
+        modalities: `MODALITIES` to make; the T2-weighted image does not depend on them.
 
     Raises:
         ValueError: a value is out of range, or an injury is unknown.
@@ -109,7 +119,7 @@ def make_phantom_scan(
         raise ValueError(f"the scan age is {scan_age:g} weeks; choose one between {MIN_WEEKS:g} and {MAX_WEEKS:g}")
     if not 0.0 <= motion <= 1.0:
         raise ValueError(f"the motion strength is {motion:g}; choose one between 0 and 1")
-    injuries = as_injuries(injuries)
+    injuries, modalities = as_injuries(injuries), checked_modalities(modalities)
     grid = grid or (SCANNERS[scanner].grid() if scanner else small_grid(voxel_size))
     rng = named_rng(seed, "acquisition", family, infant, session)
     conditions = acquisition or draw_acquisition(rng, motion)
@@ -126,12 +136,28 @@ def make_phantom_scan(
     anatomy = build_anatomy(target, scan_age, home, seed, family, infant, conditions.shift)
     lesions = place_lesions(anatomy, injuries, home, seed, family + infant, conditions.shift)
     still = paint(anatomy, lesions, scan_age, conditions, home, seed, family + infant)
+    others = {
+        name: paint_modality(name, anatomy, lesions, scan_age, conditions.scalp_mm, seed, family + infant)
+        for name in modalities[1:]
+    }
+    centre = np.array(conditions.shift)
     dseg, lesion_mask = anatomy.dseg, lesions.mask
     if field_of_view is not None:
         still, dseg, lesion_mask = (placement.placed(a, n) for a, n in ((still, 1), (dseg, 0), (lesion_mask, 0)))
+        others = {name: placement.placed(image, 1) for name, image in others.items()}
+        centre = placement.centre
         if field_of_view.neck:
             placement.add_neck(still, scan_age, conditions)
     volume = acquire(still, scan_age, conditions, grid, rng)
+    names, channels, space = (family, infant, session), {}, None
+    if "T1w" in others:
+        t1w = acquire_t1w(others["T1w"], scan_age, conditions, grid, seed, *names)
+        channels["T1w"] = (grid.stored(t1w), grid.affine)
+    if set(MAPS) & others.keys():
+        space = draw_space(grid, np.array(grid.origin) + centre, seed, *names)
+        for name in [each for each in MAPS if each in others]:
+            values = acquire_map(name, others[name], grid, space, seed, *names)
+            channels[name] = (space.grid.stored(values), space.grid.affine)
 
     brain_mask = (dseg > 0).astype(np.uint8)
     volumes_ml = measure_volumes(dseg, lesion_mask, grid.voxel_size)
@@ -173,6 +199,9 @@ def make_phantom_scan(
         lesions=tuple(lesions.lesions),
         acquisition=conditions,
         truth=truth,
+        channels=channels,
+        diffusion=space,
+        white_matter=lesions.white_matter,
     )
 
 

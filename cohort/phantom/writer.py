@@ -8,6 +8,7 @@ same settings give the same bytes, independent of the number of workers and of i
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from run_folder.files import read_json, write_json, write_text
 
 from .grids import FULL_VOXEL_SIZE, small_grid
 from .growth import TISSUE_NAMES
-from .options import DEFAULT_VOXEL_SIZE, FIELDS_OF_VIEW, PRESETS
+from .modalities import checked_modalities
+from .options import DEFAULT_MISSING, DEFAULT_VOXEL_SIZE, FIELDS_OF_VIEW, MODALITIES, PRESETS
 from .pathology import LESION_NAMES
 from .plan import DEFAULT_SUBJECTS, PlannedScan, plan_cohort
 from .scanners import SCANNERS
-from .session import is_written, session_files, session_folder, write_session
+from .session import DIFFUSION_ROOT, is_written, session_files, session_folder, write_session
 
 GENERATOR = "gloresnet-phantom"
 VERSION = "1"  # increase it when the same settings give different images
@@ -61,12 +63,24 @@ Layout: that of the neonatal dHCP derivatives.
 
 {note}
 """
+_README_MODALITIES = """
+Modalities: {modalities}. T1w is missing in {percent:g} % of the sessions, diffusion in another {percent:g} %.
+
+  sub-X/ses-Y/anat/
+    *_desc-restore_space-T2w_T1w.nii.gz  T1-weighted volume on the grid of the T2-weighted one
+  {root}/sub-X/ses-Y/
+    dwi/*_model-DTI_FA.nii.gz            fractional anisotropy, on a grid of 1.5 mm, head moved
+    dwi/*_model-DTI_MD.nii.gz            mean diffusivity, mm2/s
+    xfm/*_from-dwi_to-T2w_mode-image.mat rigid transform, FSL's FLIRT convention
+"""
 _NOTES = {
     "clear": "Preset clear: the injured (score 5) have macroscopic injury only; the normal have score 1 or 2.",
     "dhcp": "Preset dhcp: score 3 are punctate lesions, score 4 show nothing in the brain, score 5 major injuries.\n"
     "Second sessions with a score of their own and infants of poor quality (Q) come on top of the others.",
     "null": "Preset null: scores were permuted over families. They say nothing about the images: no method can be\n"
     "better than chance here, and one that looks better is leaking.",
+    "diffuse": "Preset diffuse: the injured have diffuse white-matter injury (score 3 mild, score 5 moderate): MD is\n"
+    "10-20 % higher, FA 15-30 % lower, and the T2-weighted signal 1 % higher. The factors are in truth.tsv.",
 }
 
 
@@ -99,14 +113,16 @@ def generate_phantom_cohort(
     progress: bool = True,
     field_of_view: str = "fixed",
     scanner: str | None = None,
+    modalities: Sequence[str] | None = None,
+    missing: float = DEFAULT_MISSING,
 ) -> Path:
     """Generate a cohort, or the missing parts of it. A finished cohort is left unchanged.
 
     Args:
         output: folder; new, empty, or a phantom with the same settings.
-        preset: `clear` (28 normal, 20 with macroscopic injury), `dhcp` (74 / 54, the paper's scores) or `null` (labels
-            permuted over families).
-        num_subjects: infants with a labelled first session; default 48, 128, 48.
+        preset: `clear` (28 normal, 20 with macroscopic injury), `dhcp` (74 / 54, the paper's scores), `null` (labels
+            permuted over families) or `diffuse` (24 / 24, diffuse white-matter injury that T2w does not show).
+        num_subjects: infants with a labelled first session; default 48, 128, 48, 48.
         seed: 0 or more; determines everything random.
         voxel_size: mm, isotropic; the field of view is 145 x 145 x 102.5 mm.
         full_grid: use the 0.5 mm grids of the dHCP release in mixed axis orders instead.
@@ -116,6 +132,8 @@ def generate_phantom_cohort(
         field_of_view: `fixed`, or `varied` for another field of view, place and tilt of the head in each scan.
         scanner: a name of `scanners.SCANNERS`: its voxels, blur, noise, bias field, echo time and field of view instead
             of the default ones, and a column `site` in participants.tsv.
+        modalities: of `MODALITIES`; by default T2w only, and all of them for `diffuse`.
+        missing: 0-0.9, share of the sessions without T1w, and of those without diffusion; not used with T2w only.
 
     Returns:
         The folder.
@@ -127,6 +145,7 @@ def generate_phantom_cohort(
     """
     settings = _checked_settings(preset, num_subjects, seed, voxel_size, full_grid, motion_confounding, field_of_view)
     settings |= _checked_scanner(scanner, voxel_size, full_grid)
+    chosen, settings = _with_modalities(settings, modalities, missing)
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"the number of workers is {num_workers}; it must be at least 1")
     output = Path(output)
@@ -144,13 +163,15 @@ def generate_phantom_cohort(
             settings["motion_confounding"],
             field_of_view,
             scanner,
+            chosen,
+            missing,
         )
-        missing = [scan for scan in plan if not is_written(output, scan)]
-        if is_complete(output) and not missing and all((output / name).is_file() for name in _root_files()):
+        unwritten = [scan for scan in plan if not is_written(output, scan)]
+        if is_complete(output) and not unwritten and all((output / name).is_file() for name in _root_files()):
             return output
         remove_leftovers(output)
         write_json(output / DESCRIPTION, _description(settings, complete=False))
-        _write_sessions(output, missing, len(plan), seed, num_workers, progress)
+        _write_sessions(output, unwritten, len(plan), seed, num_workers, progress)
         _write_tables(output, plan, settings)
         write_json(output / DESCRIPTION, _description(settings, complete=True))
     return output
@@ -207,6 +228,20 @@ def _checked_scanner(scanner: str | None, voxel_size: float, full_grid: bool) ->
     return {"scanner": scanner, "voxel_size": own}
 
 
+def _with_modalities(
+    settings: dict[str, Any], modalities: Sequence[str] | None, missing: float
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The modalities, and the settings with them. Absent from folders with T2w only, as before they existed."""
+    if modalities is None:
+        modalities = MODALITIES if settings["preset"] == "diffuse" else ("T2w",)
+    chosen = checked_modalities(modalities)
+    if not 0.0 <= missing <= 0.9:
+        raise ValueError(f"the missing share is {missing:g}; choose one between 0 and 0.9")
+    if len(chosen) == 1:
+        return chosen, settings
+    return chosen, {**settings, "modalities": ",".join(chosen), "missing": float(missing)}
+
+
 def _check_folder(output: Path, settings: dict[str, Any]) -> None:
     """Raise PhantomFolderError if the folder contains anything other than this cohort."""
     if output.exists() and not output.is_dir():
@@ -216,7 +251,7 @@ def _check_folder(output: Path, settings: dict[str, Any]) -> None:
     found = phantom_description(output)
     if found is None:
         raise PhantomFolderError(f"{output} is not empty and is not a generated phantom; choose another folder")
-    default = {"field_of_view": "fixed", "scanner": None}
+    default = {"field_of_view": "fixed", "scanner": None, "modalities": "T2w", "missing": None}
     found, wanted = default | found, default | dict(settings, version=VERSION)
     for name in wanted:
         if found.get(name) != wanted[name]:
@@ -285,8 +320,16 @@ def _write_tables(output: Path, plan: list[PlannedScan], settings: dict[str, Any
             site=", site (the scanner)" if "scanner" in settings else "",
             tissues=", ".join(f"{k} {name}" for k, name in TISSUE_NAMES.items() if name != "background"),
             lesions=", ".join(f"{k} {name}" for k, name in LESION_NAMES.items()),
-        ),
+        )
+        + _modalities_note(settings),
     )
+
+
+def _modalities_note(settings: dict[str, Any]) -> str:
+    if "modalities" not in settings:
+        return ""
+    words = {"modalities": settings["modalities"], "percent": 100 * settings["missing"], "root": DIFFUSION_ROOT}
+    return _README_MODALITIES.format(**words)
 
 
 def _description(settings: dict[str, Any], complete: bool) -> dict[str, Any]:
