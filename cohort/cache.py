@@ -11,6 +11,8 @@ import inspect
 import json
 import shutil
 import uuid
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,17 +20,22 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Array4D, Dataset, Features, Value, concatenate_datasets
+from datasets import Array4D, Dataset, Features, List, Value, concatenate_datasets
 from filelock import FileLock
 
 from machine.cores import available_cores
 from machine.workers import in_workers
-from preprocessing import GloResNetImageProcessor, VolumeError
+from preprocessing import GloResNetImageProcessor, VolumeError, VolumeWarning
 from preprocessing.preparation_gloresnet import SETTINGS
 from run_folder.files import replacing_folder
 
 from .file_state import file_state
+from .images import CohortError
+from .modalities import Channel
 from .scans import Scan
+from .transforms import in_t2w_space
+
+OF_CHANNEL = "channel: "  # marks the reasons that are not the T2w scan's
 
 
 def standardised_volumes(
@@ -38,12 +45,17 @@ def standardised_volumes(
 
     Args:
         scans: scans of any status; only those with status `used` are read.
-        processor: the preprocessing to apply. It gets each scan's brain mask if it requires one.
+        processor: the preprocessing to apply. It gets each scan's brain mask if it requires one, and the channels of
+            its modalities.
         num_workers: number of processes; all cores by default.
 
     Returns:
-        A dataset with one row per readable scan, in the order given: `pixel_values` (1, S, S, S) float32 and `sha256`
-        of the image file. And all scans, where those that could not be read have the status `unreadable` and a reason.
+        A dataset with one row per readable scan, in the order given: `pixel_values` (C, S, S, S) float32, `sha256` of
+        the image file and, with several modalities, `presence` (C,) bool. And all scans, where those that could not be
+        read have the status `unreadable` and a reason.
+
+    Raises:
+        CohortError: an image of another modality than T2w cannot be used. The message names it.
     """
     folder = _folder(processor)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +64,11 @@ def standardised_volumes(
         for unfinished in folder.glob(".*.partial"):
             shutil.rmtree(unfinished)
         rows, _ = _index(folder)
-        keys = {scan: _key(scan.image, scan.mask) for scan in scans if scan.status == "used"}
+        keys = {
+            scan: _key(scan.image, scan.mask, scan.channels if _channels(processor) > 1 else ())
+            for scan in scans
+            if scan.status == "used"
+        }
         missing = {scan: key for scan, key in keys.items() if key not in rows}
         errors = _build(missing, processor, folder, num_workers or available_cores()) if missing else {}
         rows, volumes = _index(folder)
@@ -63,19 +79,27 @@ def standardised_volumes(
         for scan in scans
     ]
     wanted = [rows[keys[scan]] for scan in scans if scan.status == "used"]
-    return volumes.select(wanted).select_columns(["pixel_values", "sha256"]), scans
+    presence = ["presence"] if _channels(processor) > 1 else []
+    return volumes.select(wanted).select_columns(["pixel_values", "sha256", *presence]), scans
 
 
 def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:
-    """Add a shard with the volumes of the scans. Returns key -> reason for scans that could not be read."""
-    rows = [{"key": key, "image": scan.image, "mask": scan.mask} for scan, key in keys.items()]
+    """Add a shard with the volumes of the scans. Returns key -> reason for scans that could not be read.
+
+    Raises:
+        CohortError: an image of another modality than T2w cannot be used; the shard is kept for the other scans.
+    """
+    several = _channels(processor) > 1
+    rows: list[dict[str, Any]] = [{"key": key, "image": scan.image, "mask": scan.mask} for scan, key in keys.items()]
+    if several:
+        rows = [{**row, "channels": list(map(list, scan.channels))} for row, scan in zip(rows, keys, strict=True)]
     num_workers = min(num_workers, len(rows))
     name = uuid.uuid4().hex
     with (
         replacing_folder(folder / name) as shard,
         in_workers(partial(_standardise, processor=processor), rows, num_workers) as standardised,
     ):
-        built = Dataset.from_list(rows).map(
+        built = Dataset.from_list([{name: row[name] for name in ("key", "image", "mask")} for row in rows]).map(
             lambda _row: next(standardised),  # in the order in which they are ready; the key says which scan it is
             features=_features(processor),
             remove_columns=["image", "mask"],
@@ -85,27 +109,67 @@ def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Pa
             new_fingerprint=name,
             desc="Standardising scans",
         )
-        return {row["key"]: row["error"] for row in built.select_columns(["key", "error"]) if row["error"]}
+        errors = {row["key"]: row["error"] for row in built.select_columns(["key", "error"]) if row["error"]}
+    of_channels = [error.removeprefix(OF_CHANNEL) for error in errors.values() if error.startswith(OF_CHANNEL)]
+    if of_channels:
+        more = len(of_channels) - 1
+        raise CohortError(
+            f"{of_channels[0]} Or remove that file: the scan is then used, and counted as lacking it."
+            + (f" {more} more such {'file' if more == 1 else 'files'} in other scans." if more else "")
+        )
+    return errors
 
 
 def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
-    blank = {"sha256": "", "pixel_values": np.zeros((1, *[processor.image_size] * 3), np.float32)}
+    count = _channels(processor)
+    blank = {"sha256": "", "pixel_values": np.zeros((count, *[processor.image_size] * 3), np.float32)}
+    if count > 1:
+        blank["presence"] = [False] * count
+    channels = [Channel(*channel) for channel in row.get("channels", [])]
     try:
         masks = {"mask": row["mask"]} if processor.brain_mask == "required" else {}
         without_search: dict[str, Any] = {"local_stream": False} if getattr(processor, "local_stream", False) else {}
-        volume = processor(row["image"], return_tensors="np", **masks, **without_search)["pixel_values"][0]
+        prepare = partial(processor, return_tensors="np", **masks, **without_search)
+        with warnings.catch_warnings():
+            if count > 1:  # the cohort counts what is missing
+                warnings.filterwarnings("ignore", message=r"(?s).*: The scan has no ", category=VolumeWarning)
+            try:
+                inputs = prepare(_with_channels(row["image"], channels) if channels else row["image"])
+            except (VolumeError, CohortError) as error:
+                if not channels:
+                    raise
+                prepare(row["image"])  # raises if the T2w scan is to blame
+                return {"key": row["key"], "error": OF_CHANNEL + " ".join(str(error).split()), **blank}
         with open(row["image"], "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except (VolumeError, OSError) as error:
         return {"key": row["key"], "error": " ".join(str(error).split()), **blank}
-    if _key(row["image"], row["mask"]) != row["key"]:  # volume and hash may be of different files
+    if _key(row["image"], row["mask"], channels) != row["key"]:  # volume and hash may be of different files
         return {"key": row["key"], "error": f"{row['image']} or its mask changed while it was read.", **blank}
-    return {"key": row["key"], "error": "", "sha256": sha256, "pixel_values": volume}
+    found = {"pixel_values": inputs["pixel_values"][0]}
+    if count > 1:
+        found["presence"] = inputs["presence"][0].tolist()
+    return {"key": row["key"], "error": "", "sha256": sha256, **found}
 
 
-def _key(image: str | None, mask: str | None) -> str:
+def _with_channels(image: str, channels: list[Channel]) -> dict[str, Any]:
+    """The images of a scan by modality, all in the world of its T2w scan. Errors name the file."""
+    images: dict[str, Any] = {"T2w": image}
+    for channel in channels:
+        images[channel.modality] = in_t2w_space(channel.image, channel.transform, image)
+    return images
+
+
+def _key(image: str | None, mask: str | None, channels: Sequence[Channel] = ()) -> str:
     """A hash of the state of a scan's files, without reading them."""
-    return hashlib.sha256(json.dumps([file_state(image), file_state(mask)]).encode()).hexdigest()
+    state: list = [file_state(image), file_state(mask)]
+    state += [[c.modality, file_state(c.image), file_state(c.transform)] for c in channels]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _channels(processor: GloResNetImageProcessor) -> int:
+    """How many channels its volumes have. Processors of earlier versions know T2w only."""
+    return len(getattr(processor, "modalities", ("T2w",)))
 
 
 def _folder(processor: GloResNetImageProcessor) -> Path:
@@ -113,6 +177,9 @@ def _folder(processor: GloResNetImageProcessor) -> Path:
     settings = {name: getattr(processor, name, None) for name in SETTINGS}  # earlier versions lack some
     if settings["local_stream"]:
         settings["local_stream"] = False  # the volumes are the same
+    if _channels(processor) > 1:  # folders of T2w alone keep their names
+        settings["modalities"] = list(processor.modalities)
+        settings["transforms"] = Path(inspect.getfile(in_t2w_space)).read_text()
     package = Path(inspect.getfile(GloResNetImageProcessor)).parent
     code = "".join(path.read_text() for path in sorted(package.glob("*_gloresnet.py")))
     digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + code).encode()).hexdigest()
@@ -120,8 +187,10 @@ def _folder(processor: GloResNetImageProcessor) -> Path:
 
 
 def _features(processor: GloResNetImageProcessor) -> Features:
-    volume = Array4D((1, *[processor.image_size] * 3), "float32")
-    return Features(key=Value("string"), sha256=Value("string"), error=Value("string"), pixel_values=volume)
+    count = _channels(processor)
+    volume = Array4D((count, *[processor.image_size] * 3), "float32")
+    presence = {"presence": List(Value("bool"), length=count)} if count > 1 else {}
+    return Features(key=Value("string"), sha256=Value("string"), error=Value("string"), pixel_values=volume, **presence)
 
 
 def _index(folder: Path) -> tuple[dict[str, int], Dataset]:

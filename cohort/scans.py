@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from .images import (
     session_images,
 )
 from .labels import SEXES, SINGLETONS, LabelRow, assign, known_score, label_of_score, name, read_tables
+from .modalities import COLUMNS, Channel, channel_cells, channel_counts, channels_of_cells, with_channels
 
 __all__ = [
     "CohortError",
@@ -65,6 +66,10 @@ class Scan:
     status: str
     reason: str  # a sentence; "" if used
     site: str = ""  # the hospital, from a column `site`; "" if unknown
+    channels: tuple[Channel, ...] = ()  # its other modalities, as far as they were asked for and it has them
+
+
+_COLUMNS = tuple(f.name for f in fields(Scan) if f.name != "channels")  # of cohort.csv
 
 
 def find_scans(
@@ -76,6 +81,8 @@ def find_scans(
     acquisition: str | None = None,
     run: str | None = None,
     one_site: bool = False,
+    modalities: Sequence[str] = ("T2w",),
+    also: Sequence[str | os.PathLike[str]] = (),
 ) -> list[Scan]:
     """List every session of a BIDS cohort with its label, sorted by id. Excluded ones are included, with the reason.
 
@@ -92,9 +99,12 @@ def find_scans(
         acquisition, run: which image to use in a session that has several, see `session_images`. If several are left,
             columns `acquisition` and `run` of the label's row choose. A session that still has several is excluded.
         one_site: refuse tables that give a scan two sites. Otherwise the first counts, as for other covariates.
+        modalities: further images to find for the scans in use, see `find_channels`. A scan that lacks one is kept.
+        also: further roots, in which these are searched too.
 
     Raises:
-        CohortError: no scan can be used, the files leave a label ambiguous, or an id is written in two ways.
+        CohortError: no scan can be used, the files leave a label ambiguous, an id is written in two ways, no scan has
+            one of the modalities, or an image of one cannot be right.
     """
     if brain_mask not in ("none", "required"):
         raise CohortError(f"brain_mask is {brain_mask!r}: choose none or required.")
@@ -138,7 +148,7 @@ def find_scans(
         raise CohortError(_nothing_to_use(scans, data_dir))
     if brain_mask == "required":
         _require_masks(scans, on_disk)
-    return scans
+    return with_channels(scans, [data_dir, *also], modalities) if len(modalities) > 1 else scans
 
 
 def exclude(scan: Scan, status: str, reason: str) -> Scan:
@@ -147,7 +157,7 @@ def exclude(scan: Scan, status: str, reason: str) -> Scan:
 
 
 def flow(scans: Iterable[Scan]) -> dict[str, int]:
-    """Count the scans: found, labelled, excluded for each reason, used, and used per class.
+    """Count the scans: found, labelled, excluded for each reason, used, used per class, and used with each modality.
 
     `found` counts every scan, including those that only a label table lists (`no image`). It equals `used` plus all
     exclusions.
@@ -162,31 +172,41 @@ def flow(scans: Iterable[Scan]) -> dict[str, int]:
         "used": by_status["used"],
         "used normal": used[0],
         "used injury": used[1],
+        **{f"used with {m}": n for m, n in channel_counts(s.channels for s in scans if s.status == "used").items()},
     }
 
 
 def write_cohort(scans: Iterable[Scan], path: str | os.PathLike[str]) -> None:
-    """Write `cohort.csv`: one row per scan, one column per field of `Scan`, empty cells for unknown values."""
+    """Write `cohort.csv`: one row per scan, one column per field of `Scan`, empty cells for unknown values.
+
+    If scans have further modalities, their files are in columns of their own, see `channel_cells`.
+    """
+    scans = list(scans)
     table = pd.DataFrame(
-        [["" if (value := getattr(scan, f.name)) is None else str(value) for f in fields(Scan)] for scan in scans],
-        columns=[f.name for f in fields(Scan)],
+        [["" if (value := getattr(scan, column)) is None else str(value) for column in _COLUMNS] for scan in scans],
+        columns=list(_COLUMNS),
     )
+    files = [channel_cells(scan.channels) for scan in scans]
+    for column in (column for column in COLUMNS if any(column in cells for cells in files)):
+        table[column] = [cells.get(column, "") for cells in files]
     write_text(path, csv_text(table))
 
 
 def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
     """Read a file of `write_cohort`. Raises CohortError if it is missing or not such a table."""
     try:
-        columns = tuple(f.name for f in fields(Scan) if f.name != "site")  # which older runs lack
+        columns = [column for column in _COLUMNS if column != "site"]  # which older runs lack
         scans = []
         table = read_table(Path(path), columns, as_text=True)
-        for row in table[[*columns, *(["site"] if "site" in table else [])]].to_dict("records"):
+        files = [channels_of_cells(row) for row in table.to_dict("records")]
+        columns += ["site"] if "site" in table else []
+        for row, channels in zip(table[columns].to_dict("records"), files, strict=True):
             for column in ("image", "mask", "segmentation"):
                 row[column] = row[column] or None
             for column in ("birth_age", "birth_weight", "scan_age"):
                 row[column] = float(row[column]) if row[column] else None
             row["label"] = int(row["label"]) if row["label"] else None
-            scans.append(Scan(**row))
+            scans.append(Scan(**row, channels=channels))
     except (OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CohortError(

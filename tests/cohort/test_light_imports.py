@@ -11,7 +11,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "module",
-    ["cohort.images", "cohort.labels", "cohort.painted.__main__", "cohort.phantom", "cohort.phantom.__main__"],
+    [
+        "cohort.transforms",
+        "cohort.modalities",
+        "cohort.labels",
+        "cohort.painted.__main__",
+        "cohort.phantom",
+        "cohort.phantom.__main__",
+    ],
 )
 def test_imports_without_torch_and_transformers(module):
     code = f"import sys; sys.modules.update(torch=None, transformers=None); import {module}"
