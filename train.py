@@ -15,6 +15,7 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
     begin_program("train.py")
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -38,7 +39,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     add("--labels", help="TSV or CSV file of labels, if the BIDS folder has none")
     add("--acquisition", metavar="A", help="which image to use in sessions with several: the one with acq-A")
     add("--run", metavar="N", help="the same for run-N")
-    add("--phantom", choices=("clear", "dhcp", "null"), help="which phantom cohort (default: clear)")
+    add(
+        "--also", nargs="+", default=[], metavar="ROOT", help="further BIDS folders of the same scans, for --modalities"
+    )
+    add("--phantom", choices=("clear", "dhcp", "null", "diffuse"), help="which phantom cohort (default: clear)")
     add("--recipe", help="demo, paper, clinical or a YAML file (default: demo for phantoms, else paper)")
     add("--output_dir", help="folder of the run (default: runs/<cohort>-<recipe>)")
     trackers = ("none", "tensorboard", "trackio", "wandb")
@@ -50,7 +54,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args(argv))
     run_options = (
-        *("fold", "data_dir", "labels", "acquisition", "run", "phantom", "recipe", "output_dir", "report_to"),
+        *("fold", "data_dir", "labels", "acquisition", "run", "also", "phantom", "recipe", "output_dir", "report_to"),
         *("refit", "push_to_hub", "hub_model_id", "overwrite"),
     )
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
@@ -61,6 +65,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
         parser.error("--phantom generates a cohort and --data_dir names one: give only one of them")
     if options.data_dir and not Path(options.data_dir).is_dir() and not is_hub_name(options.data_dir):
         parser.error(f"--data_dir {options.data_dir} is not a folder: give the BIDS folder of your cohort")
+    if options.also and not options.data_dir:
+        parser.error("--also adds folders to --data_dir: give both")
+    if missing := [root for root in options.also if not Path(root).is_dir()]:
+        parser.error(f"--also {missing[0]} is not a folder: give the BIDS folder of the further modalities")
     if options.labels and not Path(options.labels).is_file():
         parser.error(f"--labels {options.labels} is not a file: give a TSV or CSV of labels")
     tracker = None if options.report_to == "none" else find_spec(options.report_to)
@@ -93,6 +101,8 @@ import torch
 
 from cohort.from_hub import open_cohort
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
+from cohort.phantom.modalities import MODALITIES
+from cohort.phantom.session import DIFFUSION_ROOT
 from cohort.scans import CohortError
 from evaluation.metrics import write_cv_metrics
 from evaluation.records import read_pooled
@@ -123,15 +133,25 @@ def train(options: argparse.Namespace, settings: dict) -> None:
     recipe_name = options.recipe or ("paper" if options.data_dir and not is_phantom(data_dir) else "demo")
     recipe = load_recipe(recipe_name, **settings)
     check_options(options, recipe, settings)
+    several = len(recipe.channels) > 1
+    if several and options.data_dir and data_dir.resolve() != Path(options.data_dir).resolve():
+        raise RecipeError(
+            f"{options.data_dir} is a dataset, which holds T2w only: give BIDS folders, or --modalities T2w."
+        )
+    also = [str(Path(root).resolve()) for root in options.also]
+    if several and not options.data_dir:
+        data_dir = data_dir if options.phantom == "diffuse" else data_dir.with_name(f"{data_dir.name}-modalities")
+        origin, also = str(data_dir.resolve()), [str(data_dir.resolve() / DIFFUSION_ROOT)]
     run = RunFolder(options.output_dir or f"runs/{data_dir.resolve().name}-{Path(recipe_name).stem}")
     accelerator = start_accelerator(recipe, run.path, options.report_to)
     for sentence in overridden_settings(recipe):
         accelerator.print(f"train.py: {sentence}", file=sys.stderr)
 
-    images = {"acquisition": options.acquisition, "run": options.run}
+    images = {"acquisition": options.acquisition, "run": options.run, "also": also}
     # the main process does what is done once; the others wait and then find it done
     with accelerator.main_process_first():
-        source = {"data_dir": origin, "labels": options.labels and str(Path(options.labels).resolve()), **images}
+        source = {"data_dir": origin, "labels": options.labels and str(Path(options.labels).resolve())}
+        source |= images | {"also": os.pathsep.join(also) or None}
         overwrite = options.overwrite and accelerator.is_main_process
         recipe = open_run(run, recipe, source, accelerator.num_processes, overwrite=overwrite)
         torch.set_num_threads(recipe.num_threads)  # `accelerate launch` sets one thread, which nearly halves the speed
@@ -139,7 +159,8 @@ def train(options: argparse.Namespace, settings: dict) -> None:
             keep_freed_memory()
         new_model(recipe)  # stop now, not after reading the cohort, if the initial weights are unavailable
         if not options.data_dir:
-            generate_phantom_cohort(data_dir, preset=options.phantom or "clear")
+            modalities = MODALITIES if several else None
+            generate_phantom_cohort(data_dir, preset=options.phantom or "clear", modalities=modalities)
     data = prepare_data(data_dir, options.labels, recipe, run, accelerator, images)
     if recipe.split == "site":
         recipe = replace(recipe, num_folds=data.splits["num_folds"])
@@ -205,6 +226,10 @@ def check_options(options: argparse.Namespace, recipe: Recipe, settings: dict) -
         raise RecipeError("--split site makes one fold per site: leave out --num_folds.")
     if recipe.split != "site":  # the number of sites is known once the cohort is read
         check_fold(options.fold, recipe.num_folds)
+    if options.also and len(recipe.channels) == 1:
+        raise RecipeError(
+            "--also names folders of further modalities: add --modalities T2w,T1w,FA,MD, or leave it out."
+        )
     if (precision := recipe.mixed_precision) in ("tf32", "fp16") and not torch.cuda.is_available():
         raise RecipeError(f"mixed_precision {precision} needs a CUDA GPU, and this machine has none: use no or bf16.")
     if options.refit and recipe.selection != "last":

@@ -129,16 +129,17 @@ def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
     try:
         masks = {"mask": row["mask"]} if processor.brain_mask == "required" else {}
         without_search: dict[str, Any] = {"local_stream": False} if getattr(processor, "local_stream", False) else {}
-        prepare = partial(processor, return_tensors="np", **masks, **without_search)
+        options: dict[str, Any] = {"return_tensors": "np", **masks, **without_search}
         with warnings.catch_warnings():
             if count > 1:  # the cohort counts what is missing
                 warnings.filterwarnings("ignore", message=r"(?s).*: The scan has no ", category=VolumeWarning)
             try:
-                inputs = prepare(_with_channels(row["image"], channels) if channels else row["image"])
+                images: Any = _with_channels(row["image"], channels) if channels else row["image"]
+                inputs = processor(images, **options)
             except (VolumeError, CohortError) as error:
                 if not channels:
                     raise
-                prepare(row["image"])  # raises if the T2w scan is to blame
+                processor(row["image"], **options)  # raises if the T2w scan is to blame
                 return {"key": row["key"], "error": OF_CHANNEL + " ".join(str(error).split()), **blank}
         with open(row["image"], "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

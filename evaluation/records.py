@@ -29,7 +29,7 @@ CHOICES = {
     "selection": SELECTIONS,
     "mixed_precision": ("no", "tf32", "bf16", "fp16"),
 }
-WORDS = (*CHOICES, "architecture", "init")
+WORDS = (*CHOICES, "architecture", "init", "modalities")
 CARD = (  # the settings that a model card states
     *("brain_mask", "split", "selection", "architecture", "init", "mixed_precision", "num_folds", "seed"),
     *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "min_learning_rate", "weight_decay"),

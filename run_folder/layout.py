@@ -42,6 +42,11 @@ class ModelFolder:
         return self.path / "predictions.csv"
 
     @property
+    def modality_subsets(self) -> Path:
+        """Probabilities of the held-out scans for every subset of the modalities; only if there are several."""
+        return self.path / "modality_subsets.csv"
+
+    @property
     def metrics(self) -> Path:
         """Metrics of the held-out scans. Written last: it marks a fold as finished."""
         return self.path / "metrics.json"

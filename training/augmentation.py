@@ -34,11 +34,11 @@ def augment(volumes: Tensor, augmentation: Augmentation) -> Tensor:
     so in millimetres the result is also slightly sheared.
 
     Args:
-        volumes: (B, 1, R, A, S), cubic, any device.
-        augmentation: one rotation and flip per volume.
+        volumes: (B, C, R, A, S), cubic, any device.
+        augmentation: one rotation and flip per volume, the same for all its channels.
 
     Returns:
-        (B, 1, R, A, S), a new tensor.
+        (B, C, R, A, S), a new tensor.
     """
     rotated = torch.empty_like(volumes)
     axis = torch.linspace(-1, 1, volumes.shape[-1], dtype=volumes.dtype, device=volumes.device)

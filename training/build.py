@@ -29,20 +29,22 @@ class ScanDataset(Dataset):
     Each item also holds its `row`, which identifies the scan after predictions are gathered from several processes.
 
     Args:
-        volumes: all standardised volumes of the cohort, column `pixel_values`.
+        volumes: all standardised volumes of the cohort, column `pixel_values`; with several channels also `presence`.
         rows: the rows of `volumes` to use.
         labels: 0 or 1 for each of `rows`.
     """
 
     def __init__(self, volumes: datasets.Dataset, rows: list[int], labels: list[int]):
-        self.volumes, self.rows, self.labels = volumes.with_format("torch", columns=["pixel_values"]), rows, labels
+        self.columns = [name for name in ("pixel_values", "presence") if name in volumes.column_names]
+        self.volumes, self.rows, self.labels = volumes.with_format("torch", columns=self.columns), rows, labels
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        volume = self.volumes[self.rows[index]]["pixel_values"]
-        return {"pixel_values": volume, "labels": self.labels[index], "row": self.rows[index]}
+        volume = self.volumes[self.rows[index]]
+        inputs = {name: volume[name] for name in self.columns}
+        return {**inputs, "labels": self.labels[index], "row": self.rows[index]}
 
 
 def new_model(recipe: Recipe, pretrained: bool = True) -> Network:
@@ -56,7 +58,7 @@ def new_model(recipe: Recipe, pretrained: bool = True) -> Network:
         RecipeError: this machine cannot build or train the network.
         FileNotFoundError, MedicalNetImportError: the MedicalNet weights are unavailable or do not fit.
     """
-    config = new_config(recipe.architecture, recipe.image_size, medicalnet=recipe.init != "random")
+    config = new_config(recipe.architecture, recipe.image_size, recipe.init != "random", recipe.channels)
     source = None
     if recipe.init != "random" and pretrained:
         # a recipe with a baseline has random initial weights
@@ -93,6 +95,7 @@ def new_processor(recipe: Recipe, *, local_stream: bool = True) -> GloResNetImag
         framing=recipe.framing,
         bias_correction=recipe.bias_correction,
         local_stream=local_stream and recipe.local_stream == "on",
+        modalities=recipe.channels,
     )
 
 

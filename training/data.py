@@ -12,9 +12,10 @@ from filelock import FileLock
 
 from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, family_counts, fold_scans, inner_split, make_splits, read_splits, write_splits
+from cohort.images import CohortError, scan_name
 from cohort.painted import is_painted
 from cohort.phantom import is_phantom
-from cohort.scans import Scan, find_scans, flow, write_cohort
+from cohort.scans import Scan, find_scans, flow, read_cohort, write_cohort
 from cohort.site_folds import site_lines
 from preprocessing.arrays_gloresnet import longest_edge
 from run_folder.files import write_text
@@ -80,7 +81,7 @@ def prepare_data(
     recipe: Recipe,
     run: RunFolder,
     accelerator: Accelerator,
-    images: Mapping[str, str | None] | None = None,
+    images: Mapping[str, Any] | None = None,
     *,
     complete_folds: bool = True,
 ) -> TrainingData:
@@ -88,8 +89,8 @@ def prepare_data(
 
     A new run writes `cohort.csv` and `splits.json`, and with the rule `site` the number of folds to its recipe. A run
     that continues uses the splits on disk, after a check that they still fit the scans. `images` is the `acquisition`
-    and `run` to use in sessions with several images. Without `complete_folds`, a fold may lack a class, or hold no
-    scan.
+    and `run` to use in sessions with several images, and the further roots (`also`) in which the recipe's modalities
+    are searched. Without `complete_folds`, a fold may lack a class, or hold no scan.
 
     Raises:
         CohortError: there are no usable scans or labels, the scans have changed since the run was started, or a fold
@@ -103,6 +104,7 @@ def prepare_data(
             brain_mask=recipe.brain_mask,
             max_birth_age=recipe.max_birth_age,
             one_site=recipe.split == "site",
+            modalities=recipe.channels,
             **(images or {}),
         )
         volumes, scans = standardised_volumes(scans, processor)
@@ -125,6 +127,8 @@ def prepare_data(
     check_splits(splits, used, hashes, complete=complete_folds)
     for line in site_lines(splits):
         accelerator.print(line)
+    if len(recipe.channels) > 1:
+        _check_channels(read_cohort(run.cohort), used)
     rows = {scan: row for row, scan in enumerate(used)}
     edges = {scan: longest_edge(scan.image) or 0.0 for scan in used}
     bank = None
@@ -145,6 +149,23 @@ def prepare_data(
     return TrainingData(
         data_dir.resolve().name, is_phantom(data_dir), rows, volumes, splits, edges, is_painted(data_dir), bank
     )
+
+
+def _check_channels(before: list[Scan], now: list[Scan]) -> None:
+    """Check that each scan still has the modalities with which the run was started.
+
+    Raises:
+        CohortError: a scan has others.
+    """
+    recorded = {(scan.participant_id, scan.session_id): scan.channels for scan in before}
+    for scan in now:
+        key = (scan.participant_id, scan.session_id)
+        had, has = (["T2w", *(c.modality for c in each)] for each in (recorded.get(key, ()), scan.channels))
+        if had != has:
+            raise CohortError(
+                f"{scan_name(*key)} had {', '.join(had)} when this run was started, and now has {', '.join(has)}: "
+                "restore its files, or start the run again with --overwrite."
+            )
 
 
 def split_scans(which: int | str, data: TrainingData, recipe: Recipe) -> FoldScans:

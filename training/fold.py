@@ -34,7 +34,8 @@ from .local.answers import Answer, answers_for, thresholds_with
 from .local.stream import attach, train_local_stream
 from .loop import check_finite, mean_log_loss, predict_fold, train_one_epoch
 from .loss import class_weights
-from .outcome import check_weights, epoch_metrics, prediction_table
+from .modalities import subsets
+from .outcome import check_weights, epoch_metrics, prediction_table, subset_table
 from .recipe import Recipe
 from .run import claim_fold
 from .selection import at_temperature, fit_on_inner, select_epoch
@@ -206,6 +207,11 @@ class Fold:
             metrics["inner"] = fit_on_inner(labels_of(self.scans.inner), inner_views)
             network.config.temperature = metrics["inner"]["temperature"]
         views = self._predict(network, self.held_out_loader)
+        shown = {}
+        if len(self.recipe.channels) > 1:
+            for subset in subsets(self.recipe.channels):
+                kept = [modality in subset for modality in self.recipe.channels]
+                shown[subset] = predict_fold(network, self.held_out_loader, self.accelerator, kept)
         if not self.accelerator.is_main_process:
             return None
 
@@ -219,6 +225,9 @@ class Fold:
         if self.scans.held_out:
             predictions = prediction_table(self.data.rows, self.scans.held_out, views, self.number, answers)
             write_text(self.folder.predictions, csv_text(predictions))
+            if shown:
+                table = subset_table(self.data.rows, self.scans.held_out, shown, self.number)
+                write_text(self.folder.modality_subsets, csv_text(table))
             metrics |= screening_metrics(predictions["label"], predictions["p_injury"], network.config.threshold)
         metrics["train_scans"] = len(self.scans.train)
         self._describe(network)

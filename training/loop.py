@@ -1,7 +1,7 @@
 """One epoch of training, and the prediction of a set of scans. Accelerate handles several processes."""
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from tqdm import tqdm
 from .augmentation import augment, draw_augmentation
 from .build import Network, ScanDataset
 from .loss import weighted_soft_cross_entropy
-from .mixup import draw_mixing, mix
+from .mixup import draw_mixing, mix, mix_presence
+from .modalities import drop_modalities
 from .recipe import Recipe
 
 
@@ -66,12 +67,16 @@ def train_one_epoch(
             rng, len(volumes), rotation_degrees=recipe.rotation_degrees, flip_prob=recipe.flip_prob
         )
         volumes = augment(volumes, drawn)
+        presence = batch.get("presence")  # with several modalities only: T2w alone draws nothing more
+        if presence is not None:
+            presence = drop_modalities(rng, presence, recipe.modality_dropout)
         mixing = draw_mixing(rng, len(volumes), mixup_prob=recipe.mixup_prob, mixup_alpha=recipe.mixup_alpha)
         if mixing is not None:
             volumes, targets = mix(volumes, targets, mixing)
+            presence = presence if presence is None else mix_presence(presence, mixing)
 
         with accelerator.accumulate(model):
-            loss = weighted_soft_cross_entropy(model(volumes).logits, targets, weights)
+            loss = weighted_soft_cross_entropy(model(volumes, **_given(presence)).logits, targets, weights)
             losses = accelerator.gather(loss.detach().repeat(len(volumes)))
             # checked on all processes together, so that they stop at the same step
             if not torch.isfinite(losses).all():
@@ -85,13 +90,16 @@ def train_one_epoch(
     return total / count
 
 
-def predict_fold(model: Network, loader: DataLoader, accelerator: Accelerator) -> dict[int, np.ndarray]:
+def predict_fold(
+    model: Network, loader: DataLoader, accelerator: Accelerator, kept: list[bool] | None = None
+) -> dict[int, np.ndarray]:
     """Predict the probability of injury of every scan in the loader, exactly once for any number of processes.
 
     Args:
         model: without the wrapper for several processes.
         loader: over a `ScanDataset`, prepared by the accelerator.
         accelerator: of this fold.
+        kept: (C,) which modalities the network is shown, as far as a scan has them; None for all.
 
     Returns:
         row -> (V,) float64 probabilities of the test-time views, the plain view first; the same on every process.
@@ -104,7 +112,10 @@ def predict_fold(model: Network, loader: DataLoader, accelerator: Accelerator) -
             torch.distributed.broadcast(buffer, 0)
     predictions: dict[int, np.ndarray] = {}
     for batch in loader:
-        views = model.predict_views(batch["pixel_values"])[:, :, 1].T.contiguous()
+        presence = batch.get("presence")
+        if presence is not None and kept is not None:
+            presence = presence & torch.as_tensor(kept, device=presence.device)
+        views = model.predict_views(batch["pixel_values"], **_given(presence))[:, :, 1].T.contiguous()
         # gather_for_metrics drops the samples that were added to fill the last batch
         rows, views = accelerator.gather_for_metrics((batch["row"], views))
         predictions.update(zip(rows.tolist(), views.double().cpu().numpy(), strict=True))
@@ -112,6 +123,10 @@ def predict_fold(model: Network, loader: DataLoader, accelerator: Accelerator) -
     if sorted(predictions) != sorted(expected):
         raise RuntimeError(f"{len(predictions)} of {len(expected)} scans were predicted.")
     return predictions
+
+
+def _given(presence: Tensor | None) -> dict[str, Any]:
+    return {} if presence is None else {"presence": presence}
 
 
 def check_finite(predictions: dict[int, np.ndarray], epoch: int, recipe: Recipe) -> None:

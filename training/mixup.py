@@ -27,7 +27,7 @@ def mix(volumes: Tensor, targets: Tensor, mixing: Mixing) -> tuple[Tensor, Tenso
     """Return lambda_i x_i + (1 - lambda_i) x_pi(i) for the volumes, and the same for the class probabilities.
 
     Args:
-        volumes: (B, 1, R, A, S).
+        volumes: (B, C, R, A, S).
         targets: (B, C) class probabilities.
         mixing: lambda and pi, as drawn.
 
@@ -38,3 +38,12 @@ def mix(volumes: Tensor, targets: Tensor, mixing: Mixing) -> tuple[Tensor, Tenso
     partners = torch.as_tensor(mixing.partners, device=volumes.device)
     mixed_volumes = torch.lerp(volumes[partners], volumes, shares.view(-1, 1, 1, 1, 1))
     return mixed_volumes, torch.lerp(targets[partners], targets, shares.view(-1, 1))
+
+
+def mix_presence(presence: Tensor, mixing: Mixing) -> Tensor:
+    """The modalities that both scans of a mixture have, (B, C) bool; the others count as missing.
+
+    A channel of which only a share is there would look like neither a scan nor a missing channel, and its content would
+    belong to one scan while the target belongs to both.
+    """
+    return presence & presence[torch.as_tensor(mixing.partners, device=presence.device)]

@@ -14,6 +14,7 @@ from run_folder.layout import ModelFolder
 
 from .local.answers import Answer, fused
 from .loop import NonFiniteLossError, mean_log_loss
+from .modalities import subset_name
 from .recipe import Recipe
 
 
@@ -64,6 +65,35 @@ def prediction_table(
         table["p_local"] = [answers[scan].p_local for scan in scored]
         table["p_shares"] = [answers[scan].p_shares for scan in scored]
     return table
+
+
+def subset_table(
+    rows: Mapping[Scan, int],
+    scored: list[Scan],
+    shown: Mapping[tuple[str, ...], dict[int, np.ndarray]],
+    fold: int,
+) -> pd.DataFrame:
+    """Return the content of `modality_subsets.csv`: a row per held-out scan and subset of the modalities.
+
+    `modalities` are those that the network was shown, as far as the scan has them; `present` are those of the scan.
+    `p_injury` is averaged over the test-time views.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "participant_id": scan.participant_id,
+                "session_id": scan.session_id,
+                "family": scan.family,
+                "fold": fold,
+                "label": scan.label,
+                "modalities": subset_name(subset),
+                "present": subset_name(["T2w", *(channel.modality for channel in scan.channels)]),
+                "p_injury": views[rows[scan]].mean(),
+            }
+            for subset, views in shown.items()
+            for scan in scored
+        ]
+    )
 
 
 def check_weights(network: nn.Module, recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from architectures.networks import DEPTHS, Architecture, problem
+from preprocessing.modalities_gloresnet import check_modalities
 from run_folder.files import InputError, read_yaml, write_text
 from run_folder.layout import MOST_FOLDS
 
@@ -38,6 +39,7 @@ class Recipe:
     )
     bias_correction: Literal["none", "n4"] = setting("divide each scan by its bias field; needs SimpleITK")
     local_stream: Literal["off", "on"] = setting("`on` adds a stream that looks for small lesions at native resolution")
+    modalities: str = setting("what the channels show, T2w first: T2w, or T2w,T1w,FA,MD, or some of these")
     max_birth_age: float | None = setting("use only infants born before this age in weeks", 20, 50)
     num_folds: int = setting("number of folds of the cross-validation; split site has one per site", 2, MOST_FOLDS)
     split: Literal["family", "paper", "site"] = setting(
@@ -66,6 +68,7 @@ class Recipe:
     flip_prob: float = setting("probability of a left-right flip", 0, 1)
     mixup_prob: float = setting("probability that mixup is applied to a mini-batch", 0, 1)
     mixup_alpha: float = setting("alpha of mixup's Beta(alpha, alpha) distribution", 1e-3, 1e3)
+    modality_dropout: float = setting("probability that a scan's modality is left out in training; never T2w", 0, 1)
 
     def __post_init__(self) -> None:
         for field_ in dataclasses.fields(self):
@@ -74,10 +77,28 @@ class Recipe:
             raise RecipeError(
                 f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it."
             )
+        try:
+            named = check_modalities([name.strip() for name in self.modalities.split(",")])
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        object.__setattr__(self, "modalities", ",".join(named))
+        if len(named) > 1 and self.architecture not in (*DEPTHS, "compact"):
+            raise RecipeError(
+                f"modalities {self.modalities} need a ResNet, and the architecture is {self.architecture}: use T2w."
+            )
+        if len(named) > 1 and self.local_stream == "on":
+            raise RecipeError(
+                f"local_stream on takes T2w alone, and modalities is {self.modalities}: choose one of the two."
+            )
         if self.local_stream == "on" and self.architecture not in (*DEPTHS, "compact"):
             raise RecipeError(f"local_stream on needs a ResNet, and the architecture is {self.architecture}: use off.")
         if message := problem(self.architecture, self.image_size, self.init, self.gradient_checkpointing):
             raise RecipeError(message)
+
+    @property
+    def channels(self) -> list[str]:
+        """The modalities as a list."""
+        return self.modalities.split(",")
 
     def save(self, path: Path) -> None:
         """Write every setting as YAML."""
