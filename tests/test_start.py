@@ -1,4 +1,4 @@
-"""No program imports a slow library before it has read its arguments, so `--help` and a wrong call are answered at once."""
+"""Programs import slow libraries after they have read their arguments: `--help` and wrong calls are answered at once."""
 
 import json
 import subprocess
