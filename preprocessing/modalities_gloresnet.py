@@ -20,6 +20,12 @@ ACQUIRED = ("T1w",)  # images with a bias field; FA and MD are ratios, where it 
 OUTSIDE = 1e-6  # voxels; rounding does not put a corner outside a grid
 COVERED, DOUBTFUL = 0.5, 0.9  # shares of the head that an image must show, and that it should
 WITHIN = 0.5  # of what an image shows, the share that must lie in the head
+# An image that tells this much more about the T2w scan when mirrored is refused. Measured on ten newborns' T1w: at most
+# 0.53, and 0.64 on an oblique grid of 1.5 mm with noise and 1.5 mm aside; mirrored, at least 1.91 and 1.55.
+MIRRORED = 1.3
+SIDES = ("left to right", "back to front", "bottom to top")
+COARSE = 32  # voxels per edge that are enough to see it
+LEVELS = 16  # of intensity, equally filled
 
 
 class Channels(NamedTuple):
@@ -110,9 +116,8 @@ def map_modalities(
                 image, on = image._replace(affine=np.eye(4)), volume._replace(affine=np.eye(4))
             else:
                 on = volume
-            channel[...], doubts = _map_onto(
-                on, pixel_values[0] > FOREGROUND, image, eps, brain, correct and modality in ACQUIRED
-            )
+            corrects = correct and modality in ACQUIRED
+            channel[...], doubts = _map_onto(on, pixel_values[0], image, eps, brain, corrects)
             sentences += [f"{modality}: {sentence}" for sentence in (*image.warnings, *doubts)]
     return Channels(pixel_values, presence, tuple(sentences))
 
@@ -131,13 +136,13 @@ def _listed(names: list[str], word: str) -> str:
 
 
 def _map_onto(
-    volume: Volume, head: np.ndarray, image: Volume, eps: float, brain: np.ndarray | None, correct: bool
+    volume: Volume, scan: np.ndarray, image: Volume, eps: float, brain: np.ndarray | None, correct: bool
 ) -> tuple[np.ndarray, list[str]]:
     """One further image on the cube of a T2w scan, standardised, and doubts about it.
 
     Args:
         volume, eps, brain: see `map_modalities`.
-        head: `(n, n, n)` bool, where the cube shows the head.
+        scan: `(n, n, n)`, the standardised cube of the T2w scan.
         image: with an affine.
         correct: whether to correct its bias field.
     """
@@ -148,38 +153,34 @@ def _map_onto(
             f"{name} cannot be placed on the T2w scan, because {array} is an array without an affine: give a path, or "
             "nibabel.Nifti1Image(array, affine)."
         )
-    size, frame = len(head), volume.frame or whole_grid(volume.data.shape)
+    size, head, frame = len(scan), scan > FOREGROUND, volume.frame or whole_grid(volume.data.shape)
     first, last = np.array(frame.first), np.array(frame.last)
     to_scan = np.diag([*(last - first) / (size - 1), 1.0])
     to_scan[:3, 3] = first
+    blank = first[2] + np.arange(size) * to_scan[2, 2] < frame.bottom
     to_image = np.linalg.inv(image.affine) @ volume.affine @ to_scan
-    outside = _outside(to_image, image.data.shape, size)
+    outside = _outside(to_image, image.data.shape, blank)
     covered = 1 - np.count_nonzero(outside & head) / np.count_nonzero(head)
     if covered < COVERED:
         raise VolumeError(
             f"{name} covers {100 * covered:.0f} % of the head in {volume.source}, so it does not lie where the head "
             "is: check that both are of the same session, and its transform to the T2w scan."
         )
-    background = _border(image.data)
     if brain is not None:
         place = np.linalg.inv(volume.affine) @ image.affine
         inside = ndimage.affine_transform(
             brain.astype(np.uint8), place[:3, :3], place[:3, 3], image.data.shape, order=0, mode="grid-constant"
         )
-        image, background = image._replace(data=image.data * inside), 0.0
+        image = image._replace(data=image.data * inside)
     if correct and not image.bias_corrected:
         image = correct_bias(image, masked=brain is not None)
-    cube = ndimage.affine_transform(
-        image.data, to_image[:3, :3], to_image[:3, 3], head.shape, np.float64, order=1, mode="nearest"
-    )
-    cube[outside] = background
-    cube[:, :, first[2] + np.arange(size) * to_scan[2, 2] < frame.bottom] = background
-    largest = np.abs(cube).max()
+    background = _border(image.data) if brain is None else 0.0
+    cube = _looked_up(image.data, to_image, outside, background)
     if cube.min() == cube.max():
         raise VolumeError(
             f"{name} is constant on the T2w scan's cube: check that both are of the same session, and its transform."
         )
-    channel = check_standardised(standardise(cube / largest, eps), name)
+    channel = check_standardised(standardise(cube / np.abs(cube).max(), eps), name)
     shown = channel > FOREGROUND
     within = np.count_nonzero(shown & head) / np.count_nonzero(shown)
     if within < WITHIN:
@@ -187,17 +188,83 @@ def _map_onto(
             f"{name} shows its content outside the head in {volume.source} ({100 * (1 - within):.0f} % of it): check "
             "that both are of the same session, and its transform to the T2w scan."
         )
+    if side := _mirrored(scan, channel, image.data, to_image, blank, background):
+        raise VolumeError(
+            f"{name} fits {volume.source} better when mirrored from {side}: check its orientation, its transform to "
+            "the T2w scan, and that both are of the same session."
+        )
     doubts = [f"It covers {100 * covered:.0f} % of the head; the rest is blank."] if covered < DOUBTFUL else []
     return channel, doubts
 
 
-def _outside(to_image: np.ndarray, shape: tuple[int, ...], size: int) -> np.ndarray:
-    """Which voxels of a cube `(size, size, size)` lie outside a grid of this shape."""
-    outside, steps = np.zeros((size,) * 3, bool), np.arange(size)
+def _outside(to_image: np.ndarray, shape: tuple[int, ...], blank: np.ndarray) -> np.ndarray:
+    """Which voxels of a cube lie outside a grid of this shape, or in its blank planes along S."""
+    outside, steps = np.zeros((len(blank),) * 3, bool), np.arange(len(blank))
     for (x, y, z, start), length in zip(to_image[:3], shape, strict=True):
         at = x * steps[:, None, None] + y * steps[:, None] + z * steps + start
         outside |= (at < -OUTSIDE) | (at > length - 1 + OUTSIDE)
+    outside[:, :, blank] = True
     return outside
+
+
+def _looked_up(data: np.ndarray, to_image: np.ndarray, outside: np.ndarray, background: float) -> np.ndarray:
+    """Trilinear interpolation of an image at the voxels of a cube, float64."""
+    ndimage = import_ndimage("the image")
+    matrix, start = to_image[:3, :3], to_image[:3, 3]
+    cube = ndimage.affine_transform(data, matrix, start, outside.shape, np.float64, order=1, mode="nearest")
+    cube[outside] = background
+    return cube
+
+
+def _mirrored(
+    scan: np.ndarray,
+    channel: np.ndarray,
+    data: np.ndarray,
+    to_image: np.ndarray,
+    blank: np.ndarray,
+    background: float,
+) -> str:
+    """From which side to which an image fits the T2w scan better if its own grid is mirrored; empty if it is right.
+
+    Two images of one head tell much about each other, whatever their contrast (mutual information). The sides of a
+    brain differ enough to see which is which.
+
+    Args:
+        scan, channel: standardised cubes of the T2w scan and of the image.
+        data, to_image, blank, background: see `_looked_up` and `_outside`.
+    """
+    step = max(1, len(scan) // COARSE)
+    scan, channel, blank = scan[::step, ::step, ::step], channel[::step, ::step, ::step], blank[::step]
+    found = _information(scan, channel)
+    for axis, side in enumerate(SIDES):
+        turn = np.eye(4)
+        turn[axis, axis], turn[axis, 3] = -1, data.shape[axis] - 1
+        to_voxel = turn @ to_image @ np.diag([step, step, step, 1.0])
+        cube = _looked_up(data, to_voxel, _outside(to_voxel, data.shape, blank), background)
+        cube -= cube.mean()
+        if not (cube > FOREGROUND).any():
+            continue
+        shift = [round(there - here) for there, here in zip(_centre(scan), _centre(cube), strict=True)]
+        if _information(scan, np.roll(cube, shift, (0, 1, 2))) > MIRRORED * found:
+            return side
+    return ""
+
+
+def _centre(cube: np.ndarray) -> np.ndarray:
+    """Where the middle of a head is, in voxels."""
+    return np.argwhere(cube > FOREGROUND).mean(axis=0)
+
+
+def _information(one: np.ndarray, other: np.ndarray) -> float:
+    """The mutual information of two cubes, in nats, where one of them shows a head."""
+    shown = (one > FOREGROUND) | (other > FOREGROUND)
+    levels = []
+    for values in (one[shown], other[shown]):
+        borders = np.quantile(values, np.arange(1, LEVELS) / LEVELS)
+        levels.append(np.searchsorted(borders, values))
+    joint = np.bincount(levels[0] * LEVELS + levels[1], minlength=LEVELS**2).reshape(LEVELS, LEVELS) / len(levels[0])
+    alone = joint.sum(axis=1)[:, None] * joint.sum(axis=0)
+    return float((joint[joint > 0] * np.log(joint[joint > 0] / alone[joint > 0])).sum())
 
 
 def _border(data: np.ndarray) -> float:

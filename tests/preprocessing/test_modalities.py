@@ -143,6 +143,11 @@ def moved(image, shift=(0, 0, 0)):
     return nibabel.Nifti1Image(image.dataobj, nibabel.affines.from_matvec(np.eye(3), shift) @ image.affine)
 
 
+def mirrored(image, axis=0):
+    """The voxels of an image in the wrong order along an axis, as a wrong sign in a transform gives."""
+    return nibabel.Nifti1Image(np.flip(image.get_fdata(), axis), image.affine)
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -150,13 +155,18 @@ def moved(image, shift=(0, 0, 0)):
         (lambda t2w, t1w: {"T2w": t2w, "MD": t1w}, "modality 'MD', but this model takes T2w, T1w: leave it out"),
         (lambda t2w, t1w: {"T2w": t2w, "T1w": moved(t1w, (200, 0, 0))}, "the T1w image covers 0 % of the head"),
         (lambda t2w, t1w: {"T2w": t2w, "T1w": moved(t1w, (0, 40, 0))}, "the T1w image .* of the head .* transform"),
+        (lambda t2w, t1w: {"T2w": t2w, "T1w": mirrored(t1w)}, "the T1w image fits the image better .* left to right"),
+        (
+            lambda t2w, t1w: {"T2w": t2w, "T1w": mirrored(t1w, 1)},
+            "the T1w image fits the image better .* back to front",
+        ),
         (lambda t2w, t1w: {"T2w": t2w, "T1w": t1w.get_fdata()}, "the T1w image is an array without an affine"),
         (lambda t2w, t1w: {"T2w": t2w.get_fdata(), "T1w": t1w}, "because the image is an array without an affine"),
         (lambda t2w, t1w: {"T2w": t2w, "T1w": np.ones((5, 5, 5))}, "the T1w image is constant"),
     ],
 )
 def test_images_that_cannot_be_right_are_refused(t2w, t1w, images, message):
-    processor = GloResNetImageProcessor(image_size=16, modalities=["T2w", "T1w"])
+    processor = GloResNetImageProcessor(image_size=32, modalities=["T2w", "T1w"])
     with pytest.raises(VolumeError, match=message):
         processor(images(t2w, t1w))
 
