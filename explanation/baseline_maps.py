@@ -52,7 +52,7 @@ def explain_baseline(model: Any, pixel_values: Tensor, target: int = 1) -> Tenso
 
     Args:
         model: a GloResNet or a baseline, in any mode and precision.
-        pixel_values: (B, 1, S, S, S), from the processor.
+        pixel_values: (B, C, S, S, S), from the processor.
         target: the class to show evidence for; 1 is injury.
 
     Returns:

@@ -33,11 +33,12 @@ def explain(
     """Heat maps on the input grid, averaged over the same views as the model's prediction.
 
     The map of the mirrored view is mirrored back first. The model's modes, gradients and parameters are not changed.
+    Presence flags are not needed: they shift the logits by a constant, and the channels they stand for are 0.
 
     Args:
         model: a GloResNet classifier or ensemble in any mode and precision, on any device, also if loaded with
             `trust_remote_code`; or the `networks` of a `ScreeningModel`. The maps of several networks are averaged.
-        pixel_values: (B, 1, R, A, S), from the processor.
+        pixel_values: (B, C, R, A, S), from the processor. All channels are mirrored.
         method: `layercam`, or `gradcam` of the last stage.
         target: the class to show evidence for; 1 is injury.
 

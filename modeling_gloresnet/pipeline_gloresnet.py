@@ -24,8 +24,9 @@ class ScanWithMask:
 class VolumeClassificationPipeline(Pipeline):
     """Classify scans by the probabilities from `predict_proba`.
 
-    Call it with one scan (a path, nibabel image, array or tensor) or with several: a list or tuple of these, a batch
-    `(B, 1, R, A, S)`, a generator or a data set.
+    Call it with one scan (a path, nibabel image, array or tensor, or a dictionary of these by modality, such as
+    `{"T2w": ..., "T1w": ...}`) or with several: a list or tuple of these, a batch `(B, 1, R, A, S)`, a generator or a
+    data set.
 
     Keywords: `mask` (one brain mask per scan, in the same form, for a model that needs them),
     `test_time_augmentation`, `top_k`.
@@ -38,7 +39,7 @@ class VolumeClassificationPipeline(Pipeline):
 
     Raises:
         ValueError: a scan or mask cannot be used, an item holds several scans, masks and scans differ in number, or
-            processor and model differ in image size or local stream.
+            processor and model differ in image size, local stream or modalities.
     """
 
     # the annotation of transformers allows only None
@@ -60,6 +61,13 @@ class VolumeClassificationPipeline(Pipeline):
             raise ValueError(
                 f"The processor has local_stream {searches[0]}, but the model has {searches[1]}: use the processor of "
                 "this model."
+            )
+
+        prepares, takes = (getattr(part, "modalities", ["T2w"]) for part in (self.image_processor, self.model.config))
+        if prepares != takes:
+            raise ValueError(
+                f"The processor prepares {', '.join(prepares)}, but the model expects {', '.join(takes)}: use the "
+                "processor of this model."
             )
 
     def __call__(self, inputs, *args, mask=None, **kwargs):
@@ -110,9 +118,9 @@ class VolumeClassificationPipeline(Pipeline):
         for entry in model_inputs["warnings"]:
             for sentence in [entry] if isinstance(entry, str) else entry:  # a list per scan if scans are batched
                 warnings.warn(sentence, UserWarning, stacklevel=2)
-        local = {name: value for name, value in model_inputs.items() if name.startswith("local_")}
+        others = {name: rows for name, rows in model_inputs.items() if name.startswith(("local_", "presence"))}
         return {
-            "probabilities": self.model.predict_proba(model_inputs["pixel_values"], test_time_augmentation, **local)
+            "probabilities": self.model.predict_proba(model_inputs["pixel_values"], test_time_augmentation, **others)
         }
 
     def postprocess(self, model_outputs, top_k=None):
@@ -129,4 +137,5 @@ def _separate(inputs) -> list | None:
 
 
 def _name(scan, otherwise: str = "the scan") -> str:
+    scan = scan.get("T2w") if isinstance(scan, dict) else scan
     return os.fspath(scan) if isinstance(scan, (str, os.PathLike)) else otherwise

@@ -1,5 +1,7 @@
 """Heat maps compared with Captum and autograd, their geometry with receptive fields, and their position in the scan."""
 
+import copy
+
 import nibabel
 import numpy as np
 import pytest
@@ -404,3 +406,18 @@ def test_the_map_of_an_ensemble_is_the_mean_over_its_members():
     mean = torch.stack([explain(member, pixel_values) for member in members]).mean(dim=0)
     expected = mean / mean.amax(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(explain(ensemble, pixel_values), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam"])
+def test_maps_of_several_modalities_need_no_presence_flags(method):
+    model = tiny_model(modalities=["T2w", "T1w", "FA"], test_time_augmentation=False)
+    torch.nn.init.normal_(model.presence.weight)
+    x, flags = torch.randn(1, 3, 32, 32, 32), torch.tensor([[True, False, True]])
+    x[:, 1] = 0
+    with_flags = copy.deepcopy(model)
+    with_flags.forward = lambda pixel_values: model.forward(pixel_values, presence=flags)
+    ((_, gradient),) = maps_and_gradients(model, [model.gloresnet.layer4], x, 1)
+    with_flags.gloresnet = model.gloresnet
+    ((_, flagged),) = maps_and_gradients(with_flags, [model.gloresnet.layer4], x, 1)
+    assert torch.equal(gradient, flagged)
+    assert explain(model, x, method).shape == (1, 32, 32, 32) and explain(model, x, method).max() == 1

@@ -192,3 +192,22 @@ def test_both_streams_answer_in_batches_of_scans_with_different_numbers_of_candi
     assert answers == pytest.approx(alone, abs=1e-6)
     with pytest.raises(ValueError, match="local_stream"):
         VolumeClassificationPipeline(model=model, image_processor=GloResNetImageProcessor(image_size=SIZE))
+
+
+def test_images_of_several_modalities_come_as_dictionaries(scans):
+    names = ["T2w", "T1w", "MD"]
+    config = GloResNetConfig(stem_channels=4, widths=[4, 8, 8, 8], image_size=SIZE, head_init_std=5.0, modalities=names)
+    network = GloResNetForImageClassification(config).eval()
+    torch.nn.init.normal_(network.presence.weight)
+    processor = GloResNetImageProcessor(image_size=SIZE, modalities=names)
+    pipe = VolumeClassificationPipeline(model=network, image_processor=processor)
+    given = [{"T2w": scans[0], "MD": scans[0] ** 2}, {"T2w": scans[1], "T1w": scans[1] + 1, "MD": scans[1]}, scans[2]]
+    wanted = [network.predict_proba(**processor(scan, return_tensors="pt"))[0, 1].item() for scan in given]
+    assert np.ptp(wanted) > 1e-3
+    for settings in ({}, {"batch_size": 3}):
+        assert injury(pipe(given, **settings)) == pytest.approx(wanted, abs=1e-6)
+    assert injury([pipe(given[0])]) == pytest.approx(wanted[:1], abs=1e-6)
+    with pytest.warns(UserWarning, match="The scan has no T1w: the answer rests on T2w and MD alone"):
+        pipe(given[0])
+    with pytest.raises(ValueError, match="The processor prepares T2w, but the model expects T2w, T1w, MD"):
+        VolumeClassificationPipeline(model=network, image_processor=GloResNetImageProcessor(image_size=SIZE))
