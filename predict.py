@@ -13,6 +13,13 @@ gets status `error` and the reason; the other scans are still screened. The tabl
 does not grow with the number of scans. With --report, each DICOM study also gets a Structured Report, a Parametric Map
 and pictures.
 
+A model that takes further modalities finds them in the BIDS session of each scan, and in further BIDS folders:
+
+    python predict.py /data/anat --also /data/dmri --model FOLDER
+    python predict.py t2w.nii.gz --with T1w=t1w.nii.gz FA=fa.nii.gz --transform FA=dwi-to-t2w.mat --model FOLDER
+
+Those that a scan lacks are named in its warnings. T2w alone is always enough.
+
 With `--places FILE.csv`, a model with a local stream also lists the most suspicious places of each scan: scan, rank,
 probability, x_mm, y_mm, z_mm (right, anterior, superior), side.
 
@@ -31,6 +38,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from machine.cores import available_cores
+
+
+def pairs(entries: Sequence[str], flag: str, parser: argparse.ArgumentParser) -> dict[str, str]:
+    """`T1w=FILE` entries by modality; each file exists."""
+    if not entries:
+        return {}
+    from preprocessing.modalities_gloresnet import MODALITIES
+
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, sign, file = entry.partition("=")
+        if name not in MODALITIES[1:] or not sign or name in found:
+            what = f"names {name} twice" if name in found else f"takes {'|'.join(MODALITIES[1:])}=FILE, not {entry!r}"
+            parser.error(f"{flag} {what}; give the scans before it")
+        if not os.path.isfile(file):
+            parser.error(f"{flag} {entry}: there is no such file")
+        found[name] = file
+    return found
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,6 +77,29 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--output", type=Path, default=Path("predictions.csv"), help="default predictions.csv")
     add("--places", type=Path, metavar="FILE.csv", help="also list suspicious places, of a model with a local stream")
+    add(
+        "--with",
+        dest="named",
+        nargs="+",
+        default=[],
+        metavar="T1w=FILE",
+        help="further images (T1w, FA, MD) of one scan",
+    )
+    add(
+        "--transform",
+        dest="transforms",
+        nargs="+",
+        default=[],
+        metavar="FA=MAT",
+        help="FLIRT's matrix from an image of --with to the T2w scan, if it does not lie in its space",
+    )
+    add(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="ROOT",
+        help="further BIDS folders with images of the same sessions, such as those of the diffusion pipeline",
+    )
     add("--acquisition", metavar="A", help="the T2w image with this `acq`, in BIDS sessions that have several")
     add("--run", metavar="N", help="the T2w image with this `run`, in BIDS sessions that have several")
     add("--series", metavar="N|UID", help="the series of this number or UID, in DICOM studies where several fit")
@@ -73,6 +121,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch_size", type=int, default=2, help="scans per forward pass, default 2")
     add("--num_workers", type=int, default=min(4, available_cores() // 2), help="processes that read scans")
     args = parser.parse_args(argv)
+    args.named = pairs(args.named, "--with", parser)
+    args.transforms = pairs(args.transforms, "--transform", parser)
+    if surplus := args.transforms.keys() - args.named.keys():
+        parser.error(f"--transform {sorted(surplus)[0]}=... has no image: name it in --with")
+    for root in args.also:
+        if not os.path.isdir(root):
+            parser.error(f"--also {root} is not a folder: give a folder that holds sub-* folders")
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error("--batch_size must be at least 1 and --num_workers at least 0")
     if args.report and (args.no_tta or args.dtype not in ("auto", "float32")):
@@ -96,6 +151,7 @@ from screening.errors import ModelError, NoScansError
 from screening.fast import prepare
 from screening.loading import load_model
 from screening.many_scans import screen, write_table
+from screening.modalities import FurtherImages, modalities_of
 from screening.model import INJURY, caution, has_local_stream
 from screening.requests import find_requests
 
@@ -122,6 +178,7 @@ def predict(args: argparse.Namespace) -> int:
     folders = report_folders([scan for scan, _ in requests], args.report) if args.report else {}
     keep_freed_memory()
     model, processor = load_model(args.model, args.dtype)
+    others = further_images(args, modalities_of(processor), len(requests))
     if args.places and not has_local_stream(model.config):
         raise ModelError(f"{args.model} has no local stream, so it lists no places: leave --places out")
     if not folders:  # a model prepared for speed makes no maps
@@ -134,6 +191,7 @@ def predict(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         test_time_augmentation=False if args.no_tta else None,
         series=args.series,
+        others=others,
     )
     counts = write_table(rows, args.output, total=len(requests), places=args.places)
     injury = model.config.id2label[INJURY]
@@ -151,6 +209,23 @@ def predict(args: argparse.Namespace) -> int:
     for problem in problems.values():
         complain(NAME, problem, FAILED)
     return FAILED if counts["error"] or problems else 0
+
+
+def further_images(args: argparse.Namespace, modalities: list[str], scans: int) -> FurtherImages:
+    """Where the images of the model's further modalities are.
+
+    Raises:
+        InputError: the flags name an image that the model does not take, or one image for several scans.
+    """
+    if args.named and scans > 1:
+        raise InputError(f"--with names the images of one scan, but {scans} scans were asked for: give one scan.")
+    for name in args.named:
+        if name not in modalities:
+            taken = " and ".join([", ".join(modalities[:-1]), modalities[-1]] if modalities[1:] else modalities)
+            raise InputError(f"{args.model} takes {taken}, not {name}: leave --with {name}=... out.")
+    if args.also and len(modalities) == 1:
+        raise InputError(f"{args.model} takes T2w alone: leave --also out.")
+    return FurtherImages(modalities, args.named, args.transforms, args.also)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from preprocessing import LocalInputs
 from run_folder.cells import quoted
 from run_folder.files import replacing
 
+from .modalities import presence_batch
 from .model import INJURY, ScreeningModel, predicted_label
 from .one_scan import all_warnings, local_batch, open_scan, read_inputs
 from .places import COLUMNS as PLACE_COLUMNS
@@ -27,10 +28,16 @@ from .requests import Request, find_mask
 COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message", "warnings"]
 
 
+def no_others(scan: str) -> Mapping[str, Any]:
+    """The further images of a scan that is screened by its T2w image alone."""
+    return {}
+
+
 class PreparedScan(NamedTuple):
     """A request after reading: the inputs and warnings of a scan, or the message why there are none.
 
-    `pixel_values` is `(1, R, A, S)`; `local` is None for a model without a local stream.
+    `pixel_values` is `(C, R, A, S)`; `local` is None for a model without a local stream, `presence` for one that takes
+    T2w alone.
     """
 
     scan: str
@@ -38,6 +45,7 @@ class PreparedScan(NamedTuple):
     local: LocalInputs | None = None
     warnings: tuple[str, ...] = ()
     message: str = ""
+    presence: np.ndarray | None = None
 
 
 class PreparedScans(Dataset):
@@ -47,13 +55,19 @@ class PreparedScans(Dataset):
         requests: from `find_requests`.
         processor: of the model.
         trained_on: `training_appearance` of the model's configuration.
-        series: see `screen`.
+        series, others: see `screen`.
     """
 
     def __init__(
-        self, requests: list[Request], processor, trained_on: dict[str, list[float]] | None, series: str | None = None
+        self,
+        requests: list[Request],
+        processor,
+        trained_on: dict[str, list[float]] | None,
+        series: str | None = None,
+        others: Callable[[str], Mapping[str, Any]] = no_others,
     ):
         self.requests, self.processor, self.trained_on, self.series = requests, processor, trained_on, series
+        self.others = others
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -65,9 +79,9 @@ class PreparedScans(Dataset):
         try:
             mask = find_mask(scan) if self.processor.brain_mask == "required" else None
             # numpy arrays travel between processes through a pipe, so a container's small /dev/shm does not matter
-            volume, pixel_values, local = read_inputs(self.processor, open_scan(scan, self.series), mask)
-            doubts = all_warnings(volume, pixel_values[0], self.trained_on)
-            return PreparedScan(scan, pixel_values, local, tuple(doubts))
+            found = read_inputs(self.processor, open_scan(scan, self.series), mask, others=self.others(scan))
+            doubts = all_warnings(found.volume, found.pixel_values[0], self.trained_on)
+            return PreparedScan(scan, found.pixel_values, found.local, tuple(doubts), presence=found.presence)
         except Exception as error:  # any error costs the row of this scan, not the run
             return PreparedScan(scan, message=one_line(error))
 
@@ -82,6 +96,7 @@ def screen(
     num_workers: int = 0,
     test_time_augmentation: bool | None = None,
     series: str | None = None,
+    others: Callable[[str], Mapping[str, Any]] = no_others,
 ) -> Iterator[dict[str, Any]]:
     """Screen scans, and yield one row of `COLUMNS` per request, in their order.
 
@@ -96,9 +111,10 @@ def screen(
         num_workers: processes that read scans; 0 reads in this process.
         test_time_augmentation: `False` skips the mirrored view; `None` follows the model's configuration.
         series: number or UID of the series to use in DICOM studies where several fit.
+        others: the further images of a scan by modality, see `read_inputs`. It is called where the scan is read.
     """
     loader = DataLoader(
-        PreparedScans(requests, processor, model.config.training_appearance, series),
+        PreparedScans(requests, processor, model.config.training_appearance, series, others),
         batch_size=batch_size,
         num_workers=min(num_workers, len(requests) - 1),
         collate_fn=list,
@@ -109,15 +125,16 @@ def screen(
         places: Iterator[list] = iter([])
         if readable:
             stack = torch.stack([torch.from_numpy(item.pixel_values) for item in readable]).to(model.device)
+            flags = presence_batch([item.presence for item in readable], model.device)
             if local := local_batch([item.local for item in readable], model.device):
-                said = model.predict_streams(stack, test_time_augmentation, **local)
+                said = model.predict_streams(stack, test_time_augmentation, **local, **flags)
                 views = said["members"].mean(dim=0)
                 both = zip(said["candidates"].cpu(), local["local_positions"].cpu(), strict=True)
                 places = iter([list_places(*scores) for scores in both])
             else:
-                views = model.predict_views(stack, test_time_augmentation)
+                views = model.predict_views(stack, test_time_augmentation, **flags)
             augmented, plain = iter(views.mean(dim=0)[:, INJURY].tolist()), iter(views[0, :, INJURY].tolist())
-        for scan, pixel_values, _, warnings, message in batch:
+        for scan, pixel_values, _, warnings, message, _ in batch:
             doubts = " ".join(warnings)
             if pixel_values is None:
                 yield _row(scan, status="error", message=message)

@@ -44,15 +44,16 @@ class ScreeningModel(Protocol):
     def networks(self) -> tuple[nn.Module, ...]: ...
 
     def predict_members(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """Class probabilities of each ensemble member and view.
 
         Args:
-            pixel_values: (B, 1, R, A, S), as the processor makes them.
+            pixel_values: (B, C, R, A, S), as the processor makes them.
             test_time_augmentation: `False` skips the mirrored view; `None` follows the configuration.
-            **local: `local_patches`, `local_positions`, `local_valid` and `local_shares` as the processor makes them,
-                for a model with a local stream. Without them, the global stream answers alone.
+            **others: `local_patches`, `local_positions`, `local_valid` and `local_shares` as the processor makes them,
+                for a model with a local stream. Without them, the global stream answers alone. And `presence` (B, C)
+                for a model that takes several modalities; without it, it counts all as present.
 
         Returns:
             (M, V, B, num_labels) float32: M = 1 for a single network; V = 2 views (original, mirrored left to right)
@@ -61,7 +62,7 @@ class ScreeningModel(Protocol):
         ...
 
     def predict_streams(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> dict[str, Tensor]:
         """What each stream of a model with a local stream says; see `ScreeningInference.predict_streams`.
 
@@ -70,13 +71,13 @@ class ScreeningModel(Protocol):
         ...
 
     def predict_views(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """The mean of `predict_members` over the members, (V, B, num_labels) float32."""
         ...
 
     def predict_proba(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """The mean of `predict_views` over the views, (B, num_labels) float32; each row sums to 1."""
         ...
@@ -101,11 +102,6 @@ def predicted_label(p_injury: float, config: Any, scan: str) -> str:
 def has_local_stream(config: Any) -> bool:
     """Whether a model has a local stream. The configuration may be of a class from before it existed."""
     return bool(getattr(config, "local_stream", False))
-
-
-def modalities(settings: Any) -> list[str]:
-    """What each channel shows, of a configuration or a processor. Both may be of a class from before there were any."""
-    return list(getattr(settings, "modalities", ["T2w"]))
 
 
 def is_trained(model: ScreeningModel) -> bool:

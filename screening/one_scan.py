@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from dicomfiles import read as read_delivery
 from preprocessing import LocalInputs, Volume, VolumeError, apply_mask, read_volume, stack_local_inputs
 from preprocessing.appearance_gloresnet import check_standardised, coarser
 from preprocessing.arrays_gloresnet import longest_edge
+from preprocessing.modalities_gloresnet import images_by_modality
 
+from .modalities import modalities_of, presence_batch, used_and_missing
 from .model import INJURY, ScreeningModel, predicted_label
 from .out_of_distribution import MASKED_SHARE, describe, unusual
 from .places import list_places
@@ -26,13 +29,15 @@ class ScanInputs(NamedTuple):
 
     Attributes:
         volume: the scan on its own voxel grid, as in `framed_scan`.
-        pixel_values: the network's input `(1, S, S, S)` float32.
+        pixel_values: the network's input `(C, S, S, S)` float32.
         local: what the local stream needs; None for a model without one.
+        presence: `(C,)` bool, which modalities there are; None for a model that takes T2w alone.
     """
 
     volume: Volume
     pixel_values: np.ndarray
     local: LocalInputs | None = None
+    presence: np.ndarray | None = None
 
 
 def open_scan(scan: str | Volume, series: str | None = None) -> str | Volume:
@@ -95,22 +100,35 @@ def read_scan(processor, scan: str | Volume, mask: str | None = None) -> tuple[V
     return read_inputs(processor, scan, mask, search=False)[:2]
 
 
-def read_inputs(processor, scan: str | Volume, mask: str | None = None, search: bool = True) -> ScanInputs:
+def read_inputs(
+    processor,
+    scan: str | Volume,
+    mask: str | None = None,
+    search: bool = True,
+    others: Mapping[str, Any] | None = None,
+) -> ScanInputs:
     """Read a scan on its own voxel grid, and prepare what the model needs.
 
     Args:
         processor, scan, mask: see `framed_scan`.
         search: whether to prepare the local stream too, if there is one. If it cannot judge the scan, the volume's
             warnings say so.
+        others: further images of the scan by modality: paths, or images in its world space. The warnings name those
+            that the model takes and that are missing.
 
     Raises:
-        ValueError: the scan or mask cannot be used.
+        ValueError: the scan, another image or the mask cannot be used.
     """
     volume = read_volume(scan)
+    images_by_modality({"T2w": volume, **(others or {})}, modalities_of(processor), volume.source)
     seen = _seen(processor, volume, mask, correct=True)  # the processor does not repeat any of it
     local = processor.search(seen) if search and has_search(processor) else None
     silent = (local.warning,) if local is not None and local.warning else ()
     volume = volume._replace(warnings=(*seen.warnings, *silent), frame=seen.frame)
+    if len(modalities_of(processor)) > 1:
+        channels = processor.map(seen, others or {}, mask)
+        volume = volume._replace(warnings=(*volume.warnings, *channels.warnings))
+        return ScanInputs(volume, channels.pixel_values, local, channels.presence)
     # the position of a mask was checked above, because arrays have none
     brain = None if mask is None else read_volume(mask).data
     with warnings.catch_warnings():
@@ -136,7 +154,7 @@ def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[fl
 
     Args:
         volume: from `read_scan`.
-        cube: `(S, S, S)`, the channel of `read_scan`'s input.
+        cube: `(S, S, S)`, the T2w channel of `read_scan`'s input.
         trained_on: `training_appearance` of the model's configuration.
 
     Returns:
@@ -146,35 +164,47 @@ def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[fl
 
 
 def prepare_scan(
-    processor, scan: str | Volume, mask: str | None = None, name: str = "", series: str | None = None
+    processor,
+    scan: str | Volume,
+    mask: str | None = None,
+    name: str = "",
+    series: str | None = None,
+    others: Mapping[str, Any] | None = None,
 ) -> tuple[Volume, torch.Tensor]:
-    """`read_scan` for a single scan: its input is a batch `(1, 1, S, S, S)`, and no message contains a folder name.
+    """`read_scan` for a single scan: its input is a batch `(1, C, S, S, S)`, and no message contains a folder name.
 
     Args:
         processor, mask: see `read_scan`.
         scan, series: see `open_scan`.
         name: the name of the scan in messages; by default its file name.
+        others: see `read_inputs`.
 
     Raises:
         ValueError: the scan or mask cannot be used. The message is one sentence.
     """
-    volume, pixel_values, _ = _prepared(processor, scan, mask, name, series, search=False)
-    return volume, torch.from_numpy(pixel_values[None])
+    found = _prepared(processor, scan, mask, name, series, others, search=False)
+    return found.volume, torch.from_numpy(found.pixel_values[None])
 
 
 def _prepared(
-    processor, scan: str | Volume, mask: str | None, name: str, series: str | None, search: bool
+    processor,
+    scan: str | Volume,
+    mask: str | None,
+    name: str,
+    series: str | None,
+    others: Mapping[str, Any] | None,
+    search: bool,
 ) -> ScanInputs:
     path = scan if isinstance(scan, str) else scan.source
     try:
-        return read_inputs(processor, open_scan(scan, series), mask, search)
+        return read_inputs(processor, open_scan(scan, series), mask, search, others)
     except ValueError as error:
         # a model folder brings its own copy of the class
         ours = any(kind.__name__ == VolumeError.__name__ for kind in type(error).__mro__)
         sentence = str(error).replace(path, name or os.path.basename(path))
-        raise (VolumeError if ours else ValueError)(
-            sentence.replace(mask, os.path.basename(mask)) if mask else sentence
-        ) from error
+        for file in (mask, *(others or {}).values()):
+            sentence = sentence.replace(file, os.path.basename(file)) if isinstance(file, str) else sentence
+        raise (VolumeError if ours else ValueError)(sentence) from error
 
 
 def screen_scan(
@@ -184,12 +214,13 @@ def screen_scan(
     mask: str | None = None,
     name: str = "",
     series: str | None = None,
+    others: Mapping[str, Any] | None = None,
 ) -> dict:
     """Screen one scan.
 
     Args:
         model, processor: from `load_model`; the model also from `prepare`.
-        scan, mask, name, series: see `prepare_scan`.
+        scan, mask, name, series, others: see `prepare_scan`.
 
     Returns:
         A dictionary of JSON values:
@@ -204,6 +235,7 @@ def screen_scan(
         - `p_global`, `p_local`, `p_shares`: what each says alone; None for one that did not speak. `p_injury` is
           1 - (1 - p_global) (1 - p_local) (1 - p_shares), up to the averaging over ensemble members.
         - `places`: the most suspicious places that the local stream found, see `list_places`
+        - `modalities`, `missing_modalities`: those that the answer rests on, and others that the model takes
         - `predicted_label`, `threshold`, `temperature`, `calibrated`
         - `preprocessing`: see `describe_preprocessing`
         - `warnings`: see `all_warnings`
@@ -214,13 +246,14 @@ def screen_scan(
         ValueError: the scan or mask cannot be used, or the model did not return a probability.
     """
     name = name or os.path.basename(scan if isinstance(scan, str) else scan.source)
-    volume, pixels, found = _prepared(processor, scan, mask, name, series, search=True)
+    volume, pixels, found, presence = _prepared(processor, scan, mask, name, series, others, search=True)
     pixel_values, local = torch.from_numpy(pixels[None]), local_batch([found], model.device)
+    flags = presence_batch([presence], model.device)
     with torch.inference_mode():
         if local:
-            said = model.predict_streams(pixel_values.to(model.device), None, **local)
+            said = model.predict_streams(pixel_values.to(model.device), None, **local, **flags)
         else:
-            said = {"members": model.predict_members(pixel_values.to(model.device))}
+            said = {"members": model.predict_members(pixel_values.to(model.device), **flags)}
     each = said["members"][:, :, 0, INJURY].double()  # (members, views)
     views, members = each.mean(dim=0).tolist(), each.mean(dim=1).tolist()
     p_injury, config = float(np.mean(views)), model.config
@@ -235,6 +268,7 @@ def screen_scan(
         "p_injury_members": members if len(members) > 1 else None,
         "member_spread": float(np.std(members, ddof=1)) if len(members) > 1 else None,
         **_streams(said, local, p_injury),
+        **used_and_missing(processor, presence),
         "predicted_label": label,
         "threshold": float(config.threshold),
         "temperature": float(config.temperature),

@@ -45,27 +45,27 @@ class PyTorchModel:
         return str(self.module.dtype).removeprefix("torch.")
 
     def predict_members(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """(M, V, B, num_labels), see `ScreeningModel`."""
         if member_temperatures(self.config):
-            return self.module.predict_members(pixel_values, test_time_augmentation, **local)
-        return self.module.predict_views(pixel_values, test_time_augmentation, **local)[None]
+            return self.module.predict_members(pixel_values, test_time_augmentation, **others)
+        return self.module.predict_views(pixel_values, test_time_augmentation, **others)[None]
 
     def predict_streams(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> dict[str, Tensor]:
         """See `ScreeningModel`."""
-        return self.module.predict_streams(pixel_values, test_time_augmentation, **local)
+        return self.module.predict_streams(pixel_values, test_time_augmentation, **others)
 
     def predict_views(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """(V, B, num_labels), see `ScreeningModel`."""
-        return self.module.predict_views(pixel_values, test_time_augmentation, **local)
+        return self.module.predict_views(pixel_values, test_time_augmentation, **others)
 
     def predict_proba(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """(B, num_labels), see `ScreeningModel`."""
-        return self.module.predict_proba(pixel_values, test_time_augmentation, **local)
+        return self.module.predict_proba(pixel_values, test_time_augmentation, **others)

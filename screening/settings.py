@@ -9,7 +9,8 @@ from modeling_gloresnet.configuration_gloresnet import ScreeningConfig
 from preprocessing import GloResNetImageProcessor
 from preprocessing.appearance_gloresnet import DESCRIPTORS
 
-from .model import has_local_stream, modalities
+from .modalities import modalities_of
+from .model import has_local_stream
 
 
 def check_settings(config: Any, processor: Any) -> None:
@@ -36,7 +37,7 @@ def check_settings(config: Any, processor: Any) -> None:
             f"the processor has local_stream {str(searches).lower()}, but the model has "
             f"{'no' if searches else 'a'} local stream: give both the setting that the model was trained with"
         )
-    made, taken = modalities(processor), modalities(config)
+    made, taken = modalities_of(processor), modalities_of(config)
     if made != taken or len(taken) != config.num_channels:
         raise ValueError(
             f"the processor prepares {', '.join(made)}, but the model expects num_channels {config.num_channels} "

@@ -16,7 +16,7 @@ CONFIG = SimpleNamespace(id2label={0: "normal", 1: "injury"}, threshold=0.5, tra
 NO_RECORD = "The model has no record of its training scans: it is not known whether this scan is similar to them."
 
 
-def read_inputs(processor, scan, mask):
+def read_inputs(processor, scan, mask, others):
     """Reads a "scan" whose name is its probability of injury."""
     doubts = ("Its sform and qform disagree.",) if scan == "0.5" else ()
     return ScanInputs(SimpleNamespace(warnings=doubts), np.full((1, 2, 2, 2), float(scan), np.float32))

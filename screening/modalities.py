@@ -1,0 +1,118 @@
+"""Which modalities a model takes, which of them a scan has, and where its further images are.
+
+Importing this module does not import torch or nitransforms.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from preprocessing import Volume
+
+
+def modalities_of(settings: Any) -> list[str]:
+    """What each channel shows, of a configuration or a processor. Both may be of a class from before there were any."""
+    return list(getattr(settings, "modalities", ["T2w"]))
+
+
+def presence_batch(scans: list[np.ndarray | None], device: torch.device) -> dict[str, Tensor]:
+    """The keyword `presence` (B, C) for a batch of scans; none for a model that takes T2w alone."""
+    import torch
+
+    known = [presence for presence in scans if presence is not None]
+    return {"presence": torch.from_numpy(np.stack(known)).to(device)} if known else {}
+
+
+def used_and_missing(settings: Any, presence: np.ndarray | None) -> dict[str, list[str]]:
+    """The entries of an answer that say which images it rests on, and which the model would take besides them."""
+    taken = modalities_of(settings)
+    there = [True] * len(taken) if presence is None else presence.tolist()
+    return {
+        "modalities": [name for name, present in zip(taken, there, strict=True) if present],
+        "missing_modalities": [name for name, present in zip(taken, there, strict=True) if not present],
+    }
+
+
+class FurtherImages:
+    """Finds the images of a scan besides T2w: those that were named, and those of its BIDS session.
+
+    Args:
+        modalities: those that the model takes.
+        named: modality -> path, for a single scan.
+        transforms: modality -> path of FLIRT's matrix from that image to the T2w scan.
+        roots: further BIDS folders, besides the one of the scan.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        named: Mapping[str, str] | None = None,
+        transforms: Mapping[str, str] | None = None,
+        roots: Sequence[str | os.PathLike[str]] = (),
+    ):
+        self.modalities = list(modalities)
+        self.named, self.transforms = dict(named or {}), dict(transforms or {})
+        self.roots = [Path(os.path.abspath(root)) for root in roots]
+
+    def __call__(self, scan: str) -> dict[str, Any]:
+        """The images of a scan by modality, in its world space.
+
+        Raises:
+            CohortError, VolumeError: several images match, one cannot be read, or a transform cannot be right.
+        """
+        if len(self.modalities) == 1:
+            return {}
+        from cohort.modalities import find_channels
+
+        wanted = [name for name in self.modalities if name not in self.named]
+        home = _session(scan)
+        found = {}
+        if home is not None:
+            root, participant, session = home
+            roots = list(dict.fromkeys([root, *self.roots]))
+            channels = find_channels(participant, session, roots, wanted, scan)
+            found = {channel.modality: (channel.image, channel.transform) for channel in channels}
+        found |= {name: (path, self.transforms.get(name)) for name, path in self.named.items()}
+        return {name: placed(path, matrix, scan) for name, (path, matrix) in found.items()}
+
+
+def placed(image: str, matrix: str | None, scan: str) -> str | Volume:
+    """An image in the world space of its T2w scan: its path, or the volume that FLIRT's matrix moves there.
+
+    Args:
+        image, matrix, scan: paths; no matrix if the image lies there already.
+
+    Raises:
+        CohortError, VolumeError: see `cohort.transforms.in_t2w_space`.
+    """
+    if matrix is None:
+        return image
+    from cohort.transforms import in_t2w_space
+    from preprocessing import read_volume
+
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        volume = read_volume(in_t2w_space(image, matrix, scan))
+    sentences = tuple(str(doubt.message).removeprefix(f"{image}: ") for doubt in doubts)
+    return volume._replace(source=image, warnings=(*volume.warnings, *sentences))
+
+
+def _session(scan: str) -> tuple[Path, str, str] | None:
+    """The BIDS folder, participant and session of a scan in `sub-X/ses-Y/anat` or `sub-X/anat`; None for others."""
+    folder = Path(os.path.abspath(scan)).parent
+    if folder.name != "anat":
+        return None
+    folder, session = folder.parent, ""
+    if folder.name.startswith("ses-"):
+        folder, session = folder.parent, folder.name.removeprefix("ses-")
+    return (folder.parent, folder.name.removeprefix("sub-"), session) if folder.name.startswith("sub-") else None
