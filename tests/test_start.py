@@ -1,4 +1,4 @@
-"""Programs import slow libraries after they have read their arguments: `--help` and wrong calls are answered at once."""
+"""Programs import slow libraries after they have read their arguments: `--help` and wrong calls answer at once."""
 
 import json
 import subprocess
