@@ -12,7 +12,6 @@ from typing import Any, Literal
 import yaml
 
 from architectures.networks import DEPTHS, Architecture, problem
-from preprocessing.modalities_gloresnet import check_modalities
 from run_folder.files import InputError, read_yaml, write_text
 from run_folder.layout import MOST_FOLDS
 
@@ -77,6 +76,16 @@ class Recipe:
             raise RecipeError(
                 f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it."
             )
+        if self.modalities != "T2w":
+            self._check_modalities()
+        if self.local_stream == "on" and self.architecture not in (*DEPTHS, "compact"):
+            raise RecipeError(f"local_stream on needs a ResNet, and the architecture is {self.architecture}: use off.")
+        if message := problem(self.architecture, self.image_size, self.init, self.gradient_checkpointing):
+            raise RecipeError(message)
+
+    def _check_modalities(self) -> None:
+        from preprocessing.modalities_gloresnet import check_modalities  # late: it imports NumPy and nibabel
+
         try:
             named = check_modalities([name.strip() for name in self.modalities.split(",")])
         except ValueError as error:
@@ -90,10 +99,6 @@ class Recipe:
             raise RecipeError(
                 f"local_stream on takes T2w alone, and modalities is {self.modalities}: choose one of the two."
             )
-        if self.local_stream == "on" and self.architecture not in (*DEPTHS, "compact"):
-            raise RecipeError(f"local_stream on needs a ResNet, and the architecture is {self.architecture}: use off.")
-        if message := problem(self.architecture, self.image_size, self.init, self.gradient_checkpointing):
-            raise RecipeError(message)
 
     @property
     def channels(self) -> list[str]:
