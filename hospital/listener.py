@@ -156,12 +156,21 @@ def tls_context(settings: Settings, server: bool) -> ssl.SSLContext:
     Args:
         settings: `certificate`, `key` and `ca_file`.
         server: whether to receive.
+
+    Raises:
+        OSError: a file is not what it should be.
     """
     assert settings.certificate is not None
     purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
-    context = ssl.create_default_context(purpose, cafile=settings.ca_file)
+    try:
+        context = ssl.create_default_context(purpose, cafile=settings.ca_file)
+        context.load_cert_chain(settings.certificate, settings.key, password="")  # so that it never asks for one
+    except ssl.SSLError as error:
+        raise OSError(
+            f"--certificate, --key or --ca_file cannot be used ({error.reason or type(error).__name__}): give PEM files"
+            " that belong together, and a key without a password"
+        ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.certificate, settings.key)
     if server and settings.ca_file:
         context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from run_folder.files import InputError, read_yaml
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TITLE = re.compile(r"[A-Za-z0-9_. -]{1,16}")
+MOST_DAYS = 36500
 SEND_TO = re.compile(r"([^@]{1,16})@([^@]+):(\d{1,5})")
 
 
@@ -121,15 +123,14 @@ def _problems(settings: Settings):
             yield f"the AE title {title!r} is not valid: give 1 to 16 letters, digits, or one of _ . -"
     if settings.listen is not None and settings.host not in LOOPBACK and not settings.callers:
         yield f"--host {settings.host} can be reached from outside: name the senders that may store, --callers TITLE"
-    if settings.send_to is not None and not SEND_TO.fullmatch(settings.send_to):
-        yield f"--send_to {settings.send_to} is not understood: give TITLE@HOST:PORT"
+    if settings.send_to is not None:
+        found = SEND_TO.fullmatch(settings.send_to)
+        if not found or not 1 <= int(found[3]) <= 65535:
+            yield f"--send_to {settings.send_to} is not understood: give TITLE@HOST:PORT"
     if settings.archive is not None:
-        address = urlsplit(settings.archive)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            yield f"--archive {settings.archive} is no address: give https://HOST/dicom-web"
-        secret = settings.user or settings.token_file
-        if secret and address.scheme != "https" and address.hostname not in LOOPBACK:
-            yield "a password or token would travel unencrypted: give an --archive with https"
+        yield from _problems_of_address(settings)
+    if settings.days > MOST_DAYS:
+        yield f"--days {settings.days} is not possible: give at most {MOST_DAYS}"
     if bool(settings.user) != bool(settings.password_file):
         yield "--user and --password_file belong together: give both"
     if bool(settings.certificate) != bool(settings.key):
@@ -138,12 +139,42 @@ def _problems(settings: Settings):
         path = getattr(settings, name)
         if path and not Path(path).is_file():
             yield f"--{name} {path} is not a file: check the path"
+        if path and not os.access(path, os.R_OK):
+            yield f"--{name} {path} cannot be read: check its permissions"
+    for name in ("password_file", "token_file"):
+        path = getattr(settings, name)
+        if path and not _holds_secret(Path(path)):
+            yield f"--{name} {path} does not hold one line of text (UTF-8): write only the password or token into it"
     for field in dataclasses.fields(Settings):
         value = getattr(settings, field.name)
         if isinstance(value, (int, float)) and not 0 <= value < 1e9:
             yield f"--{field.name} {value} is not possible: give a number from 0 on"
     if settings.max_associations < 1 or settings.max_studies < 1 or settings.max_instances < 1:
         yield "--max_associations, --max_studies and --max_instances must be at least 1"
+
+
+def _problems_of_address(settings: Settings):
+    try:
+        address = urlsplit(settings.archive or "")
+        good = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:  # a port that is too large, brackets that do not close
+        good = False
+    if not good:
+        yield f"--archive {settings.archive} is no address: give https://HOST/dicom-web"
+        return
+    if "@" in address.netloc:  # it would be printed, and sent over http
+        yield "--archive holds a user or password: give them as --user and --password_file"
+    secret = settings.user or settings.token_file
+    if secret and address.scheme != "https" and address.hostname not in LOOPBACK:
+        yield "a password or token would travel unencrypted: give an --archive with https"
+
+
+def _holds_secret(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and text.isprintable()
 
 
 def _kind(field: dataclasses.Field) -> Any:
