@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dicomfiles.age import too_old
 from dicomfiles.contrast import judge
 from dicomfiles.delivery import File, Opened
 from dicomfiles.headers import Headers
@@ -100,7 +101,7 @@ class Archive:
         return found
 
     def wanted(self, found: Found) -> bool:
-        """Whether a series may be T2-weighted, from its headers; only then it is fetched.
+        """Whether a series may be T2-weighted and of a newborn, from its headers; only then it is fetched.
 
         Raises:
             ArchiveError
@@ -121,7 +122,7 @@ class Archive:
                 read = headers.read(File(str(path), path.stat().st_size))
                 if read and read.instance:
                     instances.append(read.instance)
-            return bool(instances) and judge(instances).t2w != "no"
+            return bool(instances) and judge(instances).t2w != "no" and not any(map(too_old, instances))
 
     def fetch(self, found: Found) -> Iterator[tuple[str, str, bytes]]:
         """Study, instance and file of each MR image of a series, in the encoding that the archive has.

@@ -141,7 +141,7 @@ class Service:
             complete = self.counts.get(series.series) == series.size
             if not complete or self.queue.fetched(*key) == series.size:
                 continue
-            if len(self.spool.deliveries()) >= MOST_FETCHED:
+            if self._waiting() >= MOST_FETCHED:
                 break
             try:
                 if self.archive.wanted(series):
@@ -158,6 +158,11 @@ class Service:
                 break
         self.counts = {series.series: series.size for series in found}
         self.lines.trouble("search", problem)
+
+    def _waiting(self) -> int:
+        """How many studies are to be looked at; those that are only kept, in case more of them comes, do not count."""
+        kept = {row["study"] for row in self.queue.waiting() if row["state"] == "kept"}
+        return sum(delivery.study not in kept for delivery in self.spool.deliveries())
 
     def look(self, delivery: Delivery, crowded: bool = False) -> bool:
         """Decide what is to be done with a study that has settled, and do it. Returns whether something was done."""

@@ -70,13 +70,16 @@ def store(s):
 def poll(s):
     """A study is found in the archive: only the series that may be T2w is fetched, when its count stands still."""
     folder, study = s.study("poll")
+    adult, _ = s.study("poll-adult")
+    edit(adult, lambda one, _: setattr(one, "PatientBirthDate", "19500101"))
     t1w, _ = s.study("poll", series=2)
     edit(t1w, lambda one, _: setattr(one, "EchoTime", 12))
     today = time.strftime("%Y%m%d")
     for each in (folder, t1w):
-        edit(each, lambda one, _: (setattr(one, "StudyDate", today), setattr(one, "PatientBirthDate", today)))
-    s.orthanc.upload(folder)
-    s.orthanc.upload(t1w)
+        edit(each, lambda one, _: setattr(one, "PatientBirthDate", today))
+    for each in (folder, t1w, adult):
+        edit(each, lambda one, _: setattr(one, "StudyDate", today))
+        s.orthanc.upload(each)
     fetched = s.base / "fetched.txt"
 
     def patch():

@@ -10,9 +10,9 @@ from pynetdicom import AE, evt
 import hospital.archive
 import hospital.service
 import serve
-from hospital.archive import ArchiveError, Receiver
+from hospital.archive import ArchiveError, Found, Receiver
 from hospital.queue import Key
-from hospital.service import Service
+from hospital.service import MOST_FETCHED, Service
 from hospital.settings import Settings
 from hospital.software import Software
 from hospital.spool import tag
@@ -62,6 +62,44 @@ def test_an_archive_that_does_not_answer_is_not_asked_for_each_report(tmp_path):
     _with_reports(service, "a", "b", "c")
     service.destination = _Archive({"a", "b", "c"}, answered=False)
     assert not service.send() and not service.send() and service.destination.asked == ["a"]
+    service.close()
+
+
+class _Source:
+    """An archive with one new series."""
+
+    def find(self):
+        return [Found("9", "9.1", 1)]
+
+    def wanted(self, found):
+        return True
+
+    def fetch(self, found):
+        yield found.study, "9.1.1", b"x"
+
+
+def test_refused_studies_that_are_kept_do_not_end_the_search(tmp_path):
+    service = _service(tmp_path / "spool")
+    for number in range(MOST_FETCHED):
+        service.spool.keep(f"1.{number}", "1.1", b"x")
+    service.archive, service.counts = _Source(), {"9.1": 1}
+    service.poll()
+    assert len(service.spool.deliveries()) == MOST_FETCHED
+    for delivery in service.spool.deliveries():
+        service._keep(delivery, "no T2-weighted series")
+    service.poll()
+    assert len(service.spool.deliveries()) == MOST_FETCHED + 1
+    service.close()
+
+
+def test_each_report_is_sent_before_the_next_study_is_screened(tmp_path, monkeypatch):
+    service, steps = _service(tmp_path / "spool"), []
+    for number in range(2):
+        service.spool.keep(f"1.{number}", "1.1", b"x")
+    monkeypatch.setattr(service, "poll", lambda: None)
+    monkeypatch.setattr(service, "look", lambda *_: bool(steps.append("look")) or True)
+    monkeypatch.setattr(service, "send", lambda: bool(steps.append("send")))
+    assert service.round() and steps == ["look", "send", "look", "send", "send"]
     service.close()
 
 
