@@ -20,6 +20,7 @@ import highdicom  # noqa: E402, F401
 import matplotlib  # noqa: E402, F401
 import pynetdicom  # noqa: E402, F401
 import torch  # noqa: E402
+from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map  # noqa: E402
 
 import serve  # noqa: E402, F401
 from hospital import pictures, service  # noqa: E402, F401
@@ -33,6 +34,7 @@ MODULES = scenarios, parts, encryption, deaths
 def main() -> None:
     torch.set_num_threads(1)
     pictures.COUNT = setting.PICTURES
+    get_iod_module_map(), get_module_attribute_map()  # half a second for each service, if it had to read them
     model, base = sys.argv[1], Path(sys.argv[2])
     loaded = loading.load_model(model)
     loading.load_model = lambda _name: loaded
