@@ -240,7 +240,7 @@ def summary_for_json(findings: Findings) -> dict[str, Any]:
         "subgroups": [_part(part) for part in findings.subgroups],
         "sites": [_part(part) for part in findings.sites],
     }
-    return _plain(content)
+    return plain(content)
 
 
 def _intervals(metrics: Mapping[str, Interval]) -> dict[str, Any]:
@@ -263,12 +263,12 @@ def _part(part: Part) -> dict[str, Any]:
     return {**asdict(part), "metrics": _intervals(part.metrics)}
 
 
-def _plain(content: Any) -> Any:
+def plain(content: Any) -> Any:
     """The same structure with Python scalars instead of NumPy ones and None instead of NaN."""
     if isinstance(content, Mapping):
-        return {str(key): _plain(value) for key, value in content.items()}
+        return {str(key): plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
+        return [plain(value) for value in content]
     if isinstance(content, np.generic):
         content = content.item()
     if isinstance(content, float) and not np.isfinite(content):

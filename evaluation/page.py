@@ -153,7 +153,7 @@ def render_study(
         "numbers_file": numbers_file,
         "figures": figures,
     }
-    return _environment().get_template("report.html.jinja").render(context)
+    return environment().get_template("report.html.jinja").render(context)
 
 
 def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: Path, resampling: Resampling) -> str:
@@ -176,7 +176,7 @@ def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: 
         "families": comparison.table["family"].nunique(),
         "injured": int(comparison.table["label"].sum()),
     }
-    return _environment().get_template("comparison.html.jinja").render(context)
+    return environment().get_template("comparison.html.jinja").render(context)
 
 
 def study_drawings(findings: Findings) -> list[Drawing]:
@@ -277,9 +277,10 @@ def _mean_sd(values: list[float | None]) -> str:
     return f"{np.mean(known):.2f} ± {np.std(known, ddof=1):.3f}"
 
 
-def _environment() -> jinja2.Environment:
+def environment(*folders: Path) -> jinja2.Environment:
+    """The templates of this room and of further folders, with the filters that format numbers."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

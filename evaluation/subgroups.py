@@ -120,9 +120,12 @@ def _part(
 
 
 def evaluate_sites(
-    predictions: pd.DataFrame, threshold: float | np.ndarray = 0.5, resampling: Resampling = DEFAULT_RESAMPLING
+    predictions: pd.DataFrame,
+    threshold: float | np.ndarray = 0.5,
+    resampling: Resampling = DEFAULT_RESAMPLING,
+    fewest: int = 2,
 ) -> list[Part]:
-    """Metrics of each site, by name; none if fewer than two sites are known.
+    """Metrics of each site, by name; none if fewer than `fewest` sites are known.
 
     Args:
         predictions: out-of-fold predictions with ``site``, one row per scan. Scans without a site are the last part.
@@ -134,7 +137,7 @@ def evaluate_sites(
     """
     site = predictions["site"].fillna("").astype(str) if "site" in predictions else pd.Series("", predictions.index)
     names = sorted(set(site) - {""})
-    if len(names) < 2:
+    if len(names) < fewest:
         return []
     thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), len(predictions))
     results = []

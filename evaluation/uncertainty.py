@@ -206,9 +206,11 @@ def paired_auc_difference(
     scores_b: ArrayLike,
     families: ArrayLike,
     resampling: Resampling = DEFAULT_RESAMPLING,
+    folds: ArrayLike | None = None,
 ) -> PairedDifference:
     """Difference of two AUCs on the same scans. Each draw takes the same families for both models.
 
+    With ``folds``, both AUCs compare only scans of the same fold (`weighted_within_fold_auc`).
     p = 2 min(share of draws <= 0, share of draws >= 0), where share = (1 + count) / (1 + draws).
 
     Raises:
@@ -217,7 +219,10 @@ def paired_auc_difference(
     label, a = checked_pair(labels, scores_a)
     label, b = checked_pair(labels, scores_b)
     weights = bootstrap_weights(families, resampling)
-    auc_a, auc_b = weighted_auc(label, a, weights), weighted_auc(label, b, weights)
+    if folds is None:
+        auc_a, auc_b = weighted_auc(label, a, weights), weighted_auc(label, b, weights)
+    else:
+        auc_a, auc_b = (weighted_within_fold_auc(label, score, folds, weights) for score in (a, b))
     if not np.isfinite(auc_a[0]):
         raise ValueError("AUC is undefined: all scans are of one class.")
     difference = auc_a - auc_b
