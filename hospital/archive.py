@@ -207,17 +207,13 @@ class Receiver:
 
 
 def keep_answers(association: Any) -> None:
-    """Let the thread of an association that we asked for give back an answer that it took by mistake.
+    """Let nobody but the sender take the answers of an association that we asked for.
 
-    pynetdicom 3.0.4 pauses this thread while it sends. On a busy machine the thread may have passed its check just
-    before, and then takes the answer and drops it. The sender waits for it until its timeout.
+    pynetdicom 3.0.4 pauses the thread of the association while it sends. On a busy machine the thread may have passed
+    its check just before. Then it takes the answer and drops it, and the sender waits for it until its timeout.
     """
-    serve, queue = association._serve_request, association.dimse.msg_queue
-
-    def give_back(message: Any, context: int) -> None:
-        serve(message, context) if message.is_valid_request else queue.put((context, message))
-
-    association._serve_request = give_back
+    get = association.dimse.get_msg
+    association.dimse.get_msg = lambda block=False: get(block) if block else (None, None)  # the sender blocks
 
 
 def as_file(dataset: Any, syntax: str | None = None) -> bytes:
