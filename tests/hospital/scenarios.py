@@ -173,7 +173,7 @@ def limits(s):
     """Too many senders, studies or files, too large a file, or no space: refused, and nothing half-written."""
     folder, _ = s.study("limits")
     paths = files(folder)
-    s.listen("limits", "--max_associations", 1, "--max_instances", 3, "--max_studies", 1)
+    s.listen("limits", "--max_associations", 1, "--max_instances", 3, "--max_studies", 1, "--settle", 60)
     refused = []
     assert offer(s, paths[:4], between=lambda: refused.append(offer(s, paths))) == [0, 0, 0, 0xA700]
     assert refused == [None]
