@@ -16,7 +16,6 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
 import argparse
 import io
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -110,7 +109,7 @@ def demonstrate(folder: Path, model: str | None, output: Path) -> None:
         step(f"The study was sent once more. The archive still has {len(orthanc.reports())} report of it.")
     finally:
         if service:
-            service.send_signal(signal.SIGTERM)
+            service.kill()  # its spool is deleted; to wait for its end could take longer than Ctrl-C has
             service.wait()
         orthanc.stop()
 
