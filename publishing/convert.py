@@ -4,7 +4,8 @@
     python -m publishing.convert FOLDER|HUB_ID --format openvino --dtype bfloat16 --output gloresnet.xml
     python -m publishing.convert FOLDER --format openvino --dtype int8 --calibration scans/*.nii.gz
 
-The converted model takes standardised `pixel_values` (B, 1, S, S, S) float32. It returns `views` (V, B, 2), the
+The converted model takes standardised `pixel_values` (B, C, S, S, S) float32 and, with several modalities, `presence`
+(B, C) bool. It returns `views` (V, B, 2), the
 probabilities of the volume and of its mirror image, and `probabilities` (B, 2), their mean. Softmax and temperature are
 included. A model with a local stream also takes `local_patches`, `local_valid` and, if it has weights for them,
 `local_shares` from the processor, and returns `global_views`, `p_local`, `p_shares` and `candidates`. The file also
@@ -81,7 +82,9 @@ from screening.exported import (
     FORMAT_WITH_BIAS_CORRECTION,
     FORMAT_WITH_FRAMING,
     FORMAT_WITH_LOCAL_STREAM,
+    FORMAT_WITH_MODALITIES,
     LOCAL_INPUTS,
+    PRESENCE,
     ExportedModel,
     cpu_capabilities,
     is_converted_file,
@@ -89,6 +92,7 @@ from screening.exported import (
 )
 from screening.fast import smooth_noise
 from screening.loading import ModelError, load_model, load_pytorch_model
+from screening.modalities import modalities_of
 from screening.model import has_local_stream
 from screening.one_scan import has_search
 
@@ -189,6 +193,8 @@ def read_scans(paths: list[str], processor) -> list[Tensor]:
     """The calibration scans, standardised. Raises WrongCall if a scan is unusable or there are too few."""
     if len(set(map(os.path.abspath, paths))) < max(len(paths), MIN_CALIBRATION):
         raise WrongCall(f"--calibration has {len(set(paths))} different scans: give {MIN_CALIBRATION} or more.")
+    if len(modalities_of(processor)) > 1:
+        raise WrongCall("int8 is not available for models of several modalities: use --dtype bfloat16 or float32.")
     if processor.brain_mask == "required":
         raise WrongCall("int8 is not available for models that need brain masks: use --dtype bfloat16 or float32.")
     try:
@@ -260,12 +266,14 @@ def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file
     for name in ("auto_map", "custom_pipelines", "_name_or_path"):  # code files of the model folder, and its path
         config.pop(name, None)
     settings = {name: getattr(processor, name) for name in SETTINGS if hasattr(processor, name)}
-    # earlier versions would ignore framing, bias correction and local stream, and answer wrongly
+    # earlier versions would ignore framing, bias correction, local stream and modalities, and answer wrongly
     number = FORMAT_WITH_FRAMING if settings.get("framing") == "head" else FORMAT
     if settings.get("bias_correction") == "n4":
         number = FORMAT_WITH_BIAS_CORRECTION
     if settings.get("local_stream"):
         number = FORMAT_WITH_LOCAL_STREAM
+    if len(modalities := modalities_of(processor)) > 1:
+        number, settings["modalities"] = FORMAT_WITH_MODALITIES, modalities
     metadata = {"format": number, "dtype": dtype, "config": config, "processor": settings}
     if format == "onnx":
         write_onnx(graph, file, metadata)
@@ -293,8 +301,10 @@ def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_od
     batches = [volumes[0], *(torch.cat(volumes[start : start + 3]) for start in range(1, len(volumes), 3))]
     differences = []
     for batch in batches:
-        local = random_local(len(batch)) if has_local_stream(getattr(model, "config", None)) else {}
-        expected, found = model.predict_views(batch, **local), converted.predict_views(batch, **local)
+        others = random_local(len(batch)) if has_local_stream(getattr(model, "config", None)) else {}
+        if batch.shape[1] > 1:  # every second scan lacks all but T2w
+            others[PRESENCE] = (torch.arange(len(batch))[:, None] % 2 == 0) | (torch.arange(batch.shape[1]) == 0)
+        expected, found = model.predict_views(batch, **others), converted.predict_views(batch, **others)
         if in_log_odds:
             expected, found = (views.clamp_min(1e-30).log() for views in (expected, found))
             expected, found = ((views[..., 1:] - views[..., :1]) / 4 for views in (expected, found))

@@ -13,12 +13,21 @@ from torch import Tensor, nn
 
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from screening import fast
-from screening.exported import LOCAL_INPUTS, LOCAL_OUTPUTS, METADATA, SHARES, digest, names_of_local_inputs
+from screening.exported import (
+    LOCAL_INPUTS,
+    LOCAL_OUTPUTS,
+    METADATA,
+    PRESENCE,
+    SHARES,
+    digest,
+    names_of_local_inputs,
+)
 from screening.model import INJURY
 
 NAMES = ["views", "probabilities"]
 DYNAMIC = {
     "pixel_values": {0: "batch"},
+    PRESENCE: {0: "batch"},
     "local_patches": {0: "batch", 1: "candidates"},
     "local_valid": {0: "batch", 1: "candidates"},
     "local_shares": {0: "batch"},
@@ -33,29 +42,32 @@ OPSET = 17  # the oldest with all operators we use; every runtime since 2022 sup
 
 
 class ScreeningGraph(nn.Module):
-    """Maps (B, 1, S, S, S) to views (V, B, 2) and their mean (B, 2), as `predict_views` and `predict_proba` do.
+    """Maps (B, C, S, S, S) to views (V, B, 2) and their mean (B, 2), as `predict_views` and `predict_proba` do.
 
-    With a local stream, it also takes `local_patches`, `local_valid` and perhaps `local_shares`. It then also returns
-    `global_views` (V, B), the probability of injury from the global stream, and `p_local`, `p_shares` and `candidates`
-    as `predict_streams` does.
+    For several modalities, `presence` (B, C) bool is its second input. With a local stream, it also takes
+    `local_patches`, `local_valid` and perhaps `local_shares`. It then also returns `global_views` (V, B), the
+    probability of injury from the global stream, and `p_local`, `p_shares` and `candidates` as `predict_streams` does.
     """
 
     def __init__(self, model: GloResNetForImageClassification):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor, *local: Tensor) -> tuple[Tensor, ...]:
-        if not local:
-            views = self.model.predict_views(pixel_values)
+    def forward(self, pixel_values: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.inputs[1:], others, strict=False))  # all, or volumes alone
+        presence = given.pop(PRESENCE, None)
+        if not given:
+            views = self.model.predict_views(pixel_values, presence=presence)
             return views, views.mean(dim=0)
-        views, own, judged = self.model.predict_both(pixel_values, None, *local)
+        views, own, judged = self.model.predict_both(pixel_values, None, *given.values(), presence=presence)
         assert judged is not None  # the model has a local stream
         return views, views.mean(dim=0), own[..., INJURY], judged.p_local, judged.p_shares, judged.candidates
 
     @property
     def inputs(self) -> list[str]:
         """The names of its inputs."""
-        return ["pixel_values", *names_of_local_inputs(self.model.config)]
+        config = self.model.config
+        return ["pixel_values", *([PRESENCE] if config.num_channels > 1 else []), *names_of_local_inputs(config)]
 
     @property
     def outputs(self) -> list[str]:
@@ -67,6 +79,7 @@ class ScreeningGraph(nn.Module):
         config = self.model.config
         tensors = {
             "pixel_values": torch.zeros(1, config.num_channels, *[config.image_size] * 3),
+            PRESENCE: torch.ones(1, config.num_channels, dtype=torch.bool),
             "local_patches": torch.zeros(1, 2, *LOCAL_INPUTS["local_patches"]),
             "local_valid": torch.ones(1, 2, dtype=torch.bool),
             SHARES: torch.zeros(1, *LOCAL_INPUTS[SHARES]),

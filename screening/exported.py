@@ -40,6 +40,8 @@ FORMAT = 1  # increased when older readers would misread a file
 FORMAT_WITH_FRAMING = 2  # of a model that frames the head
 FORMAT_WITH_BIAS_CORRECTION = 3  # of a model that corrects the bias field, and may frame the head
 FORMAT_WITH_LOCAL_STREAM = 4  # of a model with a local stream, and any of the above
+FORMAT_WITH_MODALITIES = 5  # of a model for several modalities, and any of the above
+PRESENCE = "presence"  # a file has this input only if the model takes several modalities
 LOCAL_INPUTS = {"local_patches": (2, 11, 11, 11), "local_valid": (), "local_shares": (9,)}  # shapes of one of them
 SHARES = "local_shares"  # a file has this input only if the model has weights for the shares
 LOCAL_OUTPUTS = ["global_views", "p_local", "p_shares", "candidates"]
@@ -73,26 +75,26 @@ class ExportedModel:
         return torch.device("cpu")
 
     def predict_members(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """(1, V, B, num_labels), see `ScreeningModel`."""
-        return self.predict_views(pixel_values, test_time_augmentation, **local)[None]
+        return self.predict_views(pixel_values, test_time_augmentation, **others)[None]
 
     def predict_views(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """(V, B, num_labels), see `ScreeningModel` and `predict_streams`."""
-        return self.predict_streams(pixel_values, test_time_augmentation, **local)["members"][0]
+        return self.predict_streams(pixel_values, test_time_augmentation, **others)["members"][0]
 
     def predict_streams(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> dict[str, Tensor]:
         """See `ScreeningModel`. A file without a local stream gives `members` only.
 
         A file that computes both views computes them even if `test_time_augmentation` is `False`.
 
         Raises:
-            ValueError: volumes of another shape than (B, 1, R, A, S) with the image size of the configuration.
+            ValueError: volumes of another shape than (B, C, R, A, S) with the image size of the configuration.
         """
         import torch
 
@@ -104,10 +106,10 @@ class ExportedModel:
                 f"pixel_values must be (batch, {', '.join(map(str, expected))}), not {tuple(pixel_values.shape)}; "
                 "let the image processor make them."
             )
-        said = self._answer(pixel_values, local)
+        said = self._answer(pixel_values, others)
         of_views = [name for name in ("views", "global_views") if name in said]
         if test_time_augmentation and len(said["views"]) == 1:
-            mirrored = self._answer(pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS), local)
+            mirrored = self._answer(pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS), others)
             said |= {name: torch.cat([said[name], mirrored[name]]) for name in of_views}
         elif test_time_augmentation is False:
             said |= {name: said[name][:1] for name in of_views}
@@ -117,17 +119,20 @@ class ExportedModel:
         return said
 
     def predict_proba(
-        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **local: Tensor
+        self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> Tensor:
         """(B, num_labels), see `ScreeningModel`."""
-        return self.predict_views(pixel_values, test_time_augmentation, **local).mean(dim=0)
+        return self.predict_views(pixel_values, test_time_augmentation, **others).mean(dim=0)
 
-    def _answer(self, pixel_values: Tensor, local: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _answer(self, pixel_values: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:
         import torch
 
         given = {"pixel_values": pixel_values.float()}
+        if self.config.num_channels > 1:  # without the flags, all modalities count as present
+            flags = others.get(PRESENCE)
+            given[PRESENCE] = torch.ones(pixel_values.shape[:2], dtype=torch.bool) if flags is None else flags.bool()
         if has_local_stream(self.config):
-            given |= self._local(len(pixel_values), local)
+            given |= self._local(len(pixel_values), others)
         outputs = self._run({name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in given.items()})
         return {name: torch.from_numpy(rows) for name, rows in outputs.items() if name != "probabilities"}
 
@@ -172,10 +177,10 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
 
     try:
         metadata = json.loads(text)
-        if metadata["format"] not in range(FORMAT, FORMAT_WITH_LOCAL_STREAM + 1):
+        if metadata["format"] not in range(FORMAT, FORMAT_WITH_MODALITIES + 1):
             raise ModelError(
                 f"{path} was converted by another version of this project (its format is {metadata['format']}, "
-                f"this version reads {FORMAT} to {FORMAT_WITH_LOCAL_STREAM}): convert the model folder again"
+                f"this version reads {FORMAT} to {FORMAT_WITH_MODALITIES}): convert the model folder again"
             )
         if path.suffix == SUFFIXES["openvino"] and metadata["weights_sha256"] != digest(path.with_suffix(".bin")):
             raise ModelError(
@@ -207,6 +212,8 @@ def _check_shapes(shapes: dict[str, list], config: GloResNetConfig) -> None:
         "pixel_values": [None, config.num_channels, *[config.image_size] * 3],
         "views": [views, None, config.number_of_labels],
     }
+    if config.num_channels > 1:
+        expected[PRESENCE] = [None, config.num_channels]
     if config.local_stream:
         for name in names_of_local_inputs(config):
             expected[name] = [*([None] if name == SHARES else [None, None]), *LOCAL_INPUTS[name]]

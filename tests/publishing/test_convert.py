@@ -323,3 +323,23 @@ def test_the_command_in_a_shell(folder, tmp_path):
 
 def test_the_optional_packages_are_installed_in_ci():
     assert all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime", "openvino"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_presence_is_the_second_input_of_a_file_for_several_modalities(format, tmp_path, capsys):
+    names, file = ["T2w", "T1w", "MD"], tmp_path / f"m{FORMATS[format]}"
+    model = make_model(modalities=names)
+    nn.init.normal_(model.presence.weight)
+    export_model(model, GloResNetImageProcessor(image_size=32, modalities=names), tmp_path / "model", "card")
+    assert run(tmp_path / "model", "--format", format, "--output", file) == 0
+    converted, processor = load_model(str(file))
+    assert processor.modalities == converted.config.modalities == names
+    x = torch.randn(3, 3, 32, 32, 32, generator=torch.Generator().manual_seed(5))
+    flags = torch.tensor([[True, True, True], [True, False, True], [True, False, False]])
+    for given in ({}, {"presence": flags}):
+        expected = model.predict_views(x, **given)
+        torch.testing.assert_close(converted.predict_views(x, **given), expected, atol=1e-5, rtol=0)
+    assert graph.ScreeningGraph(model).inputs == ["pixel_values", "presence"]
+    calibration = [str(tmp_path / f"{number}.nii") for number in range(8)]
+    assert run(tmp_path / "model", "--format", "openvino", "--dtype", "int8", "--calibration", *calibration) == 2
+    assert "int8 is not available for models of several modalities" in capsys.readouterr().err
