@@ -16,6 +16,8 @@ from run_folder.files import read_json, write_text
 from run_folder.layout import MOST_FOLDS
 
 from .dealing import deal, too_few
+from .file_hashes import check_files, scan_record
+from .images import scan_names
 from .labels import name
 from .scans import CohortError, Scan
 from .site_folds import check_sites, sites_of
@@ -104,7 +106,7 @@ def make_splits(
             participant: {
                 "family": family[participant],
                 "fold": fold_of[participant],
-                "sessions": {scan.session_id: _record(scan, file_hashes) for scan in by_participant[participant]},
+                "sessions": {scan.session_id: scan_record(scan, file_hashes) for scan in by_participant[participant]},
             }
             for participant in sorted(by_participant)
         },
@@ -169,10 +171,10 @@ def check_splits(
     present = {(scan.participant_id, scan.session_id): scan for scan in scans}
     for keys, complaint in ((present.keys() - recorded, "not in the splits"), (recorded.keys() - present, "missing")):
         if keys:
-            raise CohortError(f"The cohort has changed since it was split ({complaint}: {_some(keys)}): {advice}")
+            raise CohortError(f"The cohort has changed since it was split ({complaint}: {scan_names(keys)}): {advice}")
     changed = [key for key, scan in present.items() if recorded[key]["label"] != scan.label]
     if changed:
-        raise CohortError(f"Labels have changed since the cohort was split ({_some(changed)}): {advice}")
+        raise CohortError(f"Labels have changed since the cohort was split ({scan_names(changed)}): {advice}")
 
     fold_of = {participant: entry["fold"] for participant, entry in splits["participants"].items()}
     if splits["rule"] != "paper":  # check both the recorded and the current families: they may differ
@@ -189,7 +191,7 @@ def check_splits(
             )
             raise CohortError(f"Families split across folds: {len(divided)} ({listed}). {START_AGAIN}")
     if file_hashes is not None:
-        _check_files(recorded, present, file_hashes, advice)
+        check_files(recorded, present, file_hashes, advice)
     if splits["rule"] == "site":
         check_sites(splits, scans, advice)
     elif complete:
@@ -271,7 +273,7 @@ def _used(scans: Sequence[Scan]) -> list[Scan]:
             raise CohortError(f"{name(scan.participant_id, scan.session_id)} has no label: label or exclude it.")
     twice = [key for key, n in Counter((scan.participant_id, scan.session_id) for scan in scans).items() if n > 1]
     if twice:
-        raise CohortError(f"Scans are in the cohort more than once ({_some(twice)}): keep one of each.")
+        raise CohortError(f"Scans are in the cohort more than once ({scan_names(twice)}): keep one of each.")
     return scans
 
 
@@ -319,40 +321,3 @@ def _both_classes(folds: list[dict[str, int]]) -> None:
                     f"The {where} part of fold {fold} has no scan of the class {word}: choose a smaller "
                     "--num_folds, or another --seed."
                 )
-
-
-def _record(scan: Scan, file_hashes: dict[str, str] | None) -> dict[str, Any]:
-    return {"label": scan.label, **({"sha256": _hash(scan, file_hashes)} if file_hashes is not None else {})}
-
-
-def _hash(scan: Scan, file_hashes: dict[str, str]) -> str:
-    if scan.image not in file_hashes:
-        raise CohortError(f"No file hash was given for {scan.image}: give hashes for every scan in use, or for none.")
-    return file_hashes[scan.image]
-
-
-def _check_files(
-    recorded: dict[tuple[str, str], dict[str, Any]],
-    present: dict[tuple[str, str], Scan],
-    file_hashes: dict[str, str],
-    advice: str,
-) -> None:
-    owner: dict[str, tuple[str, str]] = {}
-    changed = []
-    for key, scan in present.items():
-        sha256 = _hash(scan, file_hashes)
-        # even within one fold, a file used twice would count an infant twice
-        if owner.setdefault(sha256, key) != key:
-            raise CohortError(
-                f"{name(*owner[sha256])} and {name(*key)} have the same image file ({scan.image}): remove one of them."
-            )
-        if recorded[key].get("sha256", sha256) != sha256:
-            changed.append(key)
-    if changed:
-        raise CohortError(f"Image files have changed since the cohort was split ({_some(changed)}): {advice}")
-
-
-def _some(keys: Any) -> str:
-    """The names of the first three scans, and how many others there are."""
-    keys = sorted(keys)
-    return ", ".join(name(*key) for key in keys[:3]) + (f" and {len(keys) - 3} others" if len(keys) > 3 else "")

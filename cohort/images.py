@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,6 +184,12 @@ def parse_name(name: str) -> dict[str, str] | None:
 def scan_name(participant_id: str, session_id: str) -> str:
     """A scan's name in messages, such as `sub-01 ses-2`."""
     return f"sub-{participant_id}" + (f" ses-{session_id}" if session_id else "")
+
+
+def scan_names(keys: Iterable[tuple[str, str]]) -> str:
+    """The names of the first three scans, by participant and session, and how many others there are."""
+    scans = sorted(keys)
+    return ", ".join(scan_name(*key) for key in scans[:3]) + (f" and {len(scans) - 3} others" if len(scans) > 3 else "")
 
 
 def mask_names() -> str:

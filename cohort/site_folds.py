@@ -9,6 +9,7 @@ from typing import Any
 from run_folder.layout import MOST_FOLDS
 
 from .ids import require_distinct
+from .images import scan_names
 from .labels import name
 from .scans import CohortError, Scan
 
@@ -23,11 +24,10 @@ def sites_of(scans: Sequence[Scan]) -> list[str]:
             or an infant or a family has scans at several sites. The message names them.
     """
     if missing := [scan for scan in scans if not scan.site]:
-        names = ", ".join(name(scan.participant_id, scan.session_id) for scan in missing[:3])
-        others = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
+        names = scan_names((scan.participant_id, scan.session_id) for scan in missing)
         raise CohortError(
             f"--split site needs the site of every scan, and {len(missing)} of {len(scans)} have none "
-            f"({names}{others}): fill in the column site of participants.tsv or of the label table, {ANOTHER_SPLIT}."
+            f"({names}): fill in the column site of participants.tsv or of the label table, {ANOTHER_SPLIT}."
         )
     require_distinct(
         ((scan.site, f"of sub-{scan.participant_id}") for scan in scans),

@@ -101,6 +101,10 @@ def federated_recipe(recipe: Recipe, rounds: int | None, local_epochs: int) -> R
             f"selection is {recipe.selection}: each site would choose another epoch, and the joint model has only one. "
             "Use selection: last."
         )
+    if recipe.split == "site":
+        raise RecipeError(
+            "split is site: each hospital has the scans of one site only. Use split: family, and --leave_out each."
+        )
     if recipe.local_stream == "on":
         raise RecipeError(
             "local_stream is on: the networks of the local stream are trained on the scans of one site, and "
