@@ -12,6 +12,7 @@ import pandas as pd
 from .calibration import Calibration, calibration
 from .controls import Control, evaluate_controls
 from .metrics import confusion_counts, cross_validation_metrics
+from .modalities import ModalityPart, evaluate_subsets
 from .optimism import OptimismAudit, audit_optimism
 from .streams import StreamPart, evaluate_streams
 from .study import Study
@@ -65,6 +66,7 @@ class Findings:
     audit: OptimismAudit | None
     streams: list[StreamPart]
     silent: int  # scans on which the local stream is silent
+    modalities: list[ModalityPart]
     sensitivity: list[Part]
     subgroups: list[Part]
     sites: list[Part]
@@ -122,6 +124,7 @@ def evaluate_study(
         audit=audit_optimism(study.histories, study.fold_metrics) if study.histories else None,
         streams=streams,
         silent=silent,
+        modalities=evaluate_subsets(table, study.subsets, resampling),
         sensitivity=evaluate_parts(table, SENSITIVITY_ANALYSES, resampling=resampling),
         subgroups=evaluate_parts(table, SUBGROUPS, resampling=resampling),
         sites=evaluate_sites(table, resampling=resampling),
@@ -235,6 +238,18 @@ def summary_for_json(findings: Findings) -> dict[str, Any]:
                 },
             }
             for part in findings.streams
+        ],
+        "modalities": [
+            {
+                "part": part.name,
+                "n": part.n,
+                "n_injury": part.n_injury,
+                "shown": {
+                    name: {**_intervals({"auc": auc}), "all_minus_shown": pair and _difference(pair)}
+                    for name, (auc, pair) in part.subsets.items()
+                },
+            }
+            for part in findings.modalities
         ],
         "sensitivity_analyses": [_part(part) for part in findings.sensitivity],
         "subgroups": [_part(part) for part in findings.subgroups],

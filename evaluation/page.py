@@ -33,6 +33,7 @@ from .figures import (
 )
 from .findings import NULL_STATISTICS, Findings, NetworkNull, null_spread
 from .metrics import METRIC_NAMES
+from .modalities import modality_set
 from .published import TABLE_2_BEST_FOLD, TABLE_2_COLUMNS, TABLE_2_MEANS
 from .study import Study
 from .subgroups import Part
@@ -50,6 +51,7 @@ CONTENTS = [
     ("performance", "Performance"),
     ("sites", "Sites"),
     ("streams", "Global and local stream"),
+    ("modalities", "Without a modality"),
     ("calibration", "Calibration and decisions"),
     ("controls", "Controls on the same folds"),
     ("chance", "Against chance"),
@@ -83,6 +85,7 @@ def render_study(
     sections = {
         "sites": findings.sites,
         "streams": findings.streams,
+        "modalities": findings.modalities,
         "controls": findings.controls,
         "chance": null,
         "optimism": audit,
@@ -175,8 +178,15 @@ def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: 
         "figures": _save(drawings, folder),
         "families": comparison.table["family"].nunique(),
         "injured": int(comparison.table["label"].sum()),
+        "modality_sets": _modality_sets(dict(zip(comparison.names, studies, strict=True))),
     }
     return environment().get_template("comparison.html.jinja").render(context)
+
+
+def _modality_sets(studies: dict[str, Study]) -> dict[str, str]:
+    """The modalities of each network by name of the run; empty if all have T2w alone."""
+    sets = {name: modality_set(study) for name, study in studies.items()}
+    return sets if set(sets.values()) - {"T2w"} else {}
 
 
 def study_drawings(findings: Findings) -> list[Drawing]:
@@ -257,6 +267,7 @@ def _subtitle(study: Study) -> str:
 def _flow_rows(flow: dict[str, int]) -> list[tuple[str, int]]:
     titles = {"found": "Found", "labelled": "With a label", "used": "Used"}
     titles |= {"used normal": "Used: normal", "used injury": "Used: injured"}
+    titles |= {name: name.replace("used with", "Used: with") for name in flow if name.startswith("used with ")}
     return [(titles.get(name, f"Excluded: {name}"), count) for name, count in flow.items()]
 
 

@@ -19,6 +19,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .resampling import DEFAULT_RESAMPLING, PERMUTATIONS, Resampling
@@ -90,6 +91,7 @@ from .external import read_external
 from .findings import evaluate_study, summary_for_json
 from .measures import measure_quality, measure_volumes
 from .metrics import write_cv_metrics
+from .modalities import read_subsets, with_subsets
 from .page import render_comparison, render_study
 from .study import KEYS, Study, read_run
 
@@ -124,7 +126,7 @@ def write_report(
         InputError: the run is not finished or damaged, or another input cannot be used; the message says why.
     """
     run = RunFolder(run_folder)
-    study = read_run(run.path)
+    study = _read(run.path)
     measured = _measurements(study, run.figures, image_controls)
     sets = {name: measured_features(study.table, *table) for name, table in measured.items()}
     if run.intensity_shares.is_file():
@@ -175,13 +177,20 @@ def write_comparison(
 ) -> Path:
     """Compare finished runs on their shared scans: paired AUC differences and a figure of all ROC curves.
 
+    A run of several modalities is also compared as it answers if shown only the modalities of another run.
+
     Writes ``report.html`` and ``figures/`` in ``output`` and returns the path of ``report.html``.
     """
-    studies = [read_run(folder) for folder in run_folders]
+    studies = with_subsets([_read(folder) for folder in run_folders])
     comparison = compare_studies(studies, resampling)
     target = RunFolder(output)  # file names as in a run
     page = render_comparison(comparison, studies, target.figures, resampling)
     return write_text(target.report, page)
+
+
+def _read(run_folder: str | os.PathLike[str]) -> Study:
+    study = read_run(run_folder)
+    return replace(study, subsets=read_subsets(RunFolder(run_folder), study.table))
 
 
 def _measurements(study: Study, folder: Path, wanted: bool | None) -> dict[str, tuple[pd.DataFrame, list[str]]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cohort.modalities import channel_counts
 from cohort.painted import is_painted
 from cohort.phantom import phantom_description
 from cohort.scans import CohortError, Scan, flow, read_cohort
@@ -43,6 +44,7 @@ class Study:
         fold_metrics: fold -> ``metrics.json``.
         external: whether the scans are from outside the run that trained the model.
         painted: whether a program painted the injuries into normal scans.
+        subsets: for a run with several modalities, its answers to every subset of them; see `read_subsets`.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Study:
     fold_metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     external: bool = False
     painted: bool = False
+    subsets: pd.DataFrame | None = None
 
     @property
     def left_out(self) -> dict[int, str]:
@@ -123,16 +126,20 @@ def _read_scans(path: Path) -> list[Scan]:
 
 
 def scan_table(scans: list[Scan]) -> pd.DataFrame:
-    """Identifiers, labels and covariates of the scans, one row per scan."""
+    """Identifiers, labels and covariates of the scans, one row per scan; `has_T1w` and so on if there are channels."""
     columns = [*KEYS, "family", "label", "radiology_score", *COVARIATES]
     table = pd.DataFrame([[getattr(scan, column) for column in columns] for scan in scans], columns=columns)
     table[["image", "segmentation"]] = table[["image", "segmentation"]].fillna("")
+    for modality in channel_counts(scan.channels for scan in scans):
+        has = [any(channel.modality == modality for channel in scan.channels) for scan in scans]
+        table[f"has_{modality}"] = np.where(has, "yes", "no")
     return table.astype({"birth_age": float, "birth_weight": float, "scan_age": float})
 
 
 def _join(predictions: pd.DataFrame, scans: list[Scan], run: RunFolder) -> pd.DataFrame:
     used = scan_table([scan for scan in scans if scan.status == "used"])
-    table = predictions.merge(used[[*KEYS, "label", *COVARIATES]], on=KEYS, how="left", suffixes=("", "_cohort"))
+    known = [*COVARIATES, *(column for column in used.columns if column.startswith("has_"))]
+    table = predictions.merge(used[[*KEYS, "label", *known]], on=KEYS, how="left", suffixes=("", "_cohort"))
     unknown = table["label_cohort"].isna()
     if unknown.any():
         name = scan_name(table[unknown].iloc[0])

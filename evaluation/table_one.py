@@ -20,7 +20,11 @@ MEASUREMENTS = {
     "birth_weight": "Birth weight (kg)",
     "scan_age": "Post-menstrual age at scan (weeks)",
 }
-PROPORTIONS = [("sex", "Male", "M"), ("singleton", "Multiple birth", "M")]
+PROPORTIONS = [
+    ("sex", "Male", "M"),
+    ("singleton", "Multiple birth", "M"),
+    *((f"has_{modality}", f"{modality} available", "yes") for modality in ("T1w", "FA", "MD")),
+]
 COLUMNS = ["variable", "normal", "injury", "n_normal", "n_injury", "smd", "p_value", "test"]
 
 
@@ -59,9 +63,9 @@ def table_one(scans: pd.DataFrame) -> pd.DataFrame:
     """Table 1 of the scans used.
 
     Args:
-        scans: one row per scan with ``label`` and any of ``birth_age, birth_weight, scan_age, sex, singleton, site``.
-            A column that is missing or empty is left out, and so is ``site`` if all scans are of one. Each site is a
-            proportion of its own.
+        scans: one row per scan with ``label`` and any of ``birth_age, birth_weight, scan_age, sex, singleton, site`` and
+            ``has_T1w, has_FA, has_MD`` (yes or no). A column that is missing or empty is left out, and so is ``site``
+            if all scans are of one. Each site is a proportion of its own.
 
     Returns:
         One row per variable: ``variable``; ``normal`` and ``injury``, as "mean ± SD" or "count (percent)"; ``n_normal``
