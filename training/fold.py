@@ -242,7 +242,8 @@ class Fold:
         assert self.data.bank is not None and isinstance(network, GloResNetForImageClassification)  # see the recipe
         scans, device = [*self.scans.train, *self.scans.inner], self.accelerator.device
         seed = [self.recipe.seed, self.number]
-        stream = train_local_stream(scans, self.data.bank, seed, device, self.folder.local)
+        bf16 = self.recipe.mixed_precision == "bf16"
+        stream = train_local_stream(scans, self.data.bank, seed, device, self.folder.local, bf16=bf16)
         attach(network, stream)
         if inner:
             p_global = at_temperature(inner_views, inner["temperature"]).mean(axis=0)

@@ -16,6 +16,7 @@ GAMMA = 1.5  # of the focal loss (Lin et al. 2017, arXiv 1708.02002)
 RANDOM, HARD = 150, 60  # negatives of a normal scan in each epoch
 RANDOM_MOVED, HARD_MOVED = 50, 20  # of its copy with motion
 MINED_AT = (2, 5, 8, 11)  # epochs, counted from 0, before which the hardest negatives are chosen again
+MANY = 48  # normal scans; of fewer, each gives more negatives, so that an epoch holds as many
 POOL = 10  # times as many are kept for the next choice
 GAIN, NOISE = 0.03, 0.04  # SD of the augmentation; the noise is 0.01 of white matter
 STEPS = 127 / 4  # of the 8-bit patches per unit; patches lie between -4 and 4
@@ -41,13 +42,16 @@ def unpacked(patches: Tensor) -> Tensor:
     return patches.float() / STEPS
 
 
-def train_scorer(normals: Sequence[Normal], seed: Sequence[int], device: torch.device) -> PatchNetwork:
+def train_scorer(
+    normals: Sequence[Normal], seed: Sequence[int], device: torch.device, *, bf16: bool = False
+) -> PatchNetwork:
     """Train one patch network. The last epoch counts; nothing is chosen on any scan.
 
     Args:
         normals: at least one, with at least one painted candidate among them.
         seed: determines the initial weights, the sampling and the augmentation.
         device: where to train.
+        bf16: train in bfloat16. Weights and scores stay in float32.
 
     Returns:
         The network in evaluation mode, on that device.
@@ -59,11 +63,11 @@ def train_scorer(normals: Sequence[Normal], seed: Sequence[int], device: torch.d
         network = PatchNetwork().to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         positives = np.concatenate([copy for scan in normals for copy in scan.painted])
-        sizes = [_sample_size(normals, len(positives), mined=epoch >= MINED_AT[0]) for epoch in range(EPOCHS)]
+        sources = _sources(normals)
+        sizes = [_sample_size(sources, len(positives), mined=epoch >= MINED_AT[0]) for epoch in range(EPOCHS)]
         steps = sum(-(-size // BATCH) for size in sizes)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_RATE, total_steps=steps)
         symmetries = torch.from_numpy(cube_symmetries(positives.shape[-1])).to(device)
-        sources = [source for scan in normals for source in _sources(scan)]
         hard: list[np.ndarray] = []
         for epoch in range(EPOCHS):
             if epoch in MINED_AT:
@@ -78,7 +82,10 @@ def train_scorer(normals: Sequence[Normal], seed: Sequence[int], device: torch.d
             for batch in torch.from_numpy(rng.permutation(len(patches))).to(device).split(BATCH):
                 if len(batch) == 1:  # BatchNorm needs two
                     continue
-                loss = focal_loss(network(augmented(unpacked(patches[batch]), symmetries)), targets[batch])
+                inputs = augmented(unpacked(patches[batch]), symmetries)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    logits = network(inputs)
+                loss = focal_loss(logits.float(), targets[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -152,10 +159,15 @@ class _Source:
         self.pool = self.pool[order[: POOL * self.hard]]
 
 
-def _sources(scan: Normal) -> tuple[_Source, _Source]:
-    return _Source(scan.as_acquired, RANDOM, HARD), _Source(scan.moved, RANDOM_MOVED, HARD_MOVED)
+def _sources(normals: Sequence[Normal]) -> list[_Source]:
+    """Where the negatives come from. How many hard ones there are grows more slowly, or they would not be hard."""
+    more = max(1.0, MANY / len(normals))
+    sources = []
+    for scan in normals:
+        sources.append(_Source(scan.as_acquired, round(RANDOM * more), round(HARD * more**0.5)))
+        sources.append(_Source(scan.moved, round(RANDOM_MOVED * more), round(HARD_MOVED * more**0.5)))
+    return sources
 
 
-def _sample_size(normals: Sequence[Normal], positives: int, mined: bool) -> int:
-    sources = [source for scan in normals for source in _sources(scan)]
+def _sample_size(sources: Sequence[_Source], positives: int, mined: bool) -> int:
     return positives + sum(min(len(x.patches), x.random) + mined * min(len(x.patches), x.hard) for x in sources)

@@ -1,7 +1,8 @@
 """The local stream of one fold.
 
 The training part is split into four parts. Each of the four networks that ship is trained on the normal scans of three
-parts. The scans of the fourth are new to it, so its scores of them say what a score is worth (cross-fitting).
+parts. The scans of the fourth are new to it, so its scores of them, as acquired and painted, say what a score is worth
+(cross-fitting).
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.special import expit
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cohort.scans import CohortError, Scan
@@ -23,10 +25,11 @@ from run_folder.tables import csv_text
 
 from .answers import Answer, local_module
 from .bank import Bank
-from .calibration import Voices, fit_voices, on_one_scale
+from .calibration import Voices, fit_local, fit_shares, on_one_scale
 from .scorer import Normal, scores, train_scorer
 
 PARTS = 4  # of the training part, and networks
+DRAWS, SPOTS = 20, (1, 6)  # how often a normal scan counts with painted candidates, and with how many
 TOO_FEW = (
     "The local stream needs at least two families of each class in the training part of a fold, with scans of 1.2 mm "
     "or finer that show the brain: use a larger cohort, or --local_stream off."
@@ -48,11 +51,12 @@ class TrainedStream(NamedTuple):
 
 
 def train_local_stream(
-    scans: Sequence[Scan], bank: Bank, seed: Sequence[int], device: torch.device, folder: Path
+    scans: Sequence[Scan], bank: Bank, seed: Sequence[int], device: torch.device, folder: Path, *, bf16: bool = False
 ) -> TrainedStream:
     """Train the networks on the normal scans of a training part, and fit what their scores are worth.
 
-    No weight of a network depends on an injured scan. The labels of the injured scans are used for the voices only.
+    No weight of a network depends on an injured scan. The injured scans, which no network has seen, put the scores of
+    one network on the scale of all four; their labels are used for the intensity shares only.
 
     Args:
         scans: the training part, with both classes.
@@ -61,6 +65,7 @@ def train_local_stream(
         device: where to train.
         folder: keeps every finished network, and the scores of the training scans (`scores.csv`). A network that was
             interrupted is trained again from its start.
+        bf16: see `train_scorer`.
 
     Raises:
         CohortError: the training part has too few families, or too few normal scans that can be searched.
@@ -75,22 +80,45 @@ def train_local_stream(
     networks = []
     for part in range(part_of.max() + 1):
         path, own = folder / f"network-{part}.safetensors", [scans[i] for i in normal if part_of[i] != part]
-        networks.append(_trained(path, [bank.normal(scan) for scan in own], [*seed, part], device))
+        networks.append(_trained(path, [bank.normal(scan) for scan in own], [*seed, part], device, bf16))
     # an injured scan is new to all networks, a normal one to that of its part
     alone = np.full((len(scans), len(networks)), np.nan)
     score = np.full(len(scans), np.nan)
     for i in np.flatnonzero(audible).tolist():
         logits = np.array([scores(network, bank.candidates(scans[i]), device) for network in networks])
         alone[i], score[i] = logits.max(axis=1), logits.mean(axis=0).max()
-    for i in normal:
-        unseen = alone[:, part_of[i]]
-        score[i] = unseen[i] + on_one_scale(score[injured], unseen[injured])
-    voices = fit_voices(labels[audible].tolist(), score[audible], shares[audible])
-    answers = [Answer(*pair) for pair in zip(voices.local(score), voices.shares(shares), strict=True)]
+    lifts = [on_one_scale(score[injured], alone[injured, part]) for part in range(len(networks))]
+    rng = np.random.default_rng([*seed, PARTS])
+    painted = np.empty((len(normal), DRAWS))
+    for row, i in enumerate(normal):
+        part = part_of[i]
+        spots = np.concatenate(bank.normal(scans[i]).painted)
+        found = scores(networks[part], spots, device) + lifts[part]
+        score[i] = alone[i, part] + lifts[part]
+        painted[row] = with_injuries(score[i], found, rng)
+    share = float(labels[audible].mean())
+    calibration = fit_local(score[normal], painted, share)
+    p_local = expit(calibration[0] * score + calibration[1])
+    voices = Voices(calibration, *fit_shares(labels[audible].tolist(), p_local[audible], shares[audible]))
+    answers = [Answer(*pair) for pair in zip(p_local, voices.shares(shares), strict=True)]
     keys = [[scan.participant_id, scan.session_id, scan.label, scan.radiology_score] for scan in scans]
     table = pd.DataFrame(keys, columns=["participant_id", "session_id", "label", "radiology_score"])
     write_text(folder / "scores.csv", csv_text(table.assign(score=score)))
     return TrainedStream(networks, voices, answers)
+
+
+def with_injuries(score: float, found: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The highest logit (20,) of a normal scan of this score if some of its painted candidates were in it.
+
+    Args:
+        score: of the scan as acquired.
+        found: (n,) logits of the candidates in its painted copies; if there are none, the scan keeps its score.
+        rng: draws which, and how many.
+    """
+    if not len(found):
+        return np.full(DRAWS, score)
+    highest = [rng.choice(found, rng.integers(*SPOTS, endpoint=True)).max() for _ in range(DRAWS)]
+    return np.maximum(score, highest)
 
 
 def attach(network: GloResNetForImageClassification, stream: TrainedStream) -> None:
@@ -139,7 +167,9 @@ def inner_parts(scans: Sequence[Scan], seed: int) -> np.ndarray:
     return part_of
 
 
-def _trained(path: Path, normals: Sequence[Normal], seed: Sequence[int], device: torch.device) -> PatchNetwork:
+def _trained(
+    path: Path, normals: Sequence[Normal], seed: Sequence[int], device: torch.device, bf16: bool
+) -> PatchNetwork:
     """A network from its file, or trained and saved."""
     network = PatchNetwork().to(device).eval()
     if path.is_file():
@@ -148,7 +178,7 @@ def _trained(path: Path, normals: Sequence[Normal], seed: Sequence[int], device:
             return network
         except (SafetensorError, RuntimeError, OSError):  # damaged: the same network is trained again
             path.unlink()
-    network = train_scorer(normals, seed, device)
+    network = train_scorer(normals, seed, device, bf16=bf16)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, unfinished)

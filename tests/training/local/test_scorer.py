@@ -75,3 +75,10 @@ def test_a_last_batch_of_one_patch_is_left_out(monkeypatch):
 
 def test_no_candidate_no_score(trained):
     assert scores(trained, normals()[0].moved[:0], CPU).shape == (0,)
+
+
+def test_few_normal_scans_give_more_negatives_each():
+    scan = Normal(np.zeros((900, 2, 3, 3, 3), np.int8), np.zeros((900, 2, 3, 3, 3), np.int8), [])
+    for count, random, hard in ((96, 150, 60), (48, 150, 60), (12, 600, 120)):
+        first = scorer._sources([scan] * count)[0]
+        assert (first.random, first.hard) == (random, hard)

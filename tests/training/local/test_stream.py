@@ -11,7 +11,7 @@ from scipy.special import expit
 from cohort.scans import CohortError
 from training.local import scorer
 from training.local.scorer import Normal, packed, scores
-from training.local.stream import inner_parts, parts_of, train_local_stream
+from training.local.stream import inner_parts, parts_of, train_local_stream, with_injuries
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,16 @@ def test_each_scan_is_scored_by_networks_that_have_not_seen_it(scans, quick, tmp
     table = pd.read_csv(tmp_path / "scores.csv")
     assert np.allclose(table["score"], expected, atol=1e-5)
     slope, offset = stream.voices.calibration
+    assert slope > 0
     assert np.allclose([answer.p_local for answer in stream.answers], expit(slope * expected + offset), atol=1e-5)
+
+
+def test_a_painted_scan_is_as_suspicious_as_its_highest_injury():
+    rng = np.random.default_rng(0)
+    found = np.array([-1.0, 0.5, 3.0])
+    drawn = with_injuries(1.0, found, rng)
+    assert drawn.shape == (20,) and set(drawn) == {1.0, 3.0}  # 1 to 6 of the injuries are drawn
+    assert (with_injuries(1.0, found[:0], rng) == 1.0).all()
 
 
 def test_a_stopped_stream_continues_with_the_networks_that_are_finished(scans, quick, tmp_path, monkeypatch):
@@ -86,7 +95,7 @@ def test_a_stopped_stream_continues_with_the_networks_that_are_finished(scans, q
     trained = []
     train_scorer = scorer.train_scorer
     monkeypatch.setattr(
-        "training.local.stream.train_scorer", lambda *args: trained.append(args[1]) or train_scorer(*args)
+        "training.local.stream.train_scorer", lambda *args, **how: trained.append(args[1]) or train_scorer(*args, **how)
     )
     again = train(scans, tmp_path)
     assert trained == [[7, 0, 1], [7, 0, 2]] and equal(whole, again) and whole.voices == again.voices
