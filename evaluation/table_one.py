@@ -63,9 +63,9 @@ def table_one(scans: pd.DataFrame) -> pd.DataFrame:
     """Table 1 of the scans used.
 
     Args:
-        scans: one row per scan with ``label`` and any of ``birth_age, birth_weight, scan_age, sex, singleton, site`` and
-            ``has_T1w, has_FA, has_MD`` (yes or no). A column that is missing or empty is left out, and so is ``site``
-            if all scans are of one. Each site is a proportion of its own.
+        scans: one row per scan with ``label`` and any of ``birth_age, birth_weight, scan_age, sex, singleton, site``
+            and ``has_T1w, has_FA, has_MD`` (yes or no). A column that is missing or empty is left out, and so is
+            ``site`` if all scans are of one. Each site is a proportion of its own.
 
     Returns:
         One row per variable: ``variable``; ``normal`` and ``injury``, as "mean ± SD" or "count (percent)"; ``n_normal``
