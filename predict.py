@@ -21,7 +21,7 @@ A model that takes further modalities finds them in the BIDS session of each sca
 Those that a scan lacks are named in its warnings. T2w alone is always enough.
 
 With `--places FILE.csv`, a model with a local stream also lists the most suspicious places of each scan: scan, rank,
-probability, x_mm, y_mm, z_mm (right, anterior, superior), side.
+probability, x_mm, y_mm, z_mm (right, anterior, superior), side, warnings (of the scan).
 
 Exit status: 0 all scans screened, 1 a scan failed or the run stopped, 2 wrong call, 130 interrupted.
 """

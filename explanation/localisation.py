@@ -338,7 +338,7 @@ def _write_localisation(run: RunFolder, seed: int) -> None:
         places = measure_places(run.path)
         if not places.empty:
             write_text(run.places, csv_text(places))
-            print(places_markdown(summarise_places(places, Resampling(seed=seed))))
+            print(places_markdown(summarise_places(places)))
         if study.phantom is None:
             return  # maps are measured on phantoms only
     table = localise(run.path, seed)

@@ -12,17 +12,12 @@ import pandas as pd
 import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
 from cohort.painted.scan import MASK_VALUES
 from evaluation.study import KEYS, read_run
-from evaluation.uncertainty import (
-    DEFAULT_RESAMPLING,
-    Interval,
-    Resampling,
-    bootstrap_weights,
-    percentile_interval,
-)
+from evaluation.uncertainty import Interval
 from preprocessing import apply_mask, read_volume
 from preprocessing.candidates_gloresnet import top_places
 from run_folder.files import InputError
@@ -34,7 +29,7 @@ NEAR_MM = 3.0
 TOP = 5
 NOTE = (
     "Lesions of phantoms and painted lesions are never clinical evidence. A scan on which the local stream is silent "
-    "counts as not found. An interval around 0 or 1 has zero width."
+    "counts as not found. Intervals are Wilson's, with one observation per family."
 )
 SIZES = ((0.0, 2.0), (2.0, 2.6), (2.6, 3.0), (3.0, np.inf))  # mm, diameter of the largest lesion
 LESION_MASK = "desc-lesion_mask"
@@ -126,12 +121,12 @@ def _is_lesion(mask: Any) -> np.ndarray:
     return (values > 0) & (values != MASK_VALUES["ventricles"])
 
 
-def summarise_places(table: pd.DataFrame, resampling: Resampling = DEFAULT_RESAMPLING) -> pd.DataFrame:
+def summarise_places(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """The share of scans whose highest place lies within 3 mm of a lesion: all, by score, and by size of the lesion.
 
     Args:
         table: from `measure_places`. A scan on which the local stream is silent counts as not found.
-        resampling: of the bootstrap over families.
+        level: of the confidence intervals.
     """
     groups = [("all scans with lesions", table)]
     if table["radiology_score"].astype(str).isin(["3"]).any():
@@ -144,17 +139,18 @@ def summarise_places(table: pd.DataFrame, resampling: Resampling = DEFAULT_RESAM
     rows = []
     for name, part in groups:
         if len(part):
-            weights = bootstrap_weights(part["family"], resampling)
-            shares = {"top": part["distance_mm"], "top_5": part["nearest_of_5_mm"]}
-            found = {key: _share(values <= NEAR_MM, weights, resampling) for key, values in shares.items()}
+            distances = {"top": part["distance_mm"], "top_5": part["nearest_of_5_mm"]}
+            families = part["family"].nunique()
+            found = {key: _share(values <= NEAR_MM, families, level) for key, values in distances.items()}
             rows.append({"scans": name, "n": len(part), **found})
     return pd.DataFrame(rows)
 
 
-def _share(found: pd.Series, weights: np.ndarray, resampling: Resampling) -> Interval:
-    with np.errstate(invalid="ignore"):
-        shares = weights @ found.to_numpy(float) / weights.sum(axis=1)
-    return percentile_interval(float(shares[0]), shares[1:], resampling)
+def _share(found: pd.Series, families: int, level: float) -> Interval:
+    """The share of True with Wilson's interval, which also has a width at 0 and 1. Scans of a family count as one."""
+    share = float(found.mean())
+    low, high = proportion_confint(share * families, families, 1 - level, method="wilson")
+    return Interval(share, float(low), float(high), 0, level)
 
 
 def places_markdown(summary: pd.DataFrame) -> str:

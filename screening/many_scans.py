@@ -169,8 +169,8 @@ def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int, places
         for row in tqdm(rows, total=total, desc="screening", unit="scan"):
             table.writerow({column: quoted(row[column]) for column in COLUMNS})
             if table_of_places:
-                found = rows_of_places(row["scan"], row.get("places", []))
-                table_of_places.writerows(place | {"scan": quoted(row["scan"])} for place in found)
+                found = rows_of_places(quoted(row["scan"]), row.get("places", []), quoted(row["warnings"]))
+                table_of_places.writerows(found)
             counts.update([row["status"], row["predicted_label"], *(["warnings"] if row["warnings"] else [])])
     return counts
 

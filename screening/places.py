@@ -7,7 +7,7 @@ import numpy as np
 from preprocessing.candidates_gloresnet import top_places
 
 MIDDLE_MM = 4.0  # a place this close to the middle of the brain is on neither side
-COLUMNS = ["scan", "rank", "probability", "x_mm", "y_mm", "z_mm", "side"]
+COLUMNS = ["scan", "rank", "probability", "x_mm", "y_mm", "z_mm", "side", "warnings"]
 
 
 def list_places(probabilities: Any, positions: Any) -> list[dict[str, Any]]:
@@ -35,11 +35,15 @@ def list_places(probabilities: Any, positions: Any) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of_places(scan: str, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of `COLUMNS` for one scan."""
+def rows_of_places(scan: str, places: list[dict[str, Any]], warnings: str = "") -> list[dict[str, Any]]:
+    """The rows of `COLUMNS` for one scan. Each repeats the warnings of the scan."""
     return [
         dict(
-            zip(COLUMNS, [scan, rank, f"{place['probability']:.9g}", *place["position_mm"], place["side"]], strict=True)
+            zip(
+                COLUMNS,
+                [scan, rank, f"{place['probability']:.9g}", *place["position_mm"], place["side"], warnings],
+                strict=True,
+            )
         )
         for rank, place in enumerate(places, start=1)
     ]

@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 
 from cohort.painted.scan import MASK_VALUES
-from evaluation.uncertainty import Resampling
 from explanation.places import lesion_mask, nearest_lesion, places_markdown, summarise_places
 
 
@@ -45,11 +44,15 @@ def test_shares_by_size_count_silence_as_not_found():
             "nearest_of_5_mm": [2.0, 1.0, 3.0, np.nan],
         }
     )
-    summary = summarise_places(table, Resampling(100)).set_index("scans")
+    summary = summarise_places(table).set_index("scans")
     assert summary.loc["all scans with lesions", "top"].estimate == 0.5
     assert summary.loc["all scans with lesions", "top_5"].estimate == 0.75
     assert np.isclose(summary.loc["score 3", "top"].estimate, 1 / 3)
     assert summary.loc["largest lesion 0 to 2 mm", "top"].estimate == 0
     assert summary.loc["largest lesion 3 mm or more", "n"] == 1
-    assert "| score 3 | 3 | 0.33 (0.00 to " in places_markdown(summary.reset_index())
+    assert "| score 3 | 3 | 0.33 (0.06 to 0.79) |" in places_markdown(summary.reset_index())
+    none = summary.loc["largest lesion 0 to 2 mm", "top"]
+    assert none.low == 0 and np.isclose(none.high, 3.8416 / 4.8416, atol=1e-3)  # z^2 / (n + z^2), by hand
+    twice = summarise_places(pd.concat([table, table])).set_index("scans").loc["score 3", "top"]
+    assert twice == summary.loc["score 3", "top"]  # a second scan of the same family tells nothing new
     assert "never clinical evidence" in places_markdown(summary.reset_index())

@@ -175,6 +175,7 @@ def test_predict_writes_both_tables(folders, tmp_path):
         assert float(row["p_injury"]) == pytest.approx(answer["p_injury"], abs=1e-5)
         assert ("global stream alone" in row["warnings"]) == (answer["streams"] == ["global"])
         own = [place for place in places if place["scan"] == row["scan"]]
+        assert all(place["warnings"] == row["warnings"] for place in own)
         assert [int(place["rank"]) for place in own] == list(range(1, len(answer["places"]) + 1))
         for place, expected in zip(own[:3], answer["places"], strict=False):
             assert float(place["probability"]) == pytest.approx(expected["probability"], abs=1e-5)
