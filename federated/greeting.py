@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from machine.version import PROJECT, project_version
@@ -31,6 +32,7 @@ def software() -> dict[str, str]:
     }
 
 
+@cache
 def code_hash() -> str:
     """The first 16 hexadecimal digits of the SHA-256 of this project's code."""
     digest = hashlib.sha256()

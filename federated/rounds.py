@@ -41,7 +41,8 @@ def torch_state(state: State) -> dict[str, torch.Tensor]:
 def save_round(folder: Path, number: int, state: State) -> None:
     """Save the joint weights after a round, and remove those of all but the newest two."""
     with replacing(folder / f"round-{number:03d}.safetensors") as temporary:
-        save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, temporary)
+        # in C order; np.ascontiguousarray would give BatchNorm's counters, which have no axis, one
+        save_file({name: np.array(value, order="C") for name, value in state.items()}, temporary)
     for _, path in _complete(folder)[KEPT:]:
         path.unlink()
 

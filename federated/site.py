@@ -3,6 +3,7 @@
 The site keeps an ordinary run folder. Its scans, ids, probabilities and log stay there.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,6 +57,7 @@ class Site:
         labels: its table of labels, if the BIDS folder has none.
         run: its run folder. A federation that leaves a site out has one next to it.
         share_scores: allow label and probability of held-out scans to leave, if the coordinator asks.
+        patience: seconds to wait for another process that trains the same fold, such as a job that is just ending.
         say: prints what stays here, such as the reason of a refusal.
     """
 
@@ -68,10 +70,11 @@ class Site:
         run: RunFolder,
         *,
         share_scores: bool = False,
+        patience: float = 0.0,
         say: Callable[[str], object] = print,
     ):
         self.name, self.seed, self.data_dir, self.labels, self.run = name, seed, data_dir, labels, run
-        self.share_scores, self.say = share_scores, say
+        self.share_scores, self.patience, self.say = share_scores, patience, say
         self._data: dict[RunFolder, tuple[Recipe, TrainingData]] = {}
         self._open = ExitStack()
         self._fold: tuple[object, Fold] | None = None  # with what it was opened for
@@ -155,8 +158,15 @@ class Site:
             self._open.close()
             self._fold = None
             weights = class_weights([0] * train[0] + [1] * train[1])
-            opened = open_fold(which, data, recipe, self._run_of(plan), loss_weights=weights, pretrained=False)
-            self._fold = key, self._open.enter_context(opened)
+            deadline = time.monotonic() + self.patience
+            while self._fold is None:
+                opened = open_fold(which, data, recipe, self._run_of(plan), loss_weights=weights, pretrained=False)
+                try:
+                    self._fold = key, self._open.enter_context(opened)
+                except RunError:  # another process trains it
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(1)
         return self._fold[1]
 
     def _train(self, plan: Plan, fold: Fold, number: int, message: Message) -> Message:
