@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # modality -> folder, and names (desc, space, model, suffix), best first
 NAMES: dict[str, tuple[str, tuple[tuple[str, str, str, str], ...]]] = {
-    "T1w": ("anat", (("restore", "T2w", "", "T1w"), ("", "T2w", "", "T1w"))),
+    # dHCP's notes also name the restored T1w image in T2w space without `space`
+    "T1w": ("anat", (("restore", "T2w", "", "T1w"), ("", "T2w", "", "T1w"), ("restore", "", "", "T1w"))),
     "FA": ("dwi", (("", "T2w", "DTI", "FA"), ("", "", "DTI", "FA"))),
     "MD": ("dwi", (("", "T2w", "DTI", "MD"), ("", "", "DTI", "MD"))),
 }
@@ -104,7 +105,7 @@ def find_channels(
             raise CohortError(
                 f"{scan} has several {modality} images: {' and '.join(map(str, best))}; keep only one of them."
             )
-        in_t2w_world = names[min(ranked)][1] == "T2w"
+        in_t2w_world = datatype == "anat" or names[min(ranked)][1] == "T2w"
         transform = None if in_t2w_world else _transform(best[0], modality, participant, session)
         for path in filter(None, (str(best[0]), transform)):
             if problem := not_fetched(path):

@@ -45,6 +45,7 @@ def test_files_are_found_by_entities_in_two_roots_and_kept_in_the_table(tmp_path
     shutil.rmtree(diffusion / third)
     second = anatomy / "sub-CC00002XX02/ses-20/anat"
     (second / "sub-CC00002XX02_ses-20_desc-restore_space-T2w_T1w.nii.gz").unlink()
+    (second / "sub-CC00002XX02_ses-20_desc-restore_T1w.nii.gz").touch()  # not as good as one that names the space
     scans = find_scans(anatomy, modalities=ALL, also=[diffusion])
     first = {c.modality: (Path(c.image).name, c.transform and Path(c.transform).name) for c in scans[0].channels}
     stem = "sub-CC00001XX01_ses-10"
