@@ -62,8 +62,8 @@ def with_channels(
 
 
 def _checked_roots(roots: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The folders as absolute paths."""
-    found = [Path(os.path.abspath(Path(root).expanduser())) for root in roots]
+    """The folders as absolute paths, each once."""
+    found = list(dict.fromkeys(Path(os.path.realpath(Path(root).expanduser())) for root in roots))
     for root in found:
         if not root.is_dir():
             raise CohortError(f"{root} is not a folder: give a folder that holds sub-* folders.")
