@@ -17,6 +17,7 @@ import numpy as np
 from preprocessing.modalities_gloresnet import MODALITIES
 
 from .images import CohortError, not_fetched, parse_name, scan_name, subject_folders
+from .transforms import LARGEST_FILE
 
 if TYPE_CHECKING:
     from .scans import Scan
@@ -143,7 +144,8 @@ def check_channels(found: Mapping[str, Sequence[Channel]], modalities: Sequence[
         for path, what in {c.image: "image" for c in channels}.items():
             _refuse_second(owners, ("file", os.path.realpath(path)), scan, path, what)
         for path in {c.transform for c in channels if c.transform}:
-            text = Path(path).read_text(encoding="ascii", errors="replace")
+            with open(path, encoding="ascii", errors="replace") as file:
+                text = file.read(LARGEST_FILE)
             if not _is_identity(text):
                 _refuse_second(owners, ("transform", " ".join(text.split())), scan, path, "transform")
 
