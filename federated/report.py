@@ -1,11 +1,21 @@
 """The report of a federated run: the federation at each site, against each site alone and against pooled scans.
 
+    python -m federated report runs/NAME
+    python -m federated report runs/NAME --sites runs/a runs/b --alone a=runs/own-a b=runs/own-b --pooled runs/pooled
+
 A coordinator knows the metrics that the sites sent, and the scores of those that share them. Comparisons pair the same
 scans, so they need the run folders of the sites: who holds them may give them.
 """
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
+    from machine.interruption import begin_program
+
+    begin_program("federated report")
+
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +36,7 @@ from evaluation.uncertainty import (
     paired_auc_difference,
 )
 from evaluation.wording import PAINTED
+from machine.programs import run_program
 from run_folder.files import InputError, read_json, write_json, write_text
 from run_folder.layout import ModelFolder, RunFolder
 from run_folder.predictions import PREDICTION_COLUMNS, check_predictions
@@ -281,3 +292,49 @@ def _numbers(context: Mapping[str, Any]) -> dict[str, Any]:
     content = {"told": context["told"], "methods": methods, "differences": differences, "draws": context["draws"]}
     numbers: dict[str, Any] = plain(content)
     return numbers
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `python -m federated report`."""
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the --output_dir of the server")
+    add(
+        "--sites", type=Path, nargs="+", default=[], metavar="RUN", help="the run folders of all sites, for comparisons"
+    )
+    add(
+        "--alone",
+        type=_site_run,
+        nargs="+",
+        default=[],
+        metavar="SITE=RUN",
+        help="runs of train.py, each on the scans of one site",
+    )
+    add("--pooled", type=Path, metavar="RUN", help="a run of train.py on the scans of all sites")
+    add("--left_out", type=Path, metavar="RUN", help="a run of train.py --split site on the scans of all sites")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the report and print its path."""
+    others = {"sites": options.sites, "pooled": options.pooled, "left_out": options.left_out}
+    print(write_federated_report(options.run, alone=dict(options.alone), **others))
+
+
+def _site_run(text: str) -> tuple[str, Path]:
+    site, _, path = text.partition("=")
+    if not site or not path:
+        raise argparse.ArgumentTypeError(f"{text} is not SITE=RUN, such as north=runs/north-alone")
+    return site, Path(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit status: 0 report written, 1 a run cannot be used, 2 wrong call."""
+    parser = argparse.ArgumentParser(
+        prog="python -m federated report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_flags(parser)
+    options = parser.parse_args(argv)
+    return run_program(parser.prog, lambda: report(options), failed=(InputError, OSError), interrupted="interrupted")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
