@@ -235,8 +235,8 @@ def _method(table: pd.DataFrame, resampling: Resampling) -> dict[str, Any]:
     """The metrics of each site, and of all scans."""
     if table.empty:
         return {"sites": [], "all": {}}
-    columns = (table[name].to_numpy() for name in ("label", "p_injury", "family"))
-    every: dict[str, Interval] = bootstrap_metrics(*columns, folds=table["site"].to_numpy(), resampling=resampling)
+    label, p, family, site = (table[name].to_numpy() for name in ("label", "p_injury", "family", "site"))
+    every = bootstrap_metrics(label, p, family, folds=site, resampling=resampling)
     every["within_site_auc"] = every.pop("within_fold_auc")
     parts = evaluate_sites(table, resampling=resampling, fewest=1)
     return {"sites": parts, "all": {name: every[name] for name in TITLES}, "n": len(table)}
@@ -258,8 +258,8 @@ def _differences(methods: Mapping[str, pd.DataFrame], resampling: Resampling) ->
 
 
 def _difference(table: pd.DataFrame, resampling: Resampling, within: bool = False) -> PairedDifference:
-    columns = (table[name].to_numpy() for name in ("label", "p_injury", "p_injury_b", "family"))
-    return paired_auc_difference(*columns, resampling=resampling, folds=table["site"].to_numpy() if within else None)
+    label, a, b, family = (table[name].to_numpy() for name in ("label", "p_injury", "p_injury_b", "family"))
+    return paired_auc_difference(label, a, b, family, resampling, folds=table["site"].to_numpy() if within else None)
 
 
 def _numbers(context: Mapping[str, Any]) -> dict[str, Any]:
