@@ -67,6 +67,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     for name in DECIDED:
         if name in arguments:
             parser.error(f"--{name} is decided by the tables: leave it out, or start a separate run with train.py")
+    if arguments.get("split") == "site":
+        parser.error(
+            "--split site leaves out sites, and the paper's tables have five folds: run train.py with it instead"
+        )
     if options.data_dir and options.phantom:
         parser.error("--phantom generates a cohort and --data_dir names one: give only one of them")
     if options.data_dir and not Path(options.data_dir).is_dir() and not is_hub_name(options.data_dir):

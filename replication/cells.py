@@ -28,7 +28,7 @@ from replication.patches import patch_cohort, whole_scans
 from run_folder.files import ADVICE, InputError, WriteError, write_text
 from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, RecipeError, load_recipe
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 
@@ -116,7 +116,12 @@ class Bench:
         Raises:
             RecipeError: the settings cannot be combined.
         """
-        return load_recipe(self.recipe_name, **(self.overrides | self.settings(cell)))
+        recipe = load_recipe(self.recipe_name, **(self.overrides | self.settings(cell)))
+        if recipe.split == "site":
+            raise RecipeError(
+                "split site leaves out sites, and the paper's tables have five folds: run train.py with it."
+            )
+        return recipe
 
     def folder(self, cell: Cell) -> RunFolder:
         """The cell's run folder. Its name is derived from the settings, so equal settings share one run."""

@@ -105,6 +105,7 @@ def test_the_plan_trains_nothing_and_gives_the_cost(shared_tiny_cohort, tmp_path
         ((), "nothing to do: give --all"),
         (("--table", "7"), "invalid choice"),
         (("--all", "--init", "random"), "--init is decided by the tables"),
+        (("--all", "--split", "site"), "--split site leaves out sites"),
         (("--all", "--data_dir", "nowhere"), "--data_dir nowhere is not a folder"),
         (("--all", "--patches_per_axis", "0"), "--patches_per_axis is 0"),
         (("--table", "6", "--recipe", "none", "--data_dir", "."), "There is no recipe none"),
