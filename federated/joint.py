@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from preprocessing.image_processing_gloresnet import SETTINGS
+from preprocessing.preparation_gloresnet import SETTINGS
 from publishing.card import render_card
 from publishing.export import export_model
 from training.build import Network, new_model, new_processor
