@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection
 from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,13 @@ def drive(
     driver = _Driver(kit, say)
     try:
         with tempfile.TemporaryDirectory(prefix="gloresnet-job-") as folder:
-            write_job(Path(folder), plan, folds)
             while True:
-                driver.wait_for(plan.asked, round_timeout)
+                connected = driver.wait_for(plan.sites, round_timeout)
+                if plan.left_out:
+                    plan = replace(plan, absent=plan.left_out not in connected)
+                if plan.absent:
+                    say(f"{plan.left_out} is not connected, so the joint model is not scored there")
+                write_job(Path(folder), plan, folds)
                 step, problem = driver.run_job(folder, plan.asked, round_timeout)
                 if problem is None:
                     return
@@ -121,22 +126,24 @@ class _Driver:
                 self._ask(lambda session: session.abort_job(self.job))
         self._log_out()
 
-    def wait_for(self, sites: Collection[str], timeout: float) -> None:
-        """Wait until the server answers and all the sites are connected to it.
+    def wait_for(self, sites: Collection[str], timeout: float) -> set[str]:
+        """Wait until the server answers and all the sites are connected to it. Returns all connected sites.
 
         Raises:
             FederationError: they are not within the time.
         """
         deadline, said = time.monotonic() + timeout, ""
         while True:
+            connected: set[str] = set()
             try:
                 info = self._ask(lambda session: session.get_system_info())
-                missing = sorted(set(sites) - {client.name for client in info.client_info})
+                connected = {client.name for client in info.client_info}
+                missing = sorted(set(sites) - connected)
                 lacking = f"the sites {', '.join(missing)}" if missing else ""
             except LOST:
                 lacking = f"the server at {self.host}"
             if not lacking:
-                return
+                return connected
             if lacking != said:
                 self.say(f"waiting for {lacking}")
                 said = lacking

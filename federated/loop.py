@@ -37,7 +37,7 @@ def open_federation(run: RunFolder, plan: Plan, letters: Mapping[str, str]) -> P
         RunError: the folder holds something else, or a run with another plan.
     """
     ours = {**plan.facts(), "letters": dict(letters)}
-    del ours["identity"], ours["share_scores"]  # sharing changes nothing that is trained
+    del ours["identity"], ours["share_scores"], ours["absent"]  # the last two change nothing that is trained
     if run.federation.is_file():
         found = read_json(run.federation)
         different = [name for name, value in ours.items() if name != "recipe" and found.get(name) != value]

@@ -44,6 +44,7 @@ class Plan:
         sites: the names of the sites that train.
         left_out: the site that only evaluates; None if all of them train.
         share_scores: ask for label and probability of each held-out scan. A site sends them only if it allows it.
+        absent: the site that is left out is not there, so it evaluates nothing either.
         identity: of the federated run, drawn when it starts. A site's run folder belongs to one.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     sites: tuple[str, ...]
     left_out: str | None = None
     share_scores: bool = False
+    absent: bool = False
     identity: str = ""
 
     @property
@@ -61,7 +63,7 @@ class Plan:
     @property
     def asked(self) -> tuple[str, ...]:
         """Every site that is asked something, in the order of the names."""
-        return tuple(sorted({*self.sites, *({self.left_out} if self.left_out else ())}))
+        return tuple(sorted({*self.sites, *({self.left_out} if self.left_out and not self.absent else ())}))
 
     def facts(self) -> dict[str, Any]:
         """The plan as it travels."""

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from federated.messages import FINISH, HELLO, KEEP, TRAIN, Plan, federated_recipe
 from federated.site import Site
+from run_folder.files import read_json
 from run_folder.layout import RunFolder
 from tests.federated.conftest import require_nvflare
 
@@ -135,6 +136,15 @@ def test_scores_stay_where_they_are_unless_they_are_asked_for(sites, recipe, tmp
     answers = [json.loads(answer["facts"]) for question, _, answer in network.heard if question == FINISH]
     assert [answer["scores"] for answer in answers] == [None, None]
     assert not RunFolder(tmp_path / "joint").fold(0).scores.exists()
+
+
+def test_a_site_that_is_left_out_and_not_there_is_asked_nothing(sites, recipe, tmp_path, monkeypatch):
+    plan = Plan(asdict(federated_recipe(recipe, 1, 1)), 1, ("north",), left_out="river", absent=True)
+    network = Network(monkeypatch, sites)
+    progress, panics = federate(network, monkeypatch, plan, tmp_path / "joint", ["north", "river"], ["refit"])
+    assert not panics and {site for _, site, _ in network.heard} == {"north"}
+    model = RunFolder(tmp_path / "joint-without-river").refit.model
+    assert [site["site"] for site in read_json(model / "config.json")["provenance"]["federation"]["sites"]] == ["A"]
 
 
 def test_the_first_refusal_ends_the_job_and_an_unexpected_error_says_only_its_kind(
