@@ -4,6 +4,7 @@ python -m federated kits sites.yaml --output kits/                    # the coor
 python -m federated server kits/server --output_dir runs/NAME         # the coordinator's server
 python -m federated site KIT --data_dir BIDS [--labels TSV]           # a hospital
 python -m federated run kits/admin --recipe FILE [--fold K|all|refit] [--leave_out SITE|each]
+python -m federated report runs/NAME                                  # what the joint model does at each hospital
 """
 
 if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
@@ -111,7 +112,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m federated", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="kits|server|site|run")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="kits|server|site|run|report")
     add = commands.add_parser("kits", help="make a startup kit for the server, the coordinator and each hospital")
     add.add_argument("sites", type=Path, help="YAML file: the server's host and the sites with their seeds")
     add.add_argument("--output", type=Path, required=True, help="folder for the kits; it will hold private keys")
@@ -147,6 +148,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="seconds that a round may take before it is started again (default: 21600)",
     )
     add.add_argument("--share_scores", action="store_true", help="ask the sites that allow it for scores")
+    commands.add_parser("report", add_help=False, help="compare federation, single sites and pooled scans")
     options = parser.parse_args(argv)
     for name in ("data_dir", "labels"):
         given = getattr(options, name, None)
@@ -163,7 +165,12 @@ def _positive(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 1 failed, 2 wrong call, 130 interrupted."""
-    options = parse_arguments(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["report"]:
+        from .report import main as report  # has its own arguments; slow to import
+
+        return report(words[1:])
+    options = parse_arguments(words)
     commands = {"kits": kits, "server": server, "site": site, "run": run}
     return run_program(
         f"federated {options.command}",

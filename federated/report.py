@@ -9,13 +9,7 @@ scans, so they need the run folders of the sites: who holds them may give them.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled during the slow imports
-    from machine.interruption import begin_program
-
-    begin_program("federated report")
-
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -294,8 +288,18 @@ def _numbers(context: Mapping[str, Any]) -> dict[str, Any]:
     return numbers
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m federated report`."""
+def _site_run(text: str) -> tuple[str, Path]:
+    site, _, path = text.partition("=")
+    if not site or not path:
+        raise argparse.ArgumentTypeError(f"{text} is not SITE=RUN, such as north=runs/north-alone")
+    return site, Path(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit status: 0 report written, 1 a run cannot be used, 2 wrong call."""
+    parser = argparse.ArgumentParser(
+        prog="python -m federated report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the --output_dir of the server")
     add(
@@ -311,30 +315,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--pooled", type=Path, metavar="RUN", help="a run of train.py on the scans of all sites")
     add("--left_out", type=Path, metavar="RUN", help="a run of train.py --split site on the scans of all sites")
-
-
-def report(options: argparse.Namespace) -> None:
-    """Write the report and print its path."""
-    others = {"sites": options.sites, "pooled": options.pooled, "left_out": options.left_out}
-    print(write_federated_report(options.run, alone=dict(options.alone), **others))
-
-
-def _site_run(text: str) -> tuple[str, Path]:
-    site, _, path = text.partition("=")
-    if not site or not path:
-        raise argparse.ArgumentTypeError(f"{text} is not SITE=RUN, such as north=runs/north-alone")
-    return site, Path(path)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit status: 0 report written, 1 a run cannot be used, 2 wrong call."""
-    parser = argparse.ArgumentParser(
-        prog="python -m federated report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_flags(parser)
     options = parser.parse_args(argv)
-    return run_program(parser.prog, lambda: report(options), failed=(InputError, OSError), interrupted="interrupted")
 
+    def job() -> None:
+        others = {"sites": options.sites, "pooled": options.pooled, "left_out": options.left_out}
+        print(write_federated_report(options.run, alone=dict(options.alone), **others))
 
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_program(parser.prog, job, failed=(InputError, OSError), interrupted="interrupted")

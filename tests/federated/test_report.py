@@ -10,7 +10,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from evaluation.uncertainty import Resampling
-from federated.report import main, write_federated_report
+from federated.__main__ import main
+from federated.report import write_federated_report
 from run_folder.files import InputError
 from run_folder.layout import RunFolder
 from tests.evaluation.conftest import write_synthetic_run
@@ -220,11 +221,11 @@ def test_a_folder_without_a_federation_is_refused(folder):
 def test_the_command_prints_the_path_and_refuses_in_one_sentence(folder, capsys):
     sites = ["--sites", str(folder / "north"), str(folder / "river")]
     alone = ["--alone", f"north={folder / 'alone-north'}"]
-    assert main([str(folder / "federation"), *sites, *alone]) == 0
+    assert main(["report", str(folder / "federation"), *sites, *alone]) == 0
     assert capsys.readouterr().out == f"{folder / 'federation' / 'report.html'}\n"
     row = numbers(folder)["differences"][0]
     assert list(row["sites"]) == ["north"] and row["n"] == len(predictions(folder / "north"))
-    assert main([str(folder / "federation"), *sites, "--alone", f"south={folder / 'alone-north'}"]) == 1
+    assert main(["report", str(folder / "federation"), *sites, "--alone", f"south={folder / 'alone-north'}"]) == 1
     errors = capsys.readouterr().err
     assert "There is no site south in the federation" in errors and errors.count("\n") == 1
-    assert exit_status(main, [str(folder / "federation"), "--alone", "north"]) == 2
+    assert exit_status(main, ["report", str(folder / "federation"), "--alone", "north"]) == 2
