@@ -95,20 +95,21 @@ def cut_off(s):
         def losing(self, event):
             status = store(self, event)
             calls.append(status)
-            if len(calls) == 5:
+            if len(calls) == 9:
                 event.assoc.abort()  # the file is stored, its answer is lost
             return status
 
         hospital.listener.Listener._store = losing
 
+    paths = in_order(s, files(folder))
     s.listen("cut", patch=patch)
-    assert offer(s, files(folder)) == [0, 0, 0, 0, None] and len(s.received()) == 5
-    send(s, files(folder), release=False)
+    assert offer(s, paths) == [0] * 8 + [None] and len(s.received()) == 9
+    send(s, paths, release=False)
     wait(lambda: "was cut off" in s.queue())
-    send(s, files(folder))
+    send(s, paths)
     (report,) = s.wait_for(study)
     wait(lambda: not s.received() and s.queue().endswith("\n1 sent\n"))
-    assert len(evidence(report)) == 10 and s.output().count(" study ") == 1
+    assert len(evidence(report)) == 10 and s.output().count(" sent: ") == 1
 
 
 def while_a_sender_is_connected(s):

@@ -32,7 +32,7 @@ def driver(model_folder, tmp_path_factory):
     assert process.stdout.readline(), "the driver did not start: see its standard error"
     yield process
     process.stdin.close()
-    process.wait(30)
+    process.wait(120)  # a busy machine takes its time
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
