@@ -96,6 +96,7 @@ def render_card(
         brain_mask=recipe["brain_mask"],
         framing=recipe.get("framing", "field_of_view"),  # absent from runs before version 0.2
         bias_correction=recipe.get("bias_correction", "none"),
+        modalities=getattr(config, "modalities", ["T2w"]),
         local_stream=getattr(config, "local_stream", False),
         local_scorers=getattr(config, "local_scorers", 0),
         recipe={**recipe, "init_name": _initial_weights(recipe["init"], network)},

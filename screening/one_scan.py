@@ -203,6 +203,7 @@ def _prepared(
         ours = any(kind.__name__ == VolumeError.__name__ for kind in type(error).__mro__)
         sentence = str(error).replace(path, name or os.path.basename(path))
         for file in (mask, *(others or {}).values()):
+            file = getattr(file, "source", file)
             sentence = sentence.replace(file, os.path.basename(file)) if isinstance(file, str) else sentence
         raise (VolumeError if ours else ValueError)(sentence) from error
 

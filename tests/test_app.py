@@ -16,7 +16,7 @@ from gradio_client import Client, handle_file
 import app
 from publishing import convert
 from tests.programs import PROJECT, run_program
-from tests.viewer.served import ROOT, expected, start, stop, tiny_models
+from tests.viewer.served import ROOT, expected, further_model, start, stop, tiny_models
 
 MINUTE = 60_000  # milliseconds; only a heavily loaded machine takes this long
 
@@ -236,6 +236,28 @@ def test_a_model_that_needs_a_mask_asks_for_it(base, browser):
             handle_file(base / "scan1.nii.gz"), handle_file(base / "mask.nii.gz"), api_name="/screen"
         )
         assert answer["status"] == "ok" and answer["preprocessing"]["brain_mask"] == "required"
+    finally:
+        stop(served)
+
+
+def test_further_images_are_added_before_the_scan(base, browser):
+    model, processor = further_model(base)
+    served = start("--model", base / "further", cwd=base, temp=base / "temp-further")
+    try:
+        with open_page(browser, served.url) as page:
+            drop(page, base / "scan0.nii.gz", into="#t1w")
+            page.wait_for_selector("#t1w :text('scan0')")
+            drop(page, base / "scan0.nii.gz")
+            found = page.wait_for_selector("#result .headline").inner_text()
+            images = dict.fromkeys(("T2w", "T1w"), base / "scan0.nii.gz")
+            p_injury = model.predict_proba(**processor(images, return_tensors="pt"))[0, 1].item()
+            assert float(re.search(r"[\d.]+", found).group()) == pytest.approx(p_injury, abs=6e-4)
+            assert "The scan has no FA: the answer rests on T2w and T1w alone." in page.inner_text("#result .missing")
+            page.wait_for_selector("#viewer [data-state=ready]")
+            assert page.locator("#t1w :text('scan0')").count() == 0  # it belonged to that scan
+            drop(page, base / "scan1.nii.gz")
+            page.wait_for_selector("#result :text('scan1')")
+            assert "The scan has no T1w or FA" in page.inner_text("#result .missing")
     finally:
         stop(served)
 

@@ -1,7 +1,8 @@
 """A visitor's entries, one per scan.
 
-An entry is a dictionary with the name of the scan (`scan`), its `path`, the path of its `mask` or None, and either its
-`answer`, as returned by `screen_scan`, or its `problem`, a sentence.
+An entry is a dictionary with the name of the scan (`scan`), its `path`, the path of its `mask` or None, its `further`
+images (see `further.py`), the path of the file as it was `uploaded`, and either its `answer`, as returned by
+`screen_scan`, or its `problem`, a sentence.
 """
 
 import re

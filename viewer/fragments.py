@@ -6,6 +6,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from architectures.networks import network_name
+from preprocessing.modalities_gloresnet import missing_modalities
+from screening.modalities import modalities_of
 from screening.model import has_local_stream
 
 LEAST = 0.05  # probability of a place that the page lists; the JSON answer holds all
@@ -53,6 +55,7 @@ def masthead(model: Any, name: str, problem: str = "") -> str:
             "train_scans": provenance["train_scans"],
             "network": network_name(model.config) + (" with a local stream" if has_local_stream(model.config) else ""),
             "image_size": model.config.image_size,
+            "modalities": modalities_of(model.config),
         }
     return PAGES.get_template("masthead.html.jinja").render(model=identity, problem=problem)
 
@@ -85,8 +88,13 @@ def result_panel(answer: dict | None = None, problem: str = "", searches: bool =
         searches: whether the model has a local stream; the panel then says which stream spoke.
     """
     places = listed_places(answer) if answer and searches else []
+    missing, doubts = "", []
+    if answer:
+        used, absent = answer["modalities"], answer["missing_modalities"]
+        missing = missing_modalities([*used, *absent], [True] * len(used) + [False] * len(absent))
+        doubts = [sentence for sentence in answer["warnings"] if sentence != missing]
     return PAGES.get_template("result.html.jinja").render(
-        answer=answer, problem=problem, searches=searches, places=places, least=LEAST
+        answer=answer, problem=problem, searches=searches, places=places, least=LEAST, missing=missing, doubts=doubts
     )
 
 

@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
-import nibabel
-import numpy as np
 import torch
 from gradio.data_classes import FileData, GradioRootModel
 
-from explanation.gradcam import explain, map_image, peak_position, scan_image
 from preprocessing.candidates_gloresnet import no_local_inputs
 from screening.fast import prepare
+from screening.modalities import modalities_of
 from screening.model import has_local_stream
-from screening.one_scan import NOTICE, framed_scan, local_batch, prepare_scan
+from screening.one_scan import NOTICE, local_batch
 
 from .entries import COLUMNS, next_to, table_row
 from .examples import EXAMPLES, write_example
 from .fragments import about_pictures, answers_table, listed_places, masthead, result_panel
+from .further import FurtherFields
+from .maps import write_map, write_map_on_scan
 from .niivue import Viewer, scene
 from .scans import SERIES, UploadError, asks_for_series, check_endings, endings, screen_upload, take, take_scans
 from .serving import launch
@@ -58,13 +58,14 @@ class Page:
         self.screening_model = model and prepare(model, "float32")
         self.explains = model is not None and bool(model.networks)
         self.searches = model is not None and has_local_stream(model.config)
-        if model is not None and processor.brain_mask == "required":
+        self.further = FurtherFields(modalities_of(processor))
+        if model is not None and (processor.brain_mask == "required" or self.further.names):
             workspace.keep_uploads = KEEP_PAIRS
         self.turns = Turns(WAITING)
         with gr.Blocks(title="GloResNet", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(masthead(model, name, problem))
             if model is not None:
-                first = torch.zeros(1, 1, *[processor.image_size] * 3, device=model.device)
+                first = torch.zeros(1, model.config.num_channels, *[processor.image_size] * 3, device=model.device)
                 local = local_batch([no_local_inputs()] if self.searches else [], model.device)
                 self.screening_model.predict_views(first, **local)  # warm up: the first pass is slow
                 self._lay_out()
@@ -82,6 +83,7 @@ class Page:
         needs_mask = self.processor.brain_mask == "required"
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
+                self.further.lay_out()
                 self.upload = gr.File(
                     label="T2-weighted scan (NIfTI, MGH)" if needs_mask else "T2-weighted scans (NIfTI, MGH, DICOM)",
                     file_count="single" if needs_mask else "multiple",
@@ -127,8 +129,9 @@ class Page:
         gr.Markdown(f"{NOTICE} Your scans are deleted when you press Clear or leave the page.")
 
     def _connect(self) -> None:
-        screened = [self.upload, self.mask, self.entries, self.chosen, self.picker, self.table, self.result]
-        screened += [self.series, self.answer_file, self.table_file, self.map_file, self.viewer]
+        screened = [self.upload, self.mask, *self.further.components, self.series, self.entries, self.chosen]
+        screened += [self.picker, self.table, self.result]
+        screened += [self.answer_file, self.table_file, self.map_file, self.viewer]
         private = {"api_visibility": "private"}
         raw = {"preprocess": False}  # a file as a dictionary; else gradio leaves an empty file behind for each
 
@@ -139,7 +142,7 @@ class Page:
             event.then(self.offer_map, shown, [self.map_file], **private)
 
         for source in [self.upload] + ([self.mask] if self.mask.visible else []):
-            uploaded = [self.upload, self.mask, self.entries, self.series]
+            uploaded = [self.upload, self.mask, self.entries, self.series, *self.further.components]
             then_explain(source.upload(self.receive, uploaded, screened, **private, **raw))
         if not self.mask.visible:
             for button in self.examples:
@@ -169,6 +172,7 @@ class Page:
         series: str | None,
         request: gr.Request,
         progress=PROGRESS,
+        *others: dict | None,
     ) -> dict:
         """Take over the uploaded scans, then screen them one after another."""
         series = str(series or "").strip() or None
@@ -181,13 +185,11 @@ class Page:
             check_endings(uploads + ([mask] if mask else []), self.mask.visible)
         except UploadError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        visitor = request.session_hash
-        with self.workspace.present(visitor):
-            scans, own_mask = self._take(uploads, mask, visitor)
-            new = []
-            for number, scan in enumerate(scans):
-                told = place_in_line(progress, scan, (number, len(scans)))
-                new.append(self._entry(scan, own_mask, told, series=series))
+        with self.workspace.present(request.session_hash):
+            scans, own_mask, further = self._take(uploads, mask, request.session_hash, others)
+            of_all = {"series": series, "further": further}
+            told = (place_in_line(progress, scan, (number, len(scans))) for number, scan in enumerate(scans))
+            new = [self._entry(scan, own_mask, tell, **of_all) for scan, tell in zip(scans, told, strict=True)]
             return self._received(entries, new)
 
     @unless_visitor_left
@@ -201,11 +203,12 @@ class Page:
                 write_example(kind, path)
             return self._received(entries, [self._entry(str(path), None, place_in_line(progress, path))])
 
-    def _take(self, uploads: list[dict], mask: dict | None, visitor: str) -> tuple[list[str], str | None]:
-        """The scans of an upload and their mask, in the visitor's folders."""
+    def _take(self, uploads: list[dict], mask: dict | None, visitor: str, others: tuple = ()) -> tuple:
+        """The scans of an upload, their mask and further images, in the visitor's folders."""
         try:
             scans = take_scans(uploads, self.processor.brain_mask == "required", visitor, self.workspace)
-            return scans, take(mask, visitor, self.workspace) if mask else None
+            own_mask = take(mask, visitor, self.workspace) if mask else None
+            return scans, own_mask, self.further.take(others, len(scans), visitor, self.workspace)
         except UploadError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -228,6 +231,7 @@ class Page:
         return {
             self.upload: None,
             self.mask: None,
+            **dict.fromkeys(self.further.components),
             # emptied: a number of one study must not choose a series of the next one
             self.series: gr.Textbox(value="", visible=any(asks_for_series(entry) for entry in new)),
             self.entries: entries,
@@ -239,9 +243,9 @@ class Page:
             **self._show(entries, chosen),
         }
 
-    def _entry(self, scan: str, mask: str | None, told: Callable[[int], None], drawn=True, series=None) -> dict:
+    def _entry(self, scan: str, mask: str | None, told: Callable[[int], None], drawn=True, **more) -> dict:
         """Screen one scan when its turn comes, see `screen_upload`."""
-        return screen_upload(self.screening_model, self.processor, scan, mask, self.turns.turn(told), drawn, series)
+        return screen_upload(self.screening_model, self.processor, scan, mask, self.turns.turn(told), drawn, **more)
 
     def _show(self, entries: list[dict], chosen: int) -> dict:
         """The table, the chosen entry's result, and its answer as a JSON file next to the scan."""
@@ -275,10 +279,7 @@ class Page:
             return nothing | {self.viewer: scene(entry["path"], **settings)}
         overlay = next_to(entry, f"_{method}_cube.nii.gz")
         with self._turn(place_in_line(progress, entry["path"])):
-            volume, pixel_values = prepare_scan(self.processor, entry["path"], entry["mask"])
-            heat = explain(self.model.networks, pixel_values.to(self.model.device), method)[0].cpu()
-            nibabel.save(map_image(heat, volume), overlay)
-            peak = peak_position(heat, volume) if heat.any() else None
+            peak = write_map(self.model, self.processor, entry, method, overlay)
         return nothing | {self.viewer: scene(entry["path"], str(overlay), peak=peak, **settings)}
 
     @unless_visitor_left
@@ -292,8 +293,7 @@ class Page:
         entry = entries[chosen]
         cube, file = next_to(entry, f"_{method}_cube.nii.gz"), next_to(entry, f"_{method}.nii.gz")
         with self._turn(place_in_line(progress, entry["path"])):
-            heat = torch.from_numpy(nibabel.load(cube).get_fdata(dtype=np.float32))
-            nibabel.save(scan_image(heat, framed_scan(self.processor, entry["path"], entry["mask"])), file)
+            write_map_on_scan(self.processor, entry, cube, file)
         return {self.map_file: gr.DownloadButton(value=str(file), interactive=True)}
 
     def start_over(self, request: gr.Request) -> dict:
@@ -303,6 +303,7 @@ class Page:
         return {
             self.upload: None,
             self.mask: None,
+            **dict.fromkeys(self.further.components),
             self.series: gr.Textbox(value="", visible=False),
             self.entries: [],
             self.chosen: 0,
@@ -322,7 +323,7 @@ class Page:
     def answer_program(
         self, scan: dict | list[dict] | None, mask: dict | None = None, request: gr.Request = None, progress=PROGRESS
     ) -> dict:
-        """Screen one scan. The server deletes it afterwards.
+        """Screen one scan, by its T2w image alone. The server deletes it afterwards.
 
         Args:
             scan: a T2-weighted scan: a NIfTI or MGH file, or a study: a zip or a list of all its DICOM files.
@@ -337,7 +338,7 @@ class Page:
         visitor = f"program-{threading.get_ident()}-{request.session_hash}"
         try:
             with self.workspace.present(visitor):
-                scans, own_mask = self._take([scan] if isinstance(scan, dict) else scan, mask, visitor)
+                scans, own_mask, _ = self._take([scan] if isinstance(scan, dict) else scan, mask, visitor)
                 if len(scans) > 1:
                     sentence = "Several scans were sent. Send one at a time, or all DICOM files of one study."
                     return {"status": "error", "scan": None, "message": sentence}

@@ -6,12 +6,14 @@ import re
 import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import nibabel
 
 from dicomfiles.delivery import is_delivery, is_dicom
 from preprocessing import Volume, read_volume
 from preprocessing.reading_gloresnet import open_image
+from screening.modalities import placed
 from screening.model import ScreeningModel
 from screening.one_scan import open_scan, screen_scan
 
@@ -107,6 +109,27 @@ def open_upload(scan: str, series: str | None = None) -> str | Volume:
         raise ValueError(sentence.replace("(--series)", IN_FIELD)) from error
 
 
+def place_further(further: dict[str, list], scan: str) -> dict[str, Any]:
+    """The further images of a scan in its world space, see `placed`.
+
+    Args:
+        further: from `FurtherFields.take`.
+        scan: path of the T2w scan.
+
+    Raises:
+        ValueError: one cannot be placed. The message is a sentence without a folder name.
+    """
+    try:
+        if is_delivery(scan) and any(matrix for _, matrix in further.values()):
+            raise ValueError("A transform belongs to a T2w scan in NIfTI. Convert the DICOM study, and upload that.")
+        return {name: placed(image, matrix, scan) for name, (image, matrix) in further.items()}
+    except ValueError as error:
+        sentence = str(error)
+        for path in (scan, *(path for paths in further.values() for path in paths if path)):
+            sentence = sentence.replace(path, Path(path).name)
+        raise ValueError(sentence) from error
+
+
 def write_drawn(volume: Volume, scan: str) -> str:
     """Write the voxels and positions of a volume, and nothing else of its file, as NIfTI next to a scan.
 
@@ -135,6 +158,7 @@ def screen_upload(
     turn: AbstractContextManager[None],
     drawn: bool,
     series: str | None = None,
+    further: dict[str, list] | None = None,
 ) -> dict:
     """Screen one scan. An error becomes the entry's problem, so that the other scans are still screened.
 
@@ -145,15 +169,18 @@ def screen_upload(
         turn: lasts while the scan is read.
         drawn: whether the browser will draw it.
         series: see `open_upload`.
+        further: its further images, from `FurtherFields.take`.
 
     Returns:
         An entry, see `entries.py`.
     """
     entry = {"scan": Path(scan).name, "path": scan, "mask": mask, "answer": None, "problem": ""}
+    entry |= {"further": further or {}, "uploaded": scan}
     try:
         with turn:
             opened = open_upload(scan, series)
-            answer = screen_scan(model, processor, opened, mask, entry["scan"])
+            others = place_further(entry["further"], scan)
+            answer = screen_scan(model, processor, opened, mask, entry["scan"], others=others)
             if drawn and not isinstance(opened, str):
                 entry["path"] = write_drawn(opened, scan)
             entry["answer"] = answer

@@ -51,6 +51,23 @@ def tiny_models(base: Path) -> Path:
     return base
 
 
+def further_model(base: Path) -> tuple[GloResNetForImageClassification, GloResNetImageProcessor]:
+    """Write a model that also takes T1w and FA, to `further`, and return it with its processor."""
+    names = ["T2w", "T1w", "FA"]
+    torch.manual_seed(1)
+    config = GloResNetConfig(
+        image_size=SIZE, stem_channels=4, widths=[4, 8, 8, 16], head_init_std=0.5, modalities=names
+    )
+    config.provenance = {"cohort": "phantom-test", "synthetic": True, "run": "r1", "fold": 3, "train_scans": 8}
+    model, processor = (
+        GloResNetForImageClassification(config),
+        GloResNetImageProcessor(image_size=SIZE, modalities=names),
+    )
+    torch.nn.init.normal_(model.presence.weight, std=0.3)
+    export_model(model, processor, base / "further", "card")
+    return model, processor
+
+
 def start(*arguments, cwd, temp, **environment) -> SimpleNamespace:
     """Start app.py on a free port and wait until it accepts connections. Its temporary files are in `temp`.
 
