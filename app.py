@@ -92,6 +92,8 @@ def serve(args: argparse.Namespace) -> None:
         without_proxy(args.host)
         from viewer.page import Page
 
+        if __name__ == "__main__":  # by now gradio is imported, and torch if the model needs it
+            keep_imported_modules()
         page = Page(model, processor, public_name(name), workspace, problem)
         print(f"Model: {name or 'none'}. Open http://{args.host}:{args.port}", flush=True)
         page.launch(
@@ -172,5 +174,4 @@ def read_passwords(file: Path) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    keep_imported_modules()
     sys.exit(main())

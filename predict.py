@@ -112,7 +112,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--no_tta", action="store_true", help="skip the mirrored view: half the work for a model folder")
     add(
         "--dtype",
-        choices=["auto", "float32", "bfloat16"],
+        choices=["auto", "float32", "bfloat16", "int8"],
         default="auto",
         help="float32 reproduces a run's own predictions to 1e-6. auto uses bfloat16 (faster, up to 0.005 off) if the "
         "processor supports it and a check of this model at the start passes, otherwise float32",
@@ -143,13 +143,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
     parse_arguments()
 
-from hospital.without_server import report_folders, write_reports
 from machine.memory import keep_freed_memory, keep_imported_modules
 from machine.programs import FAILED, complain, run_program, stopped
 from run_folder.files import InputError, WriteError
 from screening.errors import ModelError, NoScansError
-from screening.fast import prepare
-from screening.loading import load_model
+from screening.loading import for_speed, load_model
 from screening.many_scans import screen, write_table
 from screening.modalities import FurtherImages, modalities_of
 from screening.model import INJURY, caution, has_local_stream
@@ -175,14 +173,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     requests = find_requests(args.scans, acquisition=args.acquisition, run=args.run)
-    folders = report_folders([scan for scan, _ in requests], args.report) if args.report else {}
+    folders: dict[str, Path] = {}
+    if args.report:
+        from hospital.without_server import report_folders, write_reports
+
+        folders = report_folders([scan for scan, _ in requests], args.report)
     keep_freed_memory()
     model, processor = load_model(args.model, args.dtype)
     others = further_images(args, modalities_of(processor), len(requests))
     if args.places and not has_local_stream(model.config):
         raise ModelError(f"{args.model} has no local stream, so it lists no places: leave --places out")
+    if __name__ == "__main__":  # by now torch is imported, if the model needs it
+        keep_imported_modules()
     if not folders:  # a model prepared for speed makes no maps
-        model = prepare(model, args.dtype)
+        model = for_speed(model, args.dtype)
     rows = screen(
         requests,
         model,
@@ -229,5 +233,4 @@ def further_images(args: argparse.Namespace, modalities: list[str], scans: int) 
 
 
 if __name__ == "__main__":
-    keep_imported_modules()
     sys.exit(main())

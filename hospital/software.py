@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from machine.version import project_version
-from modeling_gloresnet.loading_gloresnet import downloaded_folder
-from screening.exported import is_converted_file
+from screening.formats import is_converted_file
 from screening.model import PAINTED, ScreeningModel, caution, is_trained
 
 NAME, MAKER = "GloResNet", "GloResNet (independent implementation)"
@@ -52,6 +51,8 @@ def model_digest(name: str) -> str:
         path = Path(name)
         files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
     else:
+        from modeling_gloresnet.loading_gloresnet import downloaded_folder
+
         folder = Path(name) if Path(name).is_dir() else downloaded_folder(name)
         assert folder is not None  # it was loaded
         files = [folder / "config.json", folder / "preprocessor_config.json", *folder.glob("*.safetensors")]

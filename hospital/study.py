@@ -9,7 +9,6 @@ import nibabel
 import numpy as np
 
 from dicomfiles import Series, read
-from explanation.gradcam import explain, scan_image
 from preprocessing import Volume
 from screening.model import ScreeningModel
 from screening.one_scan import prepare_scan, screen_scan
@@ -59,11 +58,14 @@ def screen_study(
     """
     found = read(source, series) if found is None else found
     answer = screen_scan(model, processor, found.image, name="the study")
-    volume, heat = found.image, None
+    map_ = None
     if model.networks:
+        from explanation.gradcam import explain, scan_image
+
         volume, pixel_values = prepare_scan(processor, found.image, name="the study")
         heat = explain(model.networks, pixel_values.to(model.device))[0].cpu()
-    slices, affine = on_slices(volume)
+        map_ = np.asarray(scan_image(heat, volume).dataobj, np.float32).transpose(2, 1, 0)
+    slices, affine = on_slices(found.image)
     sources = headers(found.sources)
     for header in sources:  # what highdicom asks for, and scanners may leave out
         if not header.get("SliceThickness"):
@@ -75,7 +77,7 @@ def screen_study(
         sources,
         found.plane,
         slices,
-        None if heat is None else np.asarray(scan_image(heat, volume).dataobj, np.float32).transpose(2, 1, 0),
+        map_,
         affine,
     )
 

@@ -17,6 +17,12 @@ def available_cores() -> int:
     return max(1, min([cores, *map(int, cpu_quotas())]))
 
 
+def computing_threads() -> int:
+    """Threads for a library that computes: `OMP_NUM_THREADS`, as for PyTorch, but at most `available_cores`."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(available_cores(), int(wanted)) if wanted.isdecimal() and int(wanted) else available_cores()
+
+
 def cpu_quotas(
     mounts: str | os.PathLike[str] = "/sys/fs/cgroup", membership: str | os.PathLike[str] = "/proc/self/cgroup"
 ) -> Iterator[float]:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .screening_gloresnet import check_appearance, check_inference, check_labels, check_temperature, is_finite
+
 MODALITIES = ("T2w", "T1w", "FA", "MD")  # what a channel may be; `preprocessing/modalities_gloresnet.py` has them too
 
 
@@ -86,30 +88,15 @@ class ScreeningConfig(PreTrainedConfig):
 
     def validate_inference(self):
         """Check temperature and threshold."""
-        _check_temperature("temperature", self.temperature)
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is a probability from 0 to 1, not {self.threshold}.")
+        check_inference(self)
 
     def validate_labels(self):
         """Check that the labels of the network's outputs are distinct, complete, and the same in both directions."""
-        names = {int(index): name for index, name in (self.id2label or {}).items()}
-        if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
-            raise ValueError(f"id2label must give each output from 0 on a name of its own, not {names}.")
-        indices = {name: int(index) for name, index in (self.label2id or {}).items()}
-        if indices and indices != {name: index for index, name in names.items()}:
-            raise ValueError(f"id2label {names} and label2id {indices} contradict each other: give both or neither.")
-        if str(names.get(0)).lower() == "injury" or str(names.get(1)).lower() == "normal":
-            raise ValueError(f"output 1 is the probability of injury, but id2label says {names}: correct the labels.")
+        check_labels(self)
 
     def validate_appearance(self):
         """Check that `training_appearance` holds a mean and a standard deviation for each name."""
-        for name, numbers in (self.training_appearance or {}).items():
-            mean, sd = numbers if isinstance(numbers, (list, tuple)) and len(numbers) == 2 else (None, None)
-            if not (_is_finite(mean) and _is_finite(sd) and sd >= 0):
-                raise ValueError(
-                    f"training_appearance must hold a mean and a standard deviation of {name}, not {numbers}: without "
-                    "them no unusual scan is recognised."
-                )
+        check_appearance(self)
 
 
 LOCAL_LISTS = ("local_calibration", "member_local")
@@ -260,7 +247,7 @@ class GloResNetConfig(ScreeningConfig):
     def validate_head(self):
         """Check the members' temperatures and the spread of the head's initial weights."""
         for temperature in self.member_temperatures:
-            _check_temperature("every member temperature", temperature)
+            check_temperature("every member temperature", temperature)
         if self.member_temperatures and self.temperature != 1:
             raise ValueError(
                 f"temperature is {self.temperature}, but the members of an ensemble have temperatures of their own "
@@ -288,28 +275,18 @@ class GloResNetConfig(ScreeningConfig):
 
 def _check_local(calibration: Any, weights: Any) -> None:
     """Refuse a calibration or weights of the intensity shares that are not finite numbers of the right count."""
-    if not (isinstance(calibration, (list, tuple)) and len(calibration) == 2 and all(map(_is_finite, calibration))):
+    if not (isinstance(calibration, (list, tuple)) and len(calibration) == 2 and all(map(is_finite, calibration))):
         raise ValueError(f"local_calibration must be two numbers, a and b, not {calibration}.")
     if calibration[0] <= 0:
         raise ValueError(f"the first number of local_calibration must be above 0, not {calibration[0]}.")
     if weights is None:
         return
     rows = [weights.get(name) for name in ("mean", "scale", "weights")] if isinstance(weights, dict) else [None]
-    complete = all(isinstance(row, (list, tuple)) and len(row) == 9 and all(map(_is_finite, row)) for row in rows)
-    if not (complete and _is_finite(weights.get("intercept")) and min(weights["scale"]) > 0):
+    complete = all(isinstance(row, (list, tuple)) and len(row) == 9 and all(map(is_finite, row)) for row in rows)
+    if not (complete and is_finite(weights.get("intercept")) and min(weights["scale"]) > 0):
         raise ValueError(
             "local_share_weights must hold mean, scale (above 0) and weights, nine numbers each, and an intercept."
         )
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _check_temperature(what: str, value: float) -> None:
-    """Refuse a temperature outside 0.001 to 1000, which would make every probability 0.5, 0 or 1."""
-    if not (math.isfinite(value) and 1e-3 <= value <= 1e3):
-        raise ValueError(f"{what} must be a positive number, from 0.001 to 1000, not {value}.")
 
 
 # `save_pretrained` then copies the code into the model folder

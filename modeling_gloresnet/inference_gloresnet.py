@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from .local_gloresnet import Judgement, fuse
 from .pipeline_gloresnet import VolumeClassificationPipeline  # noqa: F401  so that its file is saved with every model
+from .screening_gloresnet import GLOBAL_ONLY
 
 TENSOR_LEFT_RIGHT_AXIS = 2  # of a (batch, channel, R, A, S) tensor
 INJURY = 1  # the column of the probability of injury
-GLOBAL_ONLY = (
-    "This model has a local stream, which looks for small lesions, but got pixel_values alone: the answer is that of "
-    "the global stream. Pass everything that the image processor returns: model.predict_proba(**inputs)."
-)
 
 
 def screening_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

@@ -6,7 +6,6 @@
 import numbers
 import warnings
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,16 @@ SETTINGS = (
     "bias_correction",
     "local_stream",
 )  # what decides about the T2w channel; `modalities`, which decides about the others, is also in the model's config
+
+
+class PreparedScans(dict):
+    """The inputs of a network by name; each is also an attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
 
 
 class ScanPreparation:
@@ -97,10 +106,16 @@ class ScanPreparation:
         self.local_stream = local_stream
         self.modalities = check_modalities(modalities)
 
-    def __call__(self, images, mask=None, return_tensors: str = "np", local_stream: bool | None = None):
-        """`prepare`, with its arrays as attributes, as screening calls a processor; only for `return_tensors="np"`."""
-        assert return_tensors == "np"
-        return SimpleNamespace(**self.prepare(images, mask, local_stream))
+    def __call__(
+        self, images, mask=None, return_tensors: str | None = None, local_stream: bool | None = None
+    ) -> "PreparedScans":
+        """What calling a `GloResNetImageProcessor` does: the same arguments and results. Only `"pt"` needs torch."""
+        data = self.prepare(images, mask, local_stream)
+        if return_tensors == "pt":
+            import torch
+
+            return PreparedScans({name: torch.from_numpy(rows) for name, rows in data.items()})
+        return PreparedScans(data if return_tensors else {name: list(rows) for name, rows in data.items()})
 
     def prepare(self, images, mask=None, local_stream: bool | None = None) -> dict[str, np.ndarray]:
         """The arrays that `GloResNetImageProcessor.preprocess` returns, from the same arguments."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import threading
 import warnings
@@ -19,21 +18,23 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from machine.cores import computing_threads
 from machine.programs import one_line
+from modeling_gloresnet.screening_gloresnet import GLOBAL_ONLY
+from preprocessing import ScanPreparation
 
 from .errors import ModelError
+from .formats import DTYPES, SUFFIXES
 from .model import has_local_stream
+from .settings import ConvertedConfig, check_settings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-    from modeling_gloresnet import GloResNetConfig
-    from preprocessing import GloResNetImageProcessor
 
 METADATA = "gloresnet"  # the name of the JSON text in the file
 FORMAT = 1  # increased when older readers would misread a file
@@ -45,13 +46,6 @@ PRESENCE = "presence"  # a file has this input only if the model takes several m
 LOCAL_INPUTS = {"local_patches": (2, 11, 11, 11), "local_valid": (), "local_shares": (9,)}  # shapes of one of them
 SHARES = "local_shares"  # a file has this input only if the model has weights for the shares
 LOCAL_OUTPUTS = ["global_views", "p_local", "p_shares", "candidates"]
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-DTYPES = {".onnx": ("float32",), ".xml": ("float32", "bfloat16", "int8")}  # what `publishing.convert` writes
-
-
-def is_converted_file(name: str) -> bool:
-    """Whether a model name means a converted file and not a folder, which may have any name."""
-    return name.endswith(tuple(SUFFIXES.values())) and not os.path.isdir(name)
 
 
 class ExportedModel:
@@ -65,7 +59,7 @@ class ExportedModel:
 
     networks: tuple[nn.Module, ...] = ()
 
-    def __init__(self, config: GloResNetConfig, dtype: str, run: Callable[[dict[str, np.ndarray]], dict]):
+    def __init__(self, config: ConvertedConfig, dtype: str, run: Callable[[dict[str, np.ndarray]], dict]):
         self.config, self.dtype, self._run = config, dtype, run
 
     @property
@@ -89,6 +83,16 @@ class ExportedModel:
     def predict_streams(
         self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor
     ) -> dict[str, Tensor]:
+        """`answer` in tensors; see `ScreeningModel`."""
+        import torch
+
+        given = {name: rows for name, rows in (("pixel_values", pixel_values), *others.items()) if rows is not None}
+        said = self.answer({name: rows.cpu().numpy() for name, rows in given.items()}, test_time_augmentation)
+        return {name: torch.from_numpy(rows) for name, rows in said.items()}
+
+    def answer(
+        self, inputs: dict[str, np.ndarray], test_time_augmentation: bool | None = None
+    ) -> dict[str, np.ndarray]:
         """See `ScreeningModel`. A file without a local stream gives `members` only.
 
         A file that computes both views computes them even if `test_time_augmentation` is `False`.
@@ -96,26 +100,24 @@ class ExportedModel:
         Raises:
             ValueError: volumes of another shape than (B, C, R, A, S) with the image size of the configuration.
         """
-        import torch
-
-        from modeling_gloresnet.inference_gloresnet import TENSOR_LEFT_RIGHT_AXIS
-
+        pixel_values = inputs["pixel_values"].astype(np.float32, copy=False)
         expected = (self.config.num_channels, *[self.config.image_size] * 3)
-        if tuple(pixel_values.shape[1:]) != expected:
+        if pixel_values.shape[1:] != expected:
             raise ValueError(
-                f"pixel_values must be (batch, {', '.join(map(str, expected))}), not {tuple(pixel_values.shape)}; "
+                f"pixel_values must be (batch, {', '.join(map(str, expected))}), not {pixel_values.shape}; "
                 "let the image processor make them."
             )
-        said = self._answer(pixel_values, others)
+        others = self._others(pixel_values.shape[:2], inputs)
+        said = self._run_graph(pixel_values, others)
         of_views = [name for name in ("views", "global_views") if name in said]
         if test_time_augmentation and len(said["views"]) == 1:
-            mirrored = self._answer(pixel_values.flip(TENSOR_LEFT_RIGHT_AXIS), others)
-            said |= {name: torch.cat([said[name], mirrored[name]]) for name in of_views}
+            mirrored = self._run_graph(pixel_values[:, :, ::-1], others)  # left and right, of (batch, channel, R, A, S)
+            said |= {name: np.concatenate([said[name], mirrored[name]]) for name in of_views}
         elif test_time_augmentation is False:
             said |= {name: said[name][:1] for name in of_views}
         said["members"] = said.pop("views")[None]
         if "global_views" in said:
-            said["p_global"] = said.pop("global_views").mean(dim=0)
+            said["p_global"] = said.pop("global_views").mean(axis=0)
         return said
 
     def predict_proba(
@@ -124,37 +126,38 @@ class ExportedModel:
         """(B, num_labels), see `ScreeningModel`."""
         return self.predict_views(pixel_values, test_time_augmentation, **others).mean(dim=0)
 
-    def _answer(self, pixel_values: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:
-        import torch
+    def _run_graph(self, pixel_values: np.ndarray, others: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {"pixel_values": pixel_values, **others}
+        outputs = self._run({name: np.ascontiguousarray(rows) for name, rows in given.items()})
+        return {name: rows for name, rows in outputs.items() if name != "probabilities"}
 
-        given = {"pixel_values": pixel_values.float()}
+    def _others(self, shape: tuple[int, ...], given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inputs of the graph besides `pixel_values`, whose first two lengths are `shape`."""
+        found = {}
         if self.config.num_channels > 1:  # without the flags, all modalities count as present
-            flags = others.get(PRESENCE)
-            given[PRESENCE] = torch.ones(pixel_values.shape[:2], dtype=torch.bool) if flags is None else flags.bool()
-        if has_local_stream(self.config):
-            given |= self._local(len(pixel_values), others)
-        outputs = self._run({name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in given.items()})
-        return {name: torch.from_numpy(rows) for name, rows in outputs.items() if name != "probabilities"}
+            found[PRESENCE] = given[PRESENCE].astype(bool, copy=False) if PRESENCE in given else np.ones(shape, bool)
+        return found | (self._local(shape[0], given) if has_local_stream(self.config) else {})
 
-    def _local(self, count: int, local: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _local(self, count: int, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The inputs of the local stream. Without any, it stays silent, with a warning."""
-        import torch
-
-        if local.get("local_patches") is None:
-            from modeling_gloresnet.inference_gloresnet import GLOBAL_ONLY
-
+        patches, valid = given.get("local_patches"), given.get("local_valid")
+        if patches is None:
             warnings.warn(GLOBAL_ONLY, UserWarning, stacklevel=5)
-            local = {"local_patches": torch.zeros(count, 1, *LOCAL_INPUTS["local_patches"])}
-            local["local_valid"] = torch.zeros(count, 1, dtype=torch.bool)
-        shares = local.get(SHARES)
+            patches = np.zeros((count, 1, *LOCAL_INPUTS["local_patches"]), np.float32)
+            valid = np.zeros((count, 1), bool)
+        if valid is None:
+            raise ValueError(
+                "local_patches came without local_valid: pass everything that the image processor returns."
+            )
+        shares = given.get(SHARES)
         if shares is None:
-            shares = torch.full((count, *LOCAL_INPUTS[SHARES]), torch.nan)
-        patches, valid = local["local_patches"], local["local_valid"]
-        given = {"local_patches": patches.float(), "local_valid": valid, SHARES: shares.float()}
-        return {name: given[name] for name in names_of_local_inputs(self.config)}
+            shares = np.full((count, *LOCAL_INPUTS[SHARES]), np.nan)
+        found = {"local_patches": patches.astype(np.float32, copy=False), "local_valid": valid}
+        found[SHARES] = shares.astype(np.float32, copy=False)
+        return {name: found[name] for name in names_of_local_inputs(self.config)}
 
 
-def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProcessor]:
+def load_exported(path: str | Path) -> tuple[ExportedModel, ScanPreparation]:
     """Load the model in a converted file, and its processor.
 
     Raises:
@@ -167,13 +170,6 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
     run, shapes, text = _open_onnx(path) if path.suffix == SUFFIXES["onnx"] else _open_openvino(path)
     if text is None:
         raise ModelError(f"{path} is not a converted GloResNet: make one with python -m publishing.convert")
-
-    from huggingface_hub.errors import StrictDataclassError
-
-    from modeling_gloresnet import GloResNetConfig
-    from preprocessing import GloResNetImageProcessor
-
-    from .settings import check_settings
 
     try:
         metadata = json.loads(text)
@@ -189,23 +185,23 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, GloResNetImageProces
             )
         if metadata["dtype"] not in DTYPES[path.suffix]:
             raise ValueError(f"{metadata['dtype']!r} is not a precision of {path.suffix} files")
-        config = GloResNetConfig.from_dict(metadata["config"])
-        processor = GloResNetImageProcessor(**metadata["processor"])
+        config = ConvertedConfig(metadata["config"])
+        processor = ScanPreparation(**metadata["processor"])
         check_settings(config, processor)
         _check_shapes(shapes, config)
         return ExportedModel(config, metadata["dtype"], run), processor
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StrictDataclassError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} holds invalid settings ({one_line(error)}): convert it again") from error
 
 
-def names_of_local_inputs(config: GloResNetConfig) -> list[str]:
+def names_of_local_inputs(config: Any) -> list[str]:
     """The inputs of a converted file besides `pixel_values`."""
     if not config.local_stream:
         return []
     return [name for name in LOCAL_INPUTS if name != SHARES or config.local_share_weights is not None]
 
 
-def _check_shapes(shapes: dict[str, list], config: GloResNetConfig) -> None:
+def _check_shapes(shapes: dict[str, list], config: ConvertedConfig) -> None:
     """Refuse a graph whose input or output is another than its settings say. Raises ValueError."""
     views = 2 if config.test_time_augmentation else 1
     expected = {
@@ -262,7 +258,7 @@ def cpu_capabilities() -> list[str]:
 def _open_onnx(path: Path) -> tuple[Callable, dict[str, list], str | None]:
     onnxruntime = require_package("onnxruntime", str(path))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _threads()
+    options.intra_op_num_threads = computing_threads()  # its own default ignores the CPU limit of a container
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base class
@@ -288,7 +284,7 @@ def _open_openvino(path: Path) -> tuple[Callable, dict[str, list], str | None]:
         text = network.get_rt_info([METADATA]).astype(str) if network.has_rt_info([METADATA]) else None
         rounded = json.loads(text or "{}").get("dtype") == "bfloat16" and "BF16" in cpu_capabilities()
         hint = "bf16" if rounded else "f32"  # by default OpenVINO rounds on any CPU that has bfloat16
-        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": _threads()}
+        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": computing_threads()}
         compiled = core.compile_model(network, "CPU", options)
     except Exception as error:
         raise _unusable(path, error) from error
@@ -307,13 +303,6 @@ def _open_openvino(path: Path) -> tuple[Callable, dict[str, list], str | None]:
         for name in node.get_names()
     }
     return run, shapes, text
-
-
-def _threads() -> int:
-    """As many as PyTorch uses. The runtimes' own defaults ignore the CPU limit of a container."""
-    import torch
-
-    return torch.get_num_threads()
 
 
 def _unusable(path: Path, error: Exception) -> ModelError:

@@ -1,37 +1,37 @@
-"""Load a trained model from a folder (no network needed), the Hub, or a converted file."""
+"""Load a trained model from a folder (no network needed), the Hub, or a converted file.
+
+Importing this module imports neither torch nor transformers; loading a folder does, once the folder has been found.
+"""
+
+from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import StrictDataclassError
-from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.utils import HF_MODULES_CACHE
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING, Any
 
 from architectures.networks import is_baseline, is_resnet
 from machine.cores import available_cores
 from machine.programs import one_line
-from modeling_gloresnet.loading_gloresnet import downloaded_folder, folder_problem, weight_kinds, weights_problem
-from preprocessing import GloResNetImageProcessor
 
 from .errors import ModelError
-from .exported import is_converted_file, load_exported
+from .exported import ExportedModel, load_exported
+from .formats import is_converted_file
 from .model import ScreeningModel
-from .pytorch import PyTorchModel, allow_tf32
 from .settings import check_settings
 
-__all__ = ["ModelError", "load_model", "load_pytorch_model"]
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
+
+    from preprocessing import GloResNetImageProcessor, ScanPreparation
+
+__all__ = ["ModelError", "for_speed", "load_model", "load_pytorch_model"]
 
 
-def load_model(name: str, dtype: str = "auto") -> tuple[ScreeningModel, GloResNetImageProcessor]:
+def load_model(name: str, dtype: str = "auto") -> tuple[ScreeningModel, GloResNetImageProcessor | ScanPreparation]:
     """Load a model in evaluation mode, on a GPU if there is one, and its processor.
 
     Torch is limited to as many threads as this process may use cores.
@@ -45,8 +45,6 @@ def load_model(name: str, dtype: str = "auto") -> tuple[ScreeningModel, GloResNe
         ModelError: there is no such model, it is damaged, it is not a model of this project, or a converted file has
             another precision.
     """
-    # torch, and the runtimes of converted files, which follow it, do not know a container's CPU quota
-    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
     if is_converted_file(name):
         model, processor = load_exported(name)
         if dtype not in ("auto", model.dtype):
@@ -55,12 +53,51 @@ def load_model(name: str, dtype: str = "auto") -> tuple[ScreeningModel, GloResNe
                 f"model folder with --dtype {dtype}"
             )
         return model, processor
+    find_folder(name)
+    if dtype == "int8":
+        raise ModelError(
+            f"{name} is not a converted file, and --dtype int8 needs one: python -m publishing.convert {name} --format "
+            "openvino --dtype int8 --calibration SCANS"
+        )
+    import torch
+
+    from .pytorch import PyTorchModel
+
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))  # it does not know a container's CPU quota
     module, processor = load_pytorch_model(name)
     return PyTorchModel(module), processor
 
 
+def for_speed(model: ScreeningModel, dtype: str = "auto") -> ScreeningModel:
+    """`screening.fast.prepare`. It imports torch only if the model is not a converted file, which is fast already."""
+    if isinstance(model, ExportedModel):
+        return model
+    from .fast import prepare
+
+    return prepare(model, dtype)
+
+
+def find_folder(name: str) -> bool:
+    """Whether a model name is that of a local folder and not of a repository on the Hub.
+
+    Raises:
+        ModelError: it is neither, or the folder is not that of a model.
+    """
+    is_local = os.path.isdir(name)
+    if is_local and not os.path.isfile(os.path.join(name, "config.json")):
+        raise ModelError(f"{name} is not a model folder, it has no config.json: give the folder fold-K/model of a run")
+    if is_local and not os.path.isfile(os.path.join(name, "preprocessor_config.json")):
+        raise ModelError(f"{name} has no preprocessor_config.json, so no scan can be prepared: copy the whole folder")
+    if not is_local and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise ModelError(f"the model folder {name} does not exist: give a folder, or ORG/NAME on the Hub")
+    return is_local
+
+
 def cache_problem() -> str:
     """Why the folders where Hugging Face keeps a model's code and downloads cannot be written; empty if they can."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from transformers.utils import HF_MODULES_CACHE
+
     for folder in (HF_MODULES_CACHE, HF_HUB_CACHE):
         try:
             os.makedirs(folder, exist_ok=True)
@@ -84,15 +121,18 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
         ModelError: there is no such model, it is damaged or incomplete, its settings contradict each other, or it is
             not a model of this project.
     """
-    is_local = os.path.isdir(name)
-    if is_local and not os.path.isfile(os.path.join(name, "config.json")):
-        raise ModelError(f"{name} is not a model folder, it has no config.json: give the folder fold-K/model of a run")
-    if is_local and not os.path.isfile(os.path.join(name, "preprocessor_config.json")):
-        raise ModelError(f"{name} has no preprocessor_config.json, so no scan can be prepared: copy the whole folder")
+    is_local = find_folder(name)
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoImageProcessor
+    from transformers.utils import logging as transformers_logging
+
+    from modeling_gloresnet.loading_gloresnet import downloaded_folder, folder_problem, weight_kinds, weights_problem
+
+    from .pytorch import allow_tf32
+
     if is_local and (problem := folder_problem(Path(name))):
         raise ModelError(f"the model {name} cannot be loaded: {problem}")
-    if not is_local and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise ModelError(f"the model folder {name} does not exist: give a folder, or ORG/NAME on the Hub")
     transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {"trust_remote_code": True, "local_files_only": is_local}
     try:
@@ -135,6 +175,8 @@ def load_pytorch_model(name: str) -> tuple[nn.Module, GloResNetImageProcessor]:
 @contextmanager
 def _without_warnings() -> Iterator[None]:
     """Without the table of weights that transformers logs: `load_pytorch_model` names them in its own error."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -148,6 +190,9 @@ def _model_class(config: PreTrainedConfig, name: str, is_local: bool) -> Any:
 
     It keeps one class per configuration class, and folders written by version 0.1 can share a configuration class.
     """
+    from transformers import AutoModelForImageClassification
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
     reference = (getattr(config, "auto_map", None) or {}).get("AutoModelForImageClassification")
     if reference is None:
         return AutoModelForImageClassification

@@ -2,14 +2,14 @@
 
 import contextlib
 import csv
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from machine.programs import one_line
@@ -18,9 +18,10 @@ from preprocessing import LocalInputs
 from run_folder.cells import quoted
 from run_folder.files import replacing
 
-from .modalities import presence_batch
+from .exported import ExportedModel
+from .modalities import presence_arrays
 from .model import INJURY, ScreeningModel, predicted_label
-from .one_scan import all_warnings, local_batch, open_scan, read_inputs
+from .one_scan import all_warnings, local_arrays, open_scan, read_inputs
 from .places import COLUMNS as PLACE_COLUMNS
 from .places import list_places, rows_of_places
 from .requests import Request, find_mask
@@ -48,8 +49,8 @@ class PreparedScan(NamedTuple):
     presence: np.ndarray | None = None
 
 
-class PreparedScans(Dataset):
-    """Requests as `PreparedScan`, for reading in worker processes.
+class PreparedScans:
+    """Requests as `PreparedScan`, for reading in worker processes or threads.
 
     Args:
         requests: from `find_requests`.
@@ -86,7 +87,6 @@ class PreparedScans(Dataset):
             return PreparedScan(scan, message=one_line(error))
 
 
-@torch.inference_mode()
 def screen(
     requests: list[Request],
     model: ScreeningModel,
@@ -108,32 +108,26 @@ def screen(
         requests: from `find_requests`.
         model, processor: from `load_model`, the model also from `prepare`.
         batch_size: scans per forward pass.
-        num_workers: processes that read scans; 0 reads in this process.
+        num_workers: processes that read scans, or threads for a converted file; 0 reads in this process.
         test_time_augmentation: `False` skips the mirrored view; `None` follows the model's configuration.
         series: number or UID of the series to use in DICOM studies where several fit.
         others: the further images of a scan by modality, see `read_inputs`. It is called where the scan is read.
     """
-    loader = DataLoader(
-        PreparedScans(requests, processor, model.config.training_appearance, series, others),
-        batch_size=batch_size,
-        num_workers=min(num_workers, len(requests) - 1),
-        collate_fn=list,
-        worker_init_fn=leave_signals_to_the_parent,
-    )
-    for batch in loader:
+    prepared = PreparedScans(requests, processor, model.config.training_appearance, series, others)
+    read = read_in_threads if isinstance(model, ExportedModel) else read_in_processes
+    for batch in read(prepared, batch_size, min(num_workers, len(requests) - 1)):
         readable = [item for item in batch if item.pixel_values is not None]
         places: Iterator[list] = iter([])
         if readable:
-            stack = torch.stack([torch.from_numpy(item.pixel_values) for item in readable]).to(model.device)
-            flags = presence_batch([item.presence for item in readable], model.device)
-            if local := local_batch([item.local for item in readable], model.device):
-                said = model.predict_streams(stack, test_time_augmentation, **local, **flags)
-                views = said["members"].mean(dim=0)
-                both = zip(said["candidates"].cpu(), local["local_positions"].cpu(), strict=True)
+            local = local_arrays([item.local for item in readable])
+            flags = presence_arrays([item.presence for item in readable])
+            stack = np.stack([item.pixel_values for item in readable])
+            said = model.answer({"pixel_values": stack} | local | flags, test_time_augmentation)
+            views = said["members"].mean(axis=0)
+            if local:
+                both = zip(said["candidates"], local["local_positions"], strict=True)
                 places = iter([list_places(*scores) for scores in both])
-            else:
-                views = model.predict_views(stack, test_time_augmentation, **flags)
-            augmented, plain = iter(views.mean(dim=0)[:, INJURY].tolist()), iter(views[0, :, INJURY].tolist())
+            augmented, plain = iter(views.mean(axis=0)[:, INJURY].tolist()), iter(views[0, :, INJURY].tolist())
         for scan, pixel_values, _, warnings, message, _ in batch:
             doubts = " ".join(warnings)
             if pixel_values is None:
@@ -148,6 +142,36 @@ def screen(
                 continue
             # 9 digits keep a float32 exactly
             yield _row(scan, f"{p_injury:.9g}", f"{p_plain:.9g}", label, "ok", warnings=doubts) | found
+
+
+def read_in_processes(scans: PreparedScans, batch_size: int, num_workers: int) -> Iterable[list[PreparedScan]]:
+    """Batches of scans, read ahead in processes."""
+    from torch.utils.data import DataLoader
+
+    return DataLoader(
+        scans,  # type: ignore[arg-type]  # it needs a length and items only
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=list,
+        worker_init_fn=leave_signals_to_the_parent,
+    )
+
+
+def read_in_threads(scans: PreparedScans, batch_size: int, num_workers: int) -> Iterator[list[PreparedScan]]:
+    """Batches of scans, read ahead in threads. Needs no torch; a converted file computes outside Python's lock."""
+    todo = iter(range(len(scans)))
+    if num_workers < 1:
+        while batch := [scans[index] for index in islice(todo, batch_size)]:
+            yield batch
+        return
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        reading = deque(pool.submit(scans.__getitem__, index) for index in islice(todo, num_workers + 2 * batch_size))
+        while reading:
+            yield [reading.popleft().result() for _ in range(min(batch_size, len(reading)))]
+            reading.extend(pool.submit(scans.__getitem__, index) for index in islice(todo, batch_size))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int, places: Path | None = None) -> Counter[str]:

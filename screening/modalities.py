@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from preprocessing import Volume
 
 
@@ -25,12 +22,10 @@ def modalities_of(settings: Any) -> list[str]:
     return list(getattr(settings, "modalities", ["T2w"]))
 
 
-def presence_batch(scans: list[np.ndarray | None], device: torch.device) -> dict[str, Tensor]:
-    """The keyword `presence` (B, C) for a batch of scans; none for a model that takes T2w alone."""
-    import torch
-
+def presence_arrays(scans: list[np.ndarray | None]) -> dict[str, np.ndarray]:
+    """The input `presence` (B, C) for a batch of scans; none for a model that takes T2w alone."""
     known = [presence for presence in scans if presence is not None]
-    return {"presence": torch.from_numpy(np.stack(known)).to(device)} if known else {}
+    return {"presence": np.stack(known)} if known else {}
 
 
 def used_and_missing(settings: Any, presence: np.ndarray | None) -> dict[str, list[str]]:

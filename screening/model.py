@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor, nn
 
@@ -42,6 +43,17 @@ class ScreeningModel(Protocol):
 
     @property
     def networks(self) -> tuple[nn.Module, ...]: ...
+
+    def answer(
+        self, inputs: dict[str, np.ndarray], test_time_augmentation: bool | None = None
+    ) -> dict[str, np.ndarray]:
+        """What screening asks a model, in arrays: `predict_streams` of a model with a local stream, else `members`.
+
+        Args:
+            inputs: `pixel_values` (B, 1, R, A, S) float32 and, for a local stream, what `stack_local_inputs` returns.
+            test_time_augmentation: see `predict_members`.
+        """
+        ...
 
     def predict_members(
         self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor

@@ -1,12 +1,13 @@
 """Screen one scan, with everything that is needed to judge the probability."""
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from architectures.networks import member_temperatures
 from dicomfiles import is_delivery
@@ -16,12 +17,16 @@ from preprocessing.appearance_gloresnet import check_standardised, coarser
 from preprocessing.arrays_gloresnet import longest_edge
 from preprocessing.modalities_gloresnet import images_by_modality
 
-from .modalities import modalities_of, presence_batch, used_and_missing
+from .modalities import modalities_of, presence_arrays, used_and_missing
 from .model import INJURY, ScreeningModel, predicted_label
 from .out_of_distribution import MASKED_SHARE, describe, unusual
 from .places import list_places
 
 NOTICE = "For research use only. Not a medical device, and not for any decision about a patient."
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ScanInputs(NamedTuple):
@@ -141,12 +146,18 @@ def read_inputs(
     return ScanInputs(volume, pixel_values, local)
 
 
-def local_batch(scans: list[LocalInputs | None], device: torch.device) -> dict[str, torch.Tensor]:
+def local_arrays(scans: list[LocalInputs | None]) -> dict[str, np.ndarray]:
     """What a model takes besides `pixel_values`, for a batch of scans; empty for a model without a local stream."""
     if not scans or scans[0] is None:
         return {}
-    batch = stack_local_inputs([found for found in scans if found is not None])
-    return {name: torch.from_numpy(rows).to(device) for name, rows in batch.items()}
+    return stack_local_inputs([found for found in scans if found is not None])
+
+
+def local_batch(scans: list[LocalInputs | None], device: torch.device) -> dict[str, torch.Tensor]:
+    """`local_arrays` as tensors."""
+    import torch
+
+    return {name: torch.from_numpy(rows).to(device) for name, rows in local_arrays(scans).items()}
 
 
 def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[float]] | None) -> list[str]:
@@ -182,6 +193,8 @@ def prepare_scan(
     Raises:
         ValueError: the scan or mask cannot be used. The message is one sentence.
     """
+    import torch
+
     found = _prepared(processor, scan, mask, name, series, others, search=False)
     return found.volume, torch.from_numpy(found.pixel_values[None])
 
@@ -248,18 +261,13 @@ def screen_scan(
     """
     name = name or os.path.basename(scan if isinstance(scan, str) else scan.source)
     volume, pixels, found, presence = _prepared(processor, scan, mask, name, series, others, search=True)
-    pixel_values, local = torch.from_numpy(pixels[None]), local_batch([found], model.device)
-    flags = presence_batch([presence], model.device)
-    with torch.inference_mode():
-        if local:
-            said = model.predict_streams(pixel_values.to(model.device), None, **local, **flags)
-        else:
-            said = {"members": model.predict_members(pixel_values.to(model.device), **flags)}
-    each = said["members"][:, :, 0, INJURY].double()  # (members, views)
-    views, members = each.mean(dim=0).tolist(), each.mean(dim=1).tolist()
+    local = local_arrays([found])
+    said = model.answer({"pixel_values": pixels[None]} | local | presence_arrays([presence]))
+    each = said["members"][:, :, 0, INJURY].astype(np.float64)  # (members, views)
+    views, members = each.mean(axis=0).tolist(), each.mean(axis=1).tolist()
     p_injury, config = float(np.mean(views)), model.config
     label = predicted_label(p_injury, config, name)
-    cube = pixel_values[0, 0].numpy()
+    cube = pixels[0]
     return {
         "scan": name,
         "p_injury": p_injury,
@@ -281,7 +289,7 @@ def screen_scan(
     }
 
 
-def _streams(said: dict[str, torch.Tensor], local: dict[str, torch.Tensor], p_injury: float) -> dict:
+def _streams(said: dict[str, np.ndarray], local: dict[str, np.ndarray], p_injury: float) -> dict:
     """The entries of the answer that say which stream spoke."""
     voices = {name: float(said[f"p_{name}"][0]) if local else np.nan for name in ("global", "local", "shares")}
     if not local:
@@ -290,7 +298,7 @@ def _streams(said: dict[str, torch.Tensor], local: dict[str, torch.Tensor], p_in
     return {
         "streams": spoke,
         **{f"p_{name}": p if name in spoke else None for name, p in voices.items()},
-        "places": list_places(said["candidates"][0].cpu(), local["local_positions"][0].cpu()) if local else [],
+        "places": list_places(said["candidates"][0], local["local_positions"][0]) if local else [],
     }
 
 

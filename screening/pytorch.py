@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +44,19 @@ class PyTorchModel:
     @property
     def dtype(self) -> str:
         return str(self.module.dtype).removeprefix("torch.")
+
+    @torch.inference_mode()
+    def answer(
+        self, inputs: dict[str, np.ndarray], test_time_augmentation: bool | None = None
+    ) -> dict[str, np.ndarray]:
+        """See `ScreeningModel`."""
+        tensors = {name: torch.from_numpy(rows).to(self.device) for name, rows in inputs.items()}
+        pixel_values = tensors.pop("pixel_values")
+        if "local_patches" in tensors:
+            said = self.predict_streams(pixel_values, test_time_augmentation, **tensors)
+        else:
+            said = {"members": self.predict_members(pixel_values, test_time_augmentation, **tensors)}
+        return {name: rows.float().cpu().numpy() for name, rows in said.items()}
 
     def predict_members(
         self, pixel_values: Tensor, test_time_augmentation: bool | None = None, **others: Tensor

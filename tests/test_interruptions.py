@@ -69,10 +69,10 @@ def test_a_training_ends_with_accelerate_launch(shared_tiny_cohort, tmp_path):
 
 def test_a_program_that_imports_torch(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, ROOT / "predict.py", "scan.nii", "--model", "nowhere"],
+        [sys.executable, ROOT / "predict.py", "scan.nii", "--model", "ORG/NAME"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_until(lambda: "libtorch" in str(psutil.Process(process.pid).memory_maps()))
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=60)[1] == "predict.py: interrupted.\n"
+    assert process.communicate(timeout=60)[1] == "predict.py: interrupted, nothing was written: run it again.\n"
     assert process.returncode == 130

@@ -46,7 +46,7 @@ import machine.cores, machine.memory, machine.programs
 import cohort.images
 import dicomfiles
 import run_folder.files, run_folder.layout, run_folder.predictions, run_folder.tables
-import screening.errors, screening.model
+import screening.errors, screening.loading, screening.many_scans, screening.model
 from screening.exported import ModelError, load_exported
 from screening.out_of_distribution import training_appearance, unusual
 from screening.requests import find_requests
@@ -63,6 +63,10 @@ assert run_folder.files.read_json("x.json") == {"a": 1}
 import numpy as np
 volume = np.random.default_rng(0).normal(size=(16, 16, 16))
 assert unusual(volume, training_appearance([volume])) == []
+try:
+    screening.loading.load_model("gone/")
+except ModelError as error:
+    assert "the model folder gone/ does not exist" in str(error)
 try:
     load_exported("gone.onnx")
 except ModelError as error:

@@ -8,20 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
-import torch
+import numpy as np
 from gradio.data_classes import FileData, GradioRootModel
 
 from preprocessing.candidates_gloresnet import no_local_inputs
-from screening.fast import prepare
+from screening.loading import for_speed
 from screening.modalities import modalities_of
 from screening.model import has_local_stream
-from screening.one_scan import NOTICE, local_batch
+from screening.one_scan import NOTICE, local_arrays
 
 from .entries import COLUMNS, next_to, table_row
 from .examples import EXAMPLES, write_example
 from .fragments import about_pictures, answers_table, listed_places, masthead, result_panel
 from .further import FurtherFields
-from .maps import write_map, write_map_on_scan
 from .niivue import Viewer, scene
 from .scans import SERIES, UploadError, asks_for_series, check_endings, endings, screen_upload, take, take_scans
 from .serving import launch
@@ -55,7 +54,7 @@ class Page:
         """
         self.model, self.processor, self.workspace = model, processor, workspace
         # float32 reproduces the predictions of the training run; heat maps need the unmodified model
-        self.screening_model = model and prepare(model, "float32")
+        self.screening_model = model and for_speed(model, "float32")
         self.explains = model is not None and bool(model.networks)
         self.searches = model is not None and has_local_stream(model.config)
         self.further = FurtherFields(modalities_of(processor))
@@ -65,9 +64,9 @@ class Page:
         with gr.Blocks(title="GloResNet", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(masthead(model, name, problem))
             if model is not None:
-                first = torch.zeros(1, model.config.num_channels, *[processor.image_size] * 3, device=model.device)
-                local = local_batch([no_local_inputs()] if self.searches else [], model.device)
-                self.screening_model.predict_views(first, **local)  # warm up: the first pass is slow
+                first = np.zeros((1, model.config.num_channels, *[processor.image_size] * 3), np.float32)
+                local = local_arrays([no_local_inputs()] if self.searches else [])
+                self.screening_model.answer({"pixel_values": first} | local)  # warm up: the first pass is slow
                 self._lay_out()
                 self._connect()
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=THREADS, api_open=False)
@@ -277,6 +276,8 @@ class Page:
         settings["places"] = listed_places(entry["answer"])
         if not self.explains:
             return nothing | {self.viewer: scene(entry["path"], **settings)}
+        from .maps import write_map
+
         overlay = next_to(entry, f"_{method}_cube.nii.gz")
         with self._turn(place_in_line(progress, entry["path"])):
             peak = write_map(self.model, self.processor, entry, method, overlay)
@@ -290,6 +291,8 @@ class Page:
         """
         if chosen >= len(entries) or not entries[chosen]["answer"] or not self.explains:
             return gr.skip()
+        from .maps import write_map_on_scan
+
         entry = entries[chosen]
         cube, file = next_to(entry, f"_{method}_cube.nii.gz"), next_to(entry, f"_{method}.nii.gz")
         with self._turn(place_in_line(progress, entry["path"])):

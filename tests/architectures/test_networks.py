@@ -175,7 +175,7 @@ def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(mo
         names = {path.name for path in (tmp_path / architecture).glob("*.py")}
         assert names == {
             *("modeling_baseline.py", "configuration_baseline.py", "configuration_gloresnet.py"),
-            *("inference_gloresnet.py", "loading_gloresnet.py", "pipeline_gloresnet.py"),
+            *("inference_gloresnet.py", "loading_gloresnet.py", "pipeline_gloresnet.py", "screening_gloresnet.py"),
             *(
                 "appearance_gloresnet.py",
                 "image_processing_gloresnet.py",

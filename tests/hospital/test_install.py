@@ -34,3 +34,13 @@ def test_they_install_the_same_files_as_the_documentation():
 def test_the_example_of_a_configuration():
     settings = read_settings({}, FOLDER / "service.yaml")
     assert settings.listen == 11112 and settings.archive.startswith("https://")
+
+
+def test_the_light_container_installs_the_same_versions_without_torch():
+    text = (FOLDER / "Containerfile.light").read_text()
+    names = re.findall(r"-r (\S+)", next(line for line in text.splitlines() if line.startswith("RUN pip install")))
+    assert names == ["requirements-light.txt", "requirements-hospital.txt"]
+    pins = {name: set(re.findall(r"^\w.*$", (ROOT / name).read_text(), re.M)) for name in (*names, "requirements.txt")}
+    pins["export"] = set((ROOT / "requirements-export.txt").read_text().splitlines())
+    assert pins[names[0]] <= pins["requirements.txt"] | pins["export"] | pins[names[1]]
+    assert not {"torch", "transformers"} & {pin.split("==")[0] for pin in pins[names[0]] | pins[names[1]]}

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 import sys
 from xml.etree import ElementTree
 
@@ -12,12 +13,15 @@ import pytest
 import torch
 
 import predict
+from cohort.phantom import make_phantom_scan
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
-from preprocessing import GloResNetImageProcessor
+from preprocessing import GloResNetImageProcessor, ScanPreparation
 from publishing import convert
 from publishing.export import export_model
 from screening.exported import METADATA
 from screening.loading import ModelError, load_model
+from tests.dicomfiles.deliveries import save, slices_of, volume
+from tests.programs import ROOT
 
 if not os.environ.get("CI"):  # in CI a missing package must fail
     for package in ("onnx", "onnxruntime", "openvino"):
@@ -110,10 +114,10 @@ def test_it_implements_the_screening_model_protocol(folders, file):
     model, processor = load_model(str(file))
     config = model.config
     original = GloResNetForImageClassification.from_pretrained(folders / "model")
-    assert (config.temperature, config.image_size, config.num_labels) == (1.4, 32, 2)
+    assert (config.temperature, config.image_size, config.number_of_labels) == (1.4, 32, 2)
     assert config.threshold == original.config.threshold != 0.5
     assert config.id2label == {0: "fine", 1: "hurt"} and config.provenance == {"cohort": "tiny"}
-    assert isinstance(config, GloResNetConfig) and isinstance(processor, GloResNetImageProcessor)
+    assert isinstance(processor, ScanPreparation)
     assert model.device.type == "cpu" and model.dtype == "float32" and model.networks == ()
     x = torch.randn(2, 1, 32, 32, 32)
     for augmentation in (None, True, False):
@@ -244,3 +248,77 @@ def test_framing_and_bias_correction_travel_and_earlier_versions_refuse_it(folde
     rewrite_metadata(copy, lambda text: text | {"processor": {"image_size": 32}})  # as version 0.1 wrote it
     processor = load_model(str(copy))[1]
     assert (processor.framing, processor.bias_correction) == ("field_of_view", "none")
+
+
+WITHOUT_TORCH = """
+import json, sys
+from pathlib import Path
+
+class Refuses:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers"):
+            raise ImportError(f"{name} was imported")
+
+sys.meta_path.insert(0, Refuses())
+"""
+PREDICT = """
+import predict
+assert [predict.main(call) for call in json.loads(sys.argv[1])] == [0, 0, 1]  # one file is no scan
+"""
+PAGE_AND_DOCUMENTS = """
+import app, serve
+from hospital.documents import write_documents
+from hospital.service import Service
+from hospital.software import describe_software
+from hospital.study import screen_study
+from viewer.page import Page
+from viewer.workspace import Workspace
+
+file, study, folder = json.loads(sys.argv[1])
+model, processor, name, problem = app.choose_model(file)
+Page(model, processor, name, Workspace(), problem)
+for path in write_documents(screen_study(model, processor, study), describe_software(model, file), Path(folder)):
+    print(path.name)
+"""
+
+
+def run_without_torch(code, arguments):
+    command = [sys.executable, "-c", WITHOUT_TORCH + code, json.dumps(arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_predict_with_a_file_needs_neither_torch_nor_transformers(folders, tmp_path):
+    model = GloResNetForImageClassification.from_pretrained(folders / "model")
+    export_model(model, GloResNetImageProcessor(image_size=32, framing="head"), tmp_path / "framed", "card")
+    framed = copy_of(folders / "model.xml", tmp_path)
+    settings = {"image_size": 32, "framing": "head"}
+    rewrite_metadata(framed, lambda text: text | {"format": 2, "processor": settings})
+    (tmp_path / "heads").mkdir()
+    nibabel.save(make_phantom_scan(36.0, voxel_size=4.0).image(), tmp_path / "heads" / "a.nii.gz")
+    (tmp_path / "heads" / "b.nii.gz").write_bytes(b"no scan")
+    cases = [(folders / "scans", folders / "model", folders / file) for file in FILES.values()]
+    cases.append((tmp_path / "heads", tmp_path / "framed", framed))
+    calls = [
+        [str(scans), "--model", str(file), "--output", str(tmp_path / f"{number}.csv"), "--num_workers", "1"]
+        for number, (scans, _, file) in enumerate(cases)
+    ]
+    assert "1 of 2 scan(s) screened" in run_without_torch(PREDICT, calls)
+    for number, (scans, folder, _) in enumerate(cases):
+        call = [str(scans), "--model", str(folder), "--output", str(tmp_path / "expected.csv"), "--dtype", "float32"]
+        assert predict.main(call) == (1 if scans.name == "heads" else 0)
+        tables = [list(csv.DictReader(open(tmp_path / name))) for name in (f"{number}.csv", "expected.csv")]
+        for found, expected in zip(*tables, strict=True):
+            for column in ("p_injury", "p_injury_no_tta"):
+                one, other = (float(row.pop(column) or 2) for row in (found, expected))
+                assert one == pytest.approx(other, abs=1e-4)
+            assert found == expected
+
+
+def test_the_page_and_dicom_documents_need_neither_torch_nor_transformers(folders, tmp_path):
+    trained = copy_of(folders / "model.xml", tmp_path)
+    rewrite_metadata(trained, lambda text: config_of(text, provenance={"cohort": "tiny", "train_scans": 9}))
+    study = save(slices_of(volume(), study="light"), tmp_path / "study")
+    written = run_without_torch(PAGE_AND_DOCUMENTS, [str(trained), str(study), str(tmp_path / "documents")])
+    assert written.split()[0] == "report.dcm" and "map.dcm" not in written
