@@ -24,7 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cohort.hub_access import HubError, hub_name, require_token
+from machine.programs import WRONG_CALL, end_if_missing
 from run_folder.layout import ENSEMBLE, REFIT
+from screening.formats import SUFFIXES
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,6 +41,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--what", choices=("best", "all", ENSEMBLE, REFIT), help="which model of the run to publish (default best)"
     )
     parser.add_argument("--fold", type=int, metavar="K", help="publish this fold; the others need not be done")
+    parser.add_argument("--export", choices=tuple(SUFFIXES), help="also send the converted file of each model")
     parser.add_argument("--space", metavar="ORG/NAME", help="also publish app.py as a Space that loads this model")
     parser.add_argument("--public", action="store_true", help="make a new repository public")
     parser.add_argument("--commit_message", help="default: names what is published")
@@ -61,7 +64,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
-    parse_arguments()
+    end_if_missing("publish.py", [parse_arguments().run], WRONG_CALL)
 
 from machine.memory import keep_imported_modules
 from machine.programs import run_program
@@ -91,6 +94,7 @@ def publish(options: argparse.Namespace) -> None:
             options.fold,
             public=options.public,
             commit_message=options.commit_message,
+            converted=options.export,
         )
     if options.space is not None:
         publish_space(options.space, options.hub_model_id, public=options.public)

@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cohort.hub_access import HubError, hub_name, is_hub_name, require_token
+from screening.formats import SUFFIXES, missing_packages
 from training.recipe import Recipe, RecipeError, add_recipe_flags, load_recipe
 
 
@@ -50,12 +51,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     add("--refit", action="store_true", help="after all folds, train one more model on all scans")
     add("--push_to_hub", action="store_true", help="publish the given fold, else the refit, else the best fold")
     add("--hub_model_id", metavar="ORG/NAME", help="Hub repository; a new one is private")
+    add("--export", choices=tuple(SUFFIXES), help="also convert each model to one file that runs without torch")
     add("--overwrite", action="store_true", help="first remove the run in --output_dir")
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args(argv))
     run_options = (
         *("fold", "data_dir", "labels", "acquisition", "run", "also", "phantom", "recipe", "output_dir", "report_to"),
-        *("refit", "push_to_hub", "hub_model_id", "overwrite"),
+        *("refit", "push_to_hub", "hub_model_id", "export", "overwrite"),
     )
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
 
@@ -79,6 +81,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
             load_recipe(options.recipe or "demo", **arguments)
         except RecipeError as error:
             parser.error(str(error))
+    if options.export and (missing := missing_packages(options.export)):
+        parser.error(f"--export {options.export} needs {' and '.join(missing)}: pip install -r requirements-export.txt")
     if options.refit and options.fold != "all":
         parser.error("--refit needs a complete cross-validation: leave out --fold")
     if options.push_to_hub != bool(options.hub_model_id):
@@ -99,6 +103,7 @@ from dataclasses import asdict, replace
 
 import torch
 
+from architectures.networks import NAMES as BASELINES
 from cohort.from_hub import open_cohort
 from cohort.phantom import PhantomFolderError, generate_phantom_cohort, is_phantom
 from cohort.phantom.modalities import MODALITIES
@@ -114,7 +119,7 @@ from publishing.export import export_model
 from publishing.hub import publish_trained
 from publishing.release import write_cards
 from run_folder.files import InputError, write_json
-from run_folder.layout import REFIT, RunFolder
+from run_folder.layout import REFIT, ModelFolder, RunFolder
 from training.build import new_model, new_processor
 from training.data import TrainingData, prepare_data
 from training.fold import open_fold
@@ -189,6 +194,9 @@ def train(options: argparse.Namespace, settings: dict) -> None:
             if accelerator.is_main_process:
                 write_cards(run.path)
         accelerator.print(f"refit on all {len(data.rows)} scans; model in {run.refit.model}")
+    if options.export and accelerator.is_main_process:
+        trained = folds if options.fold == "all" else [folds[int(options.fold)]]
+        convert_models([*trained, *([run.refit] if options.refit else [])], options.export)
     if options.push_to_hub and accelerator.is_main_process:
         what, fold = REFIT if options.refit else "best", None if options.fold == "all" else int(options.fold)
         publish_trained(run.path, options.hub_model_id, what, fold)
@@ -208,6 +216,25 @@ def train_fold(which: int | str, data: TrainingData, recipe: Recipe, run: RunFol
             export_model(result.network, new_processor(recipe), fold.folder.model, card)
             if result.metrics is not None:
                 write_json(fold.folder.metrics, result.metrics)
+
+
+def convert_models(folders: Sequence[ModelFolder], format: str) -> None:
+    """Convert models, each to a file next to its folder, unless its file is newer than the model.
+
+    Raises:
+        OSError: a conversion failed. The run is complete; the message says how to repeat it.
+    """
+    from publishing.convert import ConversionError, ModelError, WrongCall, convert_folder
+
+    for folder in folders:
+        file = folder.converted(SUFFIXES[format])
+        if file.is_file() and file.stat().st_mtime >= folder.config.stat().st_mtime:
+            continue
+        try:
+            print(convert_folder(str(folder.model), format, output=file))
+        except (ConversionError, ModelError, WrongCall) as error:
+            command = f"python -m publishing.convert {folder.model} --format {format}"
+            raise OSError(f"{error} The trained run is kept. To convert it later: {command}") from error
 
 
 def check_fold(fold: str, num_folds: int) -> None:
@@ -232,6 +259,10 @@ def check_options(options: argparse.Namespace, recipe: Recipe, settings: dict) -
         )
     if (precision := recipe.mixed_precision) in ("tf32", "fp16") and not torch.cuda.is_available():
         raise RecipeError(f"mixed_precision {precision} needs a CUDA GPU, and this machine has none: use no or bf16.")
+    if options.export and recipe.architecture in BASELINES:
+        raise RecipeError(
+            f"--export converts ResNets only, and the architecture is {recipe.architecture}: leave it out."
+        )
     if options.refit and recipe.selection != "last":
         raise RecipeError(
             f"--refit trains on all scans, so --selection {recipe.selection} has none left to choose the epoch on: "

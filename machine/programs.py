@@ -6,7 +6,7 @@ Exit status: 0 success, 1 the job failed, 2 the call was wrong, 130 interrupted 
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from .interruption import INTERRUPTED, Job, said
@@ -71,6 +71,22 @@ def stopped(outcome: str, advice: str, let_through: tuple[type[Exception], ...] 
         raise
     except (RuntimeError, MemoryError, OSError) as error:
         raise OSError(f"stopped, {outcome} ({one_line(error).rstrip('.')[:300]}): {advice}") from error
+
+
+def end_if_missing(name: str, paths: Iterable[object], status: int) -> None:
+    """End the program with one sentence if a path does not exist. Call it before the slow imports that its job needs.
+
+    Args:
+        name: see `run_program`.
+        paths: from the command line; None is left out.
+        status: the exit status.
+
+    Raises:
+        SystemExit: a path does not exist.
+    """
+    for path in paths:
+        if path is not None and not os.path.lexists(str(path)):
+            sys.exit(complain(name, f"{path} does not exist: check the path", status))
 
 
 def complain(name: str, message: Exception | str, status: int) -> int:

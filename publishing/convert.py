@@ -26,8 +26,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from screening.exported import SUFFIXES
+from machine.programs import WRONG_CALL, end_if_missing
+from screening.formats import PACKAGES, SUFFIXES, is_converted_file
 
+NAME = "publishing.convert"
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3, "int8": 2e-2}  # in probability
 MIN_CALIBRATION = 8  # scans; fewer do not show the range of the activations, nor whether it holds for other scans
 
@@ -59,7 +61,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
-    parse_arguments()
+    given = parse_arguments()
+    is_hub_name = given.folder.count("/") == 1 and not given.folder.startswith((".", "/", "~"))
+    end_if_missing(NAME, [*([] if is_hub_name else [given.folder]), *(given.calibration or ())], WRONG_CALL)
 
 import contextlib
 import glob
@@ -87,7 +91,6 @@ from screening.exported import (
     PRESENCE,
     ExportedModel,
     cpu_capabilities,
-    is_converted_file,
     require_package,
 )
 from screening.fast import smooth_noise
@@ -98,8 +101,6 @@ from screening.one_scan import has_search
 
 from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
 
-PACKAGES = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}
-NAME = "publishing.convert"
 TEMPORARY, LOCK = ".converting", ".lock"  # how a temporary folder's name ends, and the file that a conversion locks
 
 
@@ -129,23 +130,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    check_support(args.format, args.dtype)
-    if is_converted_file(args.folder):
-        raise WrongCall(f"{args.folder} is a converted file already: give the model folder it was made from.")
-    model, processor = load_pytorch_model(args.folder)
+    print(convert_folder(args.folder, args.format, args.dtype, args.output, args.calibration or ()))
+
+
+def convert_folder(
+    folder: str, format: str, dtype: str = "float32", output: Path | None = None, calibration: Sequence[str] = ()
+) -> str:
+    """Convert a model folder or Hub model, and return one sentence about the file.
+
+    Args:
+        folder: its code is executed.
+        format, dtype: see `convert`.
+        output: by default `default_output`.
+        calibration: paths of scans, for int8.
+
+    Raises:
+        WrongCall, ModelError: this conversion is impossible here.
+        ConversionError: see `convert`.
+    """
+    check_support(format, dtype)
+    if is_converted_file(folder):
+        raise WrongCall(f"{folder} is a converted file already: give the model folder it was made from.")
+    model, processor = load_pytorch_model(folder)
     if not is_resnet(model.config):
         raise WrongCall(
-            f"{args.folder} is the baseline {model.config.architecture}, and only ResNets can be converted: use the "
+            f"{folder} is the baseline {model.config.architecture}, and only ResNets can be converted: use the "
             "model folder itself."
         )
-    output = args.output or default_output(args.folder, args.format, args.dtype)
+    output = output or default_output(folder, format, dtype)
     if not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
         raise WrongCall(f"{output.parent} cannot be written: give --output in a folder that exists and is writable.")
-    volumes = read_scans(args.calibration, processor) if args.dtype == "int8" else random_volumes(model.config)
-    largest = convert(model.cpu(), processor, args.format, args.dtype, volumes, output)
-    print(
-        f"{output}: {args.dtype}, differs from PyTorch by at most {largest:.2g} on {len(volumes)} volumes"
-        f" (allowed {TOLERANCES[args.dtype]:g})."
+    volumes = read_scans(list(calibration), processor) if dtype == "int8" else random_volumes(model.config)
+    largest = convert(model.cpu(), processor, format, dtype, volumes, output)
+    return (
+        f"{output}: {dtype}, differs from PyTorch by at most {largest:.2g} on {len(volumes)} volumes"
+        f" (allowed {TOLERANCES[dtype]:g})."
     )
 
 
@@ -160,7 +179,7 @@ def check_support(format: str, dtype: str) -> None:
             "ONNX Runtime computes 3D convolutions more slowly in int8 than in float32: use --format openvino, or "
             "--dtype float32."
         )
-    for package in PACKAGES[format] + (PACKAGES["onnx"] if dtype == "int8" else []):
+    for package in (*PACKAGES[format], *(PACKAGES["onnx"] if dtype == "int8" else ())):
         require_package(package, f"--format {format}" + (" --dtype int8" if dtype == "int8" else ""))
     if dtype == "bfloat16" and "BF16" not in cpu_capabilities():
         raise WrongCall(

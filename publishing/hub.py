@@ -13,7 +13,15 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
 from cohort.hub_access import HUB_FAILURES, HubError, explain, require_token
-from publishing.leaks import LeakError, check_contents, check_text, is_model_file, model_files, private_words
+from publishing.leaks import (
+    LeakError,
+    check_contents,
+    check_text,
+    converted_files,
+    is_published_file,
+    model_files,
+    private_words,
+)
 from publishing.release import Release, prepare_releases
 from publishing.space import is_space_file, space_files
 from run_folder.files import InputError
@@ -37,6 +45,7 @@ def publish_run(
     *,
     public: bool = False,
     commit_message: str | None = None,
+    converted: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Upload models of a run. The visibility of an existing repository is not changed.
@@ -45,6 +54,7 @@ def publish_run(
         run, hub_model_id, what, fold: see `prepare_releases`.
         public: make a new repository public; otherwise it is private.
         commit_message: the default names what is published.
+        converted: `onnx` or `openvino`: also send each model's converted file, see `converted_files`.
         say: called with one sentence per step.
 
     Raises:
@@ -54,8 +64,8 @@ def publish_run(
     """
     releases = prepare_releases(run, hub_model_id, what, fold)
     words = private_words(run)
-    uploads = [_upload(release, words, commit_message) for release in releases]
-    push(uploads, hub_model_id, public=public, is_ours=is_model_file, say=say)
+    uploads = [_upload(release, words, commit_message, converted) for release in releases]
+    push(uploads, hub_model_id, public=public, is_ours=is_published_file, say=say)
 
 
 def publish_space(
@@ -85,8 +95,9 @@ def publish_trained(run: Path, hub_model_id: str, what: str, fold: int | None) -
         raise HubError(f"{error} The trained run is kept. To publish it: {command}") from error
 
 
-def _upload(release: Release, words: list[str], message: str | None) -> Upload:
+def _upload(release: Release, words: list[str], message: str | None, converted: str | None) -> Upload:
     files: dict[str, Path | bytes] = {**model_files(release.folder), "README.md": release.card.encode()}
+    files |= converted_files(release.folder, converted) if converted else {}
     message = message or f"Publish {release.title}"
     check_text("The commit message", message, words)
     check_contents(files, words)

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from evaluation.records import read_environment
+from run_folder.files import InputError
 from run_folder.layout import RunFolder
 from run_folder.tables import read_table
 
@@ -18,6 +19,7 @@ MODEL_FILES = (
     *("configuration_baseline.py", "modeling_baseline.py"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
 )
+CONVERTED_FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}  # next to the model folder
 RECOGNISABLE = 8  # characters of an id that no hash or word holds by chance
 PRIVATE_TEXT = {
     # /home/x, ~/x, C:\x, \\server\share (backslashes may be doubled), or any path from the root with two parts; no URL
@@ -38,8 +40,27 @@ class LeakError(Exception):
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file with this name belongs in a model repository."""
+    """Whether a file with this name belongs in a model folder."""
     return any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
+
+
+def is_published_file(name: str) -> bool:
+    """Whether a file with this name in a model repository came from here."""
+    return is_model_file(name) or any(name in names for names in CONVERTED_FILES.values())
+
+
+def converted_files(folder: Path, format: str) -> dict[str, Path]:
+    """The files of a model folder's conversion by name, as `train.py --export` and `publishing.convert` write them.
+
+    Raises:
+        InputError: one is missing, or older than the model.
+    """
+    files = {name: folder.parent / name for name in CONVERTED_FILES[format]}
+    for path in files.values():
+        what = "is missing" if not path.is_file() else "is older than its model"
+        if not path.is_file() or path.stat().st_mtime < (folder / "config.json").stat().st_mtime:
+            raise InputError(f"{path} {what}: run python -m publishing.convert {folder} --format {format}")
+    return files
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -132,6 +153,11 @@ def check_contents(files: dict[str, Path | bytes], words: list[str]) -> None:
     for name, content in files.items():
         if name.endswith(".safetensors"):
             check_text(name, _header(content), words)
+        elif is_published_file(name) and not is_model_file(name):
+            # its settings are those of the model folder, and names of layers look like paths
+            raw = content.read_bytes().lower()
+            found = next((word for word in words if word.lower().encode() in raw), None)
+            check_text(name, found or "", words)
         else:
             text = content if isinstance(content, bytes) else content.read_bytes()
             check_text(name, text.decode("utf-8", errors="replace"), words)

@@ -56,6 +56,10 @@ class ModelFolder:
         """One row per epoch."""
         return self.path / "history.csv"
 
+    def converted(self, suffix: str) -> Path:
+        """The model converted to one file, `.onnx` or `.xml` with its `.bin` (`train.py --export`)."""
+        return self.path / f"model{suffix}"
+
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"

@@ -15,10 +15,12 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+import train
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing import convert, graph
 from publishing.export import export_model
+from run_folder.layout import ModelFolder
 from screening import exported
 from screening.loading import load_model
 from tests.programs import PROJECT, run_program
@@ -343,3 +345,11 @@ def test_presence_is_the_second_input_of_a_file_for_several_modalities(format, t
     calibration = [str(tmp_path / f"{number}.nii") for number in range(8)]
     assert run(tmp_path / "model", "--format", "openvino", "--dtype", "int8", "--calibration", *calibration) == 2
     assert "int8 is not available for models of several modalities" in capsys.readouterr().err
+
+
+def test_training_converts_each_model_once(folder, capsys):
+    trained = ModelFolder(folder.parent)
+    for _ in range(2):
+        train.convert_models([trained], "onnx")
+    assert capsys.readouterr().out.count("differs from PyTorch by at most") == 1
+    assert load_model(str(trained.converted(".onnx")))[0].dtype == "float32"

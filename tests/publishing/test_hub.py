@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
+from publishing.leaks import private_words
 from publishing.release import prepare_releases
 from run_folder.files import InputError
 from tests.programs import PROJECT, Program, run_program
@@ -182,6 +183,26 @@ def test_publishing_again_updates_our_files_and_keeps_the_others(finished_run, h
     files = hub.files("lab/net")
     assert files["LICENSE"] == b"theirs" and "old_gloresnet.py" not in files and len(files["model.safetensors"]) > 1e6
     assert hub.count("PUT /lfs/") == 2
+
+
+def test_a_converted_file_is_sent_along_and_removed_with_the_next_publication(finished_run, hub, publish):
+    call = (finished_run, "--hub_model_id", "lab/net", "--fold", 0)
+    files = [finished_run / "fold-0" / name for name in ("model.xml", "model.bin")]
+    try:
+        (absent,) = publish(hub, (*call, "--export", "openvino"))
+        for file in files:
+            file.write_bytes(b"/model/stem/Conv")  # names of layers look like paths
+        (sent,) = publish(hub, (*call, "--export", "openvino"))
+        assert hub.files("lab/net")["model.bin"] == b"/model/stem/Conv"
+        files[0].write_text(f"<net>{private_words(finished_run)[0]}</net>")
+        leaking, again = publish(hub, (*call, "--export", "openvino"), call)
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+    assert absent.code == 2 and "model.xml is missing: run python -m publishing.convert" in absent.err
+    assert (sent.code, again.code) == (0, 0), (sent, again)
+    assert leaking.code == 1 and "model.xml holds" in leaking.err
+    assert "model.xml" not in hub.files("lab/net") and "config.json" in hub.files("lab/net")
 
 
 def test_interrupted_uploads_continue_without_sending_weights_twice(finished_run, hub, publish):
