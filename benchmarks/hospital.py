@@ -16,15 +16,33 @@ if __name__ == "__main__":  # first, so that Ctrl-C and SIGTERM are handled duri
     begin_program("python -m benchmarks.hospital")
 
 import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+NAME = "python -m benchmarks.hospital"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=NAME, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--studies", type=int, default=50)
+    parser.add_argument("--senders", type=int, default=8)
+    parser.add_argument("--model", metavar="FOLDER", help="a model folder (default: random weights, 128^3)")
+    parser.add_argument("--coarse", type=int, default=1, metavar="N", help="every Nth voxel, and a model of 128/N")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # a wrong call is answered before the slow imports
+    parse_arguments()
+
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -36,21 +54,13 @@ from hospital.synthetic import write_study
 from machine.programs import FAILED, run_program
 from machine.version import PROJECT
 
-NAME = "python -m benchmarks.hospital"
 INSIDE = "GLORESNET_LOAD"  # environment variable: the process is in the network without a way out
 MB = 1e6
 MAX_GROWTH = 0.03  # of the memory, from the second quarter of the time to the last
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog=NAME, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--studies", type=int, default=50)
-    parser.add_argument("--senders", type=int, default=8)
-    parser.add_argument("--model", metavar="FOLDER", help="a model folder (default: random weights, 128^3)")
-    parser.add_argument("--coarse", type=int, default=1, metavar="N", help="every Nth voxel, and a model of 128/N")
-    args = parser.parse_args(argv)
+    args = parse_arguments(argv)
     return run_program(NAME, lambda: run(args), interrupted="interrupted, nothing is left")
 
 

@@ -19,6 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from machine.programs import FAILED, end_if_missing
+
 from .resampling import PERMUTATIONS
 
 PROGRAM = "python -m evaluation.chance"
@@ -36,7 +38,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
-    parse_arguments()
+    end_if_missing(PROGRAM, parse_arguments().runs, FAILED)
 
 import numpy as np
 import pandas as pd

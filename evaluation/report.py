@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from machine.programs import FAILED, end_if_missing
+
 from .resampling import DEFAULT_RESAMPLING, PERMUTATIONS, Resampling
 
 PROGRAM = "python -m evaluation.report"
@@ -74,7 +76,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
-    parse_arguments()
+    given = parse_arguments()
+    end_if_missing(PROGRAM, [*given.input, given.labels, given.model, *given.features, *given.null_runs], FAILED)
 
 import numpy as np
 import pandas as pd

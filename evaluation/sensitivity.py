@@ -20,6 +20,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from machine.programs import FAILED, end_if_missing
+
 PROGRAM = "python -m evaluation.sensitivity"
 SPECIFICITY = 0.9
 
@@ -42,7 +44,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
-    parse_arguments()
+    given = parse_arguments()
+    end_if_missing(PROGRAM, [given.predictions, given.places], FAILED)
 
 from dataclasses import replace
 from itertools import cycle

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from machine.programs import FAILED, end_if_missing
+
 PROGRAM = "python -m explanation.embedding"
 
 
@@ -36,7 +38,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
-    parse_arguments()
+    end_if_missing(PROGRAM, [parse_arguments().run], FAILED)
 
 from typing import Any
 

@@ -24,6 +24,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from machine.programs import FAILED, end_if_missing
+
 PROGRAM = "python -m explanation.localisation"
 
 
@@ -42,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
-    parse_arguments()
+    end_if_missing(PROGRAM, [parse_arguments().run], FAILED)
 
 from typing import Any
 

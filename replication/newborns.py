@@ -26,6 +26,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from machine.programs import WRONG_CALL, end_if_missing
+
 PROGRAM = "python -m replication.newborns"
 
 
@@ -46,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
-    parse_arguments()
+    end_if_missing(PROGRAM, [parse_arguments().scans], WRONG_CALL)
 
 import functools
 from typing import NamedTuple

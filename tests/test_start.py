@@ -73,3 +73,16 @@ def test_a_wrong_call_is_answered_without_a_slow_library():
     }
     for call, text in said([list(call) for call in calls]):
         assert calls[tuple(call)] in text and text.endswith("status 2\n"), f"{call}: {text}"
+
+
+def test_a_missing_file_is_named_without_a_slow_library():
+    calls = {
+        ("evaluation.report", "runs/gone"): 1,
+        ("evaluation.chance", "runs/gone"): 1,
+        ("explanation.embedding", "runs/gone", "--output", "x.csv"): 1,
+        ("explanation.localisation", "runs/gone"): 1,
+        ("publishing.convert", "./runs/gone", "--format", "onnx"): 2,
+        ("replication.newborns", "--scans", "runs/gone", "--output", "x"): 2,
+    }
+    for call, text in said([list(call) for call in calls]):
+        assert "runs/gone does not exist" in text and text.endswith(f"status {calls[tuple(call)]}\n"), f"{call}: {text}"
