@@ -1,8 +1,10 @@
 """How long whole Python programs take, started in the project's folder as a user would start them."""
 
+import os
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 from .contestants import ROOT
 
@@ -17,6 +19,31 @@ def seconds_to_end(arguments: list[str], **options) -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True, **{"cwd": ROOT} | options)
     return time.perf_counter() - started
+
+
+class Usage(NamedTuple):
+    """What a program needed: seconds until it exited, CPU seconds of all its threads, and peak memory in bytes."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def usage_to_end(arguments: list[str]) -> Usage:
+    """Run `python ARGUMENTS` to its end.
+
+    Raises:
+        RuntimeError: the program failed.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"python {' '.join(arguments)} ended with status {process.returncode}")
+    return Usage(time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
 def seconds_until(arguments: list[str], words: str, **options) -> float:

@@ -1,15 +1,18 @@
 """How long programs take to start."""
 
 import os
+from importlib.util import find_spec
 
 from .contestants import ROOT
-from .program_times import seconds_to_end, seconds_until
+from .program_times import seconds_to_end, seconds_until, usage_to_end
 from .report import Measurement, spread
-from .setting import Setting
+from .setting import GB, Setting, best
+
+PROGRAMS = ("train.py", "predict.py", "app.py", "serve.py", "publish.py", "reproduce.py")
 
 
 def measure_startup(setting: Setting) -> list[Measurement]:
-    """6. Start-up: import and load, one scan with predict.py, the first step of train.py with a filled cache.
+    """6. Start-up: --help, import and load, one scan with predict.py, the first step of train.py with a filled cache.
 
     Imports and the first step are timed until they are done, `predict.py` until it exits.
     """
@@ -42,8 +45,39 @@ def measure_startup(setting: Setting) -> list[Measurement]:
         Measurement(section, "the same, then prepare it and screen one scan", times["compute"]),
         Measurement(section, "predict.py on one scan", times["predict"], None, "<= 1.3x the row above", ratio <= 1.3,
             f"{ratio:.2f}x"),
+        slowest_help(section),
+        *with_a_converted_file(setting, section, rounds),
         *([] if setting.quick else [first_step(setting, section)]),
     ]  # fmt: skip
+
+
+def slowest_help(section: str) -> Measurement:
+    """The program whose `--help` takes longest."""
+    used = {name: usage_to_end([name, "--help"]) for name in PROGRAMS}
+    name = max(used, key=lambda each: used[each].seconds)
+    seconds = used[name].seconds
+    note = f"{name}; {used[name].cpu_seconds:.2f} s of CPU time"
+    return Measurement(section, "the slowest --help", (seconds,) * 3, None, "< 0.5 s", seconds < 0.5, note)
+
+
+def with_a_converted_file(setting: Setting, section: str, rounds: int) -> list[Measurement]:
+    """`predict.py` on one scan with an OpenVINO file, which needs no torch."""
+    what = f"predict.py on one scan, OpenVINO file in {best()}"
+    if not find_spec("openvino"):
+        return [Measurement(section, what, note="openvino is not installed")]
+    file = setting.folder / "startup.xml"
+    convert = ["-m", "publishing.convert", str(setting.model), "--format", "openvino", "--dtype", best()]
+    seconds_to_end([*convert, "--output", str(file)])
+    call = ["predict.py", setting.scans[0], "--model", str(file), "--output", str(setting.folder / "one.csv")]
+    used = [usage_to_end(call) for _ in range(rounds)]
+    seconds = spread([each.seconds for each in used])
+    peak = max(each.peak_bytes for each in used) / GB
+    most = 1.0 if best() == "bfloat16" else 1.5
+    note = f"{min(each.cpu_seconds for each in used):.2f} s of CPU time"
+    return [
+        Measurement(section, what, seconds, None, f"<= {most} s", seconds[0] <= most, note),
+        Measurement(section, f"{what}, peak memory", None, None, "<= 0.5 GB", peak <= 0.5, f"{peak:.2f} GB"),
+    ]
 
 
 def first_step(setting: Setting, section: str) -> Measurement:
