@@ -35,6 +35,8 @@ def check_labels(config: Any) -> None:
 def check_appearance(config: Any) -> None:
     """Check that `training_appearance` holds a mean and a standard deviation for each name. Raises ValueError."""
     for name, numbers in (config.training_appearance or {}).items():
+        mean: Any
+        sd: Any
         mean, sd = numbers if isinstance(numbers, (list, tuple)) and len(numbers) == 2 else (None, None)
         if not (is_finite(mean) and is_finite(sd) and sd >= 0):
             raise ValueError(

@@ -28,6 +28,7 @@ if not os.environ.get("CI"):  # in CI a missing package must fail
         pytest.importorskip(package)
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
+TRAINED = {"cohort": "tiny", "synthetic": True, "run": "r", "fold": 0, "train_scans": 9, "architecture": "resnet10"}
 CONFIG = {"temperature": 1.4, "id2label": {0: "fine", 1: "hurt"}, "provenance": {"cohort": "tiny"}}
 
 
@@ -153,10 +154,12 @@ def test_volumes_of_another_shape_are_refused(file, shape):
         model.predict_views(torch.zeros(shape))
 
 
-def test_its_precision_is_fixed(file):
+def test_its_precision_is_fixed(folders, file):
     assert load_model(str(file), dtype="float32")[0].dtype == "float32"
     with pytest.raises(ModelError, match="computes in float32, .* convert the model folder with --dtype bfloat16"):
         load_model(str(file), dtype="bfloat16")
+    with pytest.raises(ModelError, match="--dtype int8 needs one: python -m publishing.convert .*model "):
+        load_model(str(folders / "model"), dtype="int8")
 
 
 def test_damaged_files_are_refused(file, tmp_path):
@@ -318,7 +321,7 @@ def test_predict_with_a_file_needs_neither_torch_nor_transformers(folders, tmp_p
 
 def test_the_page_and_dicom_documents_need_neither_torch_nor_transformers(folders, tmp_path):
     trained = copy_of(folders / "model.xml", tmp_path)
-    rewrite_metadata(trained, lambda text: config_of(text, provenance={"cohort": "tiny", "train_scans": 9}))
+    rewrite_metadata(trained, lambda text: config_of(text, provenance=TRAINED))
     study = save(slices_of(volume(), study="light"), tmp_path / "study")
     written = run_without_torch(PAGE_AND_DOCUMENTS, [str(trained), str(study), str(tmp_path / "documents")])
     assert written.split()[0] == "report.dcm" and "map.dcm" not in written
