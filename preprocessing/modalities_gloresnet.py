@@ -4,7 +4,7 @@ Each image has its own grid and an affine into the T2w scan's world millimetres.
 grid directly: one interpolation, however the image lies. No array of an image is turned or resampled before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,7 +122,7 @@ def map_modalities(
     return Channels(pixel_values, presence, tuple(sentences))
 
 
-def missing_modalities(modalities: Sequence[str], presence: Sequence[bool]) -> str:
+def missing_modalities(modalities: Sequence[str], presence: Iterable[bool]) -> str:
     """The sentence that says which modalities a scan lacks; empty if it has all."""
     lacks = [modality for modality, present in zip(modalities, presence, strict=True) if not present]
     has = [modality for modality in modalities if modality not in lacks]

@@ -66,3 +66,16 @@ def test_a_scan_that_the_model_refuses_is_refused_with_the_reason(folder, tmp_pa
     service.look(*service.spool.deliveries())
     service.close()
     assert " refused: the study shows no complete head that could be framed" in capsys.readouterr().out
+
+
+def test_a_study_lacks_the_further_modalities_of_a_model_and_the_report_says_so(folder, tmp_path):
+    names = ["T2w", "T1w", "MD"]
+    config = GloResNetConfig(image_size=32, stem_channels=4, widths=[4, 8, 8, 16], modalities=names)
+    processor = GloResNetImageProcessor(image_size=32, modalities=names)
+    export_model(GloResNetForImageClassification(config), processor, tmp_path / "model", "card")
+    model, processor = load_model(str(tmp_path / "model"))
+    study = screen_study(model, processor, str(folder))
+    assert study.answer["modalities"] == ["T2w"] and study.heat is not None
+    paths = write_documents(study, describe_software(model, str(tmp_path / "model")), tmp_path / "out")
+    said = " ".join(item.TextValue for name, item in items(dcmread(paths[0])) if name == "Comment")
+    assert "The scan has no T1w or MD: the answer rests on T2w alone." in said
