@@ -64,7 +64,7 @@ Layout: that of the neonatal dHCP derivatives.
 {note}
 """
 _README_MODALITIES = """
-Modalities: {modalities}. T1w is missing in {percent:g} % of the sessions, diffusion in another {percent:g} %.
+Modalities: {modalities}. T1w is missing in {percent:g} % of the sessions, diffusion in {percent:g} %, independently.
 
   sub-X/ses-Y/anat/
     *_desc-restore_space-T2w_T1w.nii.gz  T1-weighted volume on the grid of the T2-weighted one
