@@ -67,10 +67,18 @@ def test_a_scorer_finds_what_was_painted_and_the_same_seed_gives_the_same_bytes(
 
 def test_a_last_batch_of_one_patch_is_left_out(monkeypatch):
     scans = normals(1)
-    first = sum(map(len, scans[0].painted)) + 120 + 50  # patches of the first epoch: painted, random, with motion
+    first = sum(map(len, scans[0].painted)) + 120 + 60  # patches of the first epoch: painted, as acquired, with motion
     monkeypatch.setattr(scorer, "BATCH", first - 1)
     monkeypatch.setattr(scorer, "EPOCHS", 1)
     train_scorer(scans, [1, 2], CPU)
+
+
+def test_bfloat16_is_for_training_only(monkeypatch):
+    monkeypatch.setattr(scorer, "EPOCHS", 1)
+    plain, short = (train_scorer(normals(1), [1, 2], CPU, bf16=bf16) for bf16 in (False, True))
+    assert {value.dtype for value in short.parameters()} == {torch.float32}
+    weights = [network.head[1].weight for network in (plain, short)]
+    assert not torch.equal(*weights) and torch.allclose(*weights, atol=0.02)
 
 
 def test_no_candidate_no_score(trained):
