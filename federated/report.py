@@ -120,8 +120,9 @@ def _answers(run: RunFolder) -> tuple[dict[str, Any], dict[str, dict[str, list[d
         joint = {site: [of_sites[site] for of_sites in told.values()] for site in sites}
         without = {}
         for site in sites:
-            if (metrics := run.without(site).refit.site_metrics).is_file():
-                without[site] = [read_json(metrics)["sites"][site]]
+            metrics = run.without(site).refit.site_metrics
+            if metrics.is_file() and (of_site := read_json(metrics)["sites"].get(site)):  # absent sites answer nothing
+                without[site] = [of_site]
     except (LookupError, TypeError) as error:
         raise InputError(f"{run} is damaged ({type(error).__name__}: {error}): restore it.") from error
     return federation, {FEDERATED: joint, WITHOUT: without}

@@ -176,6 +176,12 @@ def test_without_scores_the_metrics_of_each_site_remain(folder):
         assert told[site]["mean_auc"] == pytest.approx(np.mean(folds))
 
 
+def test_a_site_that_was_left_out_and_absent_has_no_figures(folder):
+    (folder / "federation-without-river" / "refit" / "sites.json").write_text(json.dumps({"sites": {}}))
+    write_federated_report(folder / "federation", sites=[folder / "north", folder / "river"], **FAST)
+    assert list(numbers(folder)["methods"]) == ["federated"]
+
+
 def unfinished(folder):
     (folder / "federation" / "fold-1" / "sites.json").unlink()
     return {}
