@@ -46,6 +46,14 @@ def make_kits(sites: Sites, output: Path) -> list[Path]:
     Raises:
         InputError: the folder holds kits of another federation or for another server.
     """
+    before = os.umask(0o077)
+    try:
+        return _make_kits(sites, output)
+    finally:
+        os.umask(before)
+
+
+def _make_kits(sites: Sites, output: Path) -> list[Path]:
     output.mkdir(parents=True, exist_ok=True)
     output.chmod(0o700)
     record = output / AUTHORITY / "federation.json"
@@ -59,8 +67,8 @@ def make_kits(sites: Sites, output: Path) -> list[Path]:
     wanted = [SERVER, ADMIN, *sorted(sites.seeds)]
     missing = [party for party in wanted if not (output / party / "local").is_dir()]
     if missing:
-        made = _provision(sites, output / AUTHORITY)
         write_json(record, address)
+        made = _provision(sites, output / AUTHORITY)
         for party in missing:
             name = {SERVER: sites.host, ADMIN: _login(sites)}.get(party, party)
             unfinished = output / f".{party}.partial"

@@ -45,10 +45,10 @@ def run_party(kind: str, name: str, kit: Path, settings: Mapping[str, Any]) -> N
 def _run(kind: str, name: str, kit: Path, settings: Mapping[str, Any]) -> None:
     path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path, SETTINGS: json.dumps(dict(settings)), "PYTHONUNBUFFERED": "1"}
-    if kind == "server":
-        _keep_jobs_private(kit)
     before = os.umask(0o077)  # jobs, snapshots and logs are the owner's
     try:
+        if kind == "server":
+            _keep_jobs_private(kit)
         process = subprocess.Popen(
             [sys.executable, "-m", "federated.party", kind, str(kit), name],
             env=environment,

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -203,3 +204,24 @@ def test_several_local_epochs_make_a_round(hospitals, recipe, tmp_path):
     run = federate_here(hospitals, recipe, tmp_path, folds=[1], rounds=1, local_epochs=2)
     assert len(pd.read_csv(at(run, "north").fold(1).history)) == 2
     assert np.unique(pd.read_csv(run.fold(1).round_history)["round"]).tolist() == [1]
+
+
+def test_sites_with_several_modalities_train_together_and_one_without_is_refused(hospitals, recipe, tmp_path, capsys):
+    sites = []
+    for seed, (name, complete) in enumerate({"all": 6, "some": 3}.items()):
+        folder = write_tiny_cohort(tmp_path / name, num_subjects=6, seed=seed)
+        for scan in sorted(folder.rglob("*_desc-restore_T2w.nii.gz"))[:complete]:
+            image = nib.load(scan)
+            other = image.get_fdata() * 0.7 + np.random.default_rng(seed).normal(size=image.shape)
+            other = nib.Nifti1Image(other.astype(np.float32), image.affine)
+            nib.save(other, scan.with_name(scan.name.replace("_T2w", "_T1w")))
+        sites.append(Hospital(name, folder, None, seed))
+    several = replace(recipe, modalities="T2w,T1w")
+    run = federate_here(sites, several, tmp_path / "runs", folds=["refit"], rounds=1)
+    model = AutoModel.from_pretrained(run.refit.model, trust_remote_code=True)
+    assert model.config.modalities == ["T2w", "T1w"]
+    result = read_json(run.refit.site_metrics)["sites"]
+    assert [result[site]["volumes"][0] for site in ("all", "some")] == [2, 2]
+    with pytest.raises(FederationError, match="river cannot take part: its scans or labels cannot be used"):
+        federate_here([sites[0], hospitals[1]], several, tmp_path / "other", folds=["refit"], rounds=1)
+    assert "No scan in use has T1w" in capsys.readouterr().out

@@ -93,7 +93,7 @@ def test_a_hospital_that_is_added_later_gets_a_kit_and_the_others_keep_theirs(ki
         (("18002", "70000"), "port is 70000; give a number from 1 to 65535"),
         (("18003", "18002"), "port and admin_port are both 18002"),
         (("localhost", "'a b'"), "host is 'a b'"),
-        (("port:", "prt:"), "unknown entries prt"),
+        (("host:", "hst:"), "unknown entries hst"),
         (("sites:", "hospitals:"), "must have a server and sites"),
     ],
 )
