@@ -58,7 +58,7 @@ from tqdm import tqdm
 from cohort.phantom import is_phantom
 from cohort.phantom.growth import VENTRICLES
 from cohort.phantom.pathology import LESION_NAMES
-from cohort.scans import CohortError
+from cohort.scans import CohortError, read_cohort
 from evaluation.drawing import (
     BLUE,
     GREEN,
@@ -81,7 +81,8 @@ from run_folder.files import InputError, write_text
 from run_folder.layout import RunFolder
 from run_folder.tables import csv_text, read_table
 from screening.loading import ModelError, load_pytorch_model
-from screening.one_scan import read_scan
+from screening.modalities import modalities_of, placed
+from screening.one_scan import read_inputs
 
 MAPS = {  # name: title, colour, marker; in the order of tables and figures
     "layercam": ("LayerCAM", BLUE, "o"),
@@ -110,6 +111,7 @@ def localise(run: Path, seed: int = 0) -> pd.DataFrame:
         ModelError: the model of a fold cannot be loaded.
     """
     table, truth = injured_scans(run)
+    further = {(scan.participant_id, scan.session_id): scan.channels for scan in read_cohort(RunFolder(run).cohort)}
     cases = []
     processor: Any  # its own class takes a mask, which the annotation of the base class does not name
     for fold, part in table.groupby("fold"):
@@ -117,7 +119,9 @@ def localise(run: Path, seed: int = 0) -> pd.DataFrame:
         untrained = random_twin(model, seed + int(fold))
         for row in tqdm(part.to_dict("records"), desc=f"fold {fold}", unit="scan", disable=None):
             mask = sibling(row["image"], "desc-brain_mask") if processor.brain_mask == "required" else None
-            volume, cube = read_scan(processor, row["image"], mask)
+            channels = further[row["participant_id"], row["session_id"]] if modalities_of(processor)[1:] else ()
+            others = {channel.modality: placed(channel.image, channel.transform, row["image"]) for channel in channels}
+            volume, cube, *_ = read_inputs(processor, row["image"], mask, search=False, others=others)
             pixel_values = torch.from_numpy(cube[None])
             heat = {method: explain(model, pixel_values, method)[0] for method in METHODS}
             heat |= {f"{method}_random": explain(untrained, pixel_values, method)[0] for method in METHODS}

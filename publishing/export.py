@@ -10,6 +10,7 @@ from modeling_gloresnet import (
 )
 from preprocessing import GloResNetImageProcessor
 from run_folder.files import replacing_folder
+from screening.modalities import modalities_of
 
 
 def export_model(
@@ -30,12 +31,17 @@ def export_model(
         card: the text of README.md.
 
     Raises:
-        ValueError: model and processor disagree on the image size.
+        ValueError: model and processor disagree on the image size or the modalities.
     """
     if processor.image_size != model.config.image_size:
         raise ValueError(
             f"The processor makes volumes with {processor.image_size} voxels per edge, but the model expects "
             f"{model.config.image_size}: give both the same image_size."
+        )
+    made, taken = modalities_of(processor), modalities_of(model.config)
+    if made != taken:
+        raise ValueError(
+            f"The processor prepares {made}, but the model expects {taken}: give both the same modalities."
         )
     with replacing_folder(folder) as unfinished:
         model.save_pretrained(unfinished)

@@ -141,6 +141,15 @@ def test_the_card_of_a_local_stream_says_what_it_was_trained_on_and_how_to_use_i
     assert "local stream" not in plain.lower() and 'return_tensors="pt")["pixel_values"])' in plain
 
 
+def test_the_card_names_the_modalities_and_how_to_pass_them():
+    plain, several = (" ".join(card(local=config).split()) for config in (None, {"modalities": ["T2w", "FA", "MD"]}))
+    assert "with FA, MD of the same session where they exist, and returns" in several
+    assert 'Channels: T2w, FA, MD. `processor({"T2w": scan, "FA": other})` also returns `presence`.' in several
+    assert 'predict_proba(**processor("scan.nii.gz", return_tensors="pt"))' in several
+    assert "resampled volume. FA, MD are looked up" in several and "`pillow`, and `scipy`." in several
+    assert "Channels" not in plain and "resampled volume. The processor" in plain
+
+
 def test_the_metadata_of_the_card_holds_the_figures_of_the_fold():
     data = ModelCard(card()).data
     results = {result.metric_type: result for result in data.eval_results}

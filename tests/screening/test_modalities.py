@@ -150,7 +150,10 @@ def test_wrong_calls(folder, tmp_path, capsys, flags, message):
 
 
 def test_settings_that_contradict_each_other_are_refused(folder, tmp_path):
-    export_model(make_model(), GloResNetImageProcessor(image_size=32), tmp_path / "model", "card")
+    with pytest.raises(ValueError, match="prepares .'T2w'., but the model expects .'T2w', 'T1w', 'FA'."):
+        export_model(make_model(), GloResNetImageProcessor(image_size=32), tmp_path / "model", "card")
+    export_model(make_model(), GloResNetImageProcessor(image_size=32, modalities=NAMES), tmp_path / "model", "card")
+    GloResNetImageProcessor(image_size=32).save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match="prepares T2w, but config.json says that the model expects T2w, T1w, FA"):
         load_model(str(tmp_path / "model"))
 
