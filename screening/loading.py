@@ -88,7 +88,9 @@ def find_folder(name: str) -> bool:
         raise ModelError(f"{name} is not a model folder, it has no config.json: give the folder fold-K/model of a run")
     if is_local and not os.path.isfile(os.path.join(name, "preprocessor_config.json")):
         raise ModelError(f"{name} has no preprocessor_config.json, so no scan can be prepared: copy the whole folder")
-    if not is_local and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
+    organisation, _, repository = name.partition("/")
+    is_hub_name = organisation and repository and "/" not in repository and not name.startswith((".", "~"))
+    if not is_local and (os.path.exists(name) or not is_hub_name):
         raise ModelError(f"the model folder {name} does not exist: give a folder, or ORG/NAME on the Hub")
     return is_local
 
