@@ -75,7 +75,7 @@ def test_the_tables_of_a_cohort_and_of_screening_hold_no_formula(tmp_path):
     scan = Scan(**dict.fromkeys(Scan.__dataclass_fields__) | {
         "participant_id": "-1x", "session_id": "+2x", "family": "@f", "status": "used", "label": 1, "sex": "",
         "radiology_score": "3", "image": "=1+1/scan.nii", "reason": "", "singleton": "", "birth_age": -0.5,
-        "site": "",
+        "site": "", "channels": (),
     })  # fmt: skip
     write_cohort([scan], tmp_path / "cohort.csv")
     line = (tmp_path / "cohort.csv").read_text().splitlines()[1]
