@@ -197,7 +197,7 @@ def read_cohort(path: str | os.PathLike[str]) -> list[Scan]:
     try:
         columns = [column for column in _COLUMNS if column != "site"]  # which older runs lack
         scans = []
-        table = read_table(Path(path), columns, as_text=True)
+        table = read_table(Path(path), tuple(columns), as_text=True)
         files = [channels_of_cells(row) for row in table.to_dict("records")]
         columns += ["site"] if "site" in table else []
         for row, channels in zip(table[columns].to_dict("records"), files, strict=True):
