@@ -204,6 +204,7 @@ def predict(args: argparse.Namespace) -> int:
         f"{args.output}: {counts['ok']} of {len(requests)} scan(s) screened,"
         f" {counts[injury]} called {injury}, {counts['error']} failed,"
         f" {warned} with warnings{': do not rely on these, see the column warnings' if warned else ''}."
+        f"{' ' + str(counts['missing']) + ' without all modalities.' if counts['missing'] else ''}"
         f"{' ' + caution(model) if caution(model) else ''}"
     )
     if not folders:

@@ -19,7 +19,7 @@ from run_folder.cells import quoted
 from run_folder.files import replacing
 
 from .exported import ExportedModel
-from .modalities import presence_arrays
+from .modalities import presence_arrays, used_and_missing
 from .model import INJURY, ScreeningModel, predicted_label
 from .one_scan import all_warnings, local_arrays, open_scan, read_inputs
 from .places import COLUMNS as PLACE_COLUMNS
@@ -128,13 +128,16 @@ def screen(
                 both = zip(said["candidates"], local["local_positions"], strict=True)
                 places = iter([list_places(*scores) for scores in both])
             augmented, plain = iter(views.mean(axis=0)[:, INJURY].tolist()), iter(views[0, :, INJURY].tolist())
-        for scan, pixel_values, _, warnings, message, _ in batch:
+        for scan, pixel_values, _, warnings, message, presence in batch:
             doubts = " ".join(warnings)
             if pixel_values is None:
                 yield _row(scan, status="error", message=message)
                 continue
             p_injury, p_plain = next(augmented), next(plain)
             found = {"places": next(places)} if local else {}
+            missing = used_and_missing(processor, presence)["missing_modalities"]
+            # one sentence about the missing modalities is among the warnings; others are doubts
+            found |= {"missing": missing, "doubted": len(warnings) > bool(missing)} if missing else {}
             try:
                 label = predicted_label(p_injury, model.config, scan)
             except ValueError as error:
@@ -184,7 +187,8 @@ def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int, places
         places: a second CSV file, for the most suspicious places of each scan; None for none.
 
     Returns:
-        How many rows have each status and each label, and under `warnings` how many have warnings.
+        How many rows have each status and each label; under `warnings` how many have warnings, apart from the one that
+        names missing modalities; under `missing` how many have that one.
     """
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
@@ -195,7 +199,8 @@ def write_table(rows: Iterable[dict[str, Any]], output: Path, total: int, places
             if table_of_places:
                 found = rows_of_places(quoted(row["scan"]), row.get("places", []), quoted(row["warnings"]))
                 table_of_places.writerows(found)
-            counts.update([row["status"], row["predicted_label"], *(["warnings"] if row["warnings"] else [])])
+            counts.update([row["status"], row["predicted_label"], *(["missing"] if row.get("missing") else [])])
+            counts.update(["warnings"] if row.get("doubted", row["warnings"]) else [])
     return counts
 
 

@@ -95,11 +95,11 @@ def placed(image: str, matrix: str | None, scan: str) -> str | Volume:
     from cohort.transforms import in_t2w_space
     from preprocessing import read_volume
 
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always")
+    doubts = read_volume(image).warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the same doubts; recording them could mix up threads
         volume = read_volume(in_t2w_space(image, matrix, scan))
-    sentences = tuple(str(doubt.message).removeprefix(f"{image}: ") for doubt in doubts)
-    return volume._replace(source=image, warnings=(*volume.warnings, *sentences))
+    return volume._replace(source=image, warnings=(*volume.warnings, *doubts))
 
 
 def _session(scan: str) -> tuple[Path, str, str] | None:

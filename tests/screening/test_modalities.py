@@ -105,6 +105,7 @@ def test_a_tree_finds_its_images_and_says_what_is_missing(folder, tmp_path, caps
     assert float(both[0]["p_injury"]) == pytest.approx(complete, abs=1e-5)
     assert float(both[1]["p_injury"]) == pytest.approx(expected(folder, {"T2w": "t2w"}), abs=1e-6)
     assert "The scan has no" not in both[0]["warnings"] and MISSING in both[1]["warnings"]
+    assert "1 without all modalities." in capsys.readouterr().out
     without_diffusion = rows(folder / "anatomy", "--model", folder / "model", "--output", output)
     assert "The scan has no FA: the answer rests on T2w and T1w alone." in without_diffusion[0]["warnings"]
 
@@ -156,6 +157,18 @@ def test_settings_that_contradict_each_other_are_refused(folder, tmp_path):
     GloResNetImageProcessor(image_size=32).save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match="prepares T2w, but config.json says that the model expects T2w, T1w, FA"):
         load_model(str(tmp_path / "model"))
+
+
+def test_doubts_about_a_moved_image_reach_the_answer(folder, tmp_path):
+    image = nibabel.load(folder / "fa.nii.gz")
+    doubtful = nibabel.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
+    doubtful.set_qform(image.affine + np.outer([9, 0, 0, 0], [0, 0, 0, 1]), code=1)
+    doubtful.set_sform(image.affine, code=1)
+    nibabel.save(doubtful, tmp_path / "fa.nii.gz")
+    named, matrix = {"FA": str(tmp_path / "fa.nii.gz")}, {"FA": str(folder / "fa.mat")}
+    scan, processor = str(folder / "t2w.nii.gz"), GloResNetImageProcessor(image_size=32, modalities=NAMES)
+    answer = screen_scan(PyTorchModel(make_model()), processor, scan, others=FurtherImages(NAMES, named, matrix)(scan))
+    assert [s for s in answer["warnings"] if s.startswith("FA: The sform (code 1) and the qform (code 1) disagree")]
 
 
 def test_a_model_for_t2w_takes_no_other_image(folder):
