@@ -75,7 +75,7 @@ def _checked_roots(roots: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def find_channels(
     participant: str, session: str, roots: Sequence[Path], modalities: Sequence[str], image: str | None = None
 ) -> tuple[Channel, ...]:
-    """The images of one session, in the order of `modalities`, without those that it lacks.
+    """The images of one session, in the order of `MODALITIES`, without those that it lacks.
 
     Args:
         participant, session: ids without `sub-` and `ses-`; the session may be "".
@@ -90,7 +90,7 @@ def find_channels(
     scan = scan_name(participant, session)
     of_t2w = _details(parse_name(Path(image).name) or {}) if image else None
     channels = []
-    for modality in (name for name in modalities if name != "T2w"):
+    for modality in (name for name in NAMES if name in modalities):
         datatype, names = NAMES[modality]
         ranked: dict[int, list[Path]] = {}
         for root in roots:

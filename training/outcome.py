@@ -73,11 +73,13 @@ def subset_table(
     shown: Mapping[tuple[str, ...], dict[int, np.ndarray]],
     fold: int,
 ) -> pd.DataFrame:
-    """Return the content of `modality_subsets.csv`: a row per held-out scan and subset of the modalities.
+    """Return the content of `modality_subsets.csv`: a row per held-out scan and subset of the modalities, all last.
 
     `modalities` are those that the network was shown, as far as the scan has them; `present` are those of the scan.
     `p_injury` is averaged over the test-time views.
     """
+    whole = list(shown)[-1]
+    held = {scan: {"T2w", *(channel.modality for channel in scan.channels)} for scan in scored}
     return pd.DataFrame(
         [
             {
@@ -87,7 +89,7 @@ def subset_table(
                 "fold": fold,
                 "label": scan.label,
                 "modalities": subset_name(subset),
-                "present": subset_name(["T2w", *(channel.modality for channel in scan.channels)]),
+                "present": subset_name([modality for modality in whole if modality in held[scan]]),
                 "p_injury": views[rows[scan]].mean(),
             }
             for subset, views in shown.items()

@@ -58,6 +58,8 @@ def test_files_are_found_by_entities_in_two_roots_and_kept_in_the_table(tmp_path
     assert [c.modality for c in scans[2].channels] == ["T1w"] and scans[2].status == "used"
     counts = flow(scans)
     assert [counts[f"used with {m}"] for m in ALL[1:]] == [3, 2, 2] and counts["used"] == 3
+    in_another_order = find_scans(anatomy, modalities=("T2w", "MD", "T1w", "FA"), also=[diffusion])
+    assert in_another_order == scans  # a run compares them with those of its table
     write_cohort(scans, tmp_path / "cohort.csv")
     header = (tmp_path / "cohort.csv").read_text().splitlines()[0]
     assert header.endswith(",T1w,FA,FA_transform,MD,MD_transform")

@@ -20,6 +20,7 @@ from training.data import TrainingData
 from training.fold import open_fold
 from training.mixup import Mixing, mix_presence
 from training.modalities import drop_modalities, subset_name, subsets
+from training.outcome import subset_table
 from training.recipe import RecipeError, load_recipe
 
 SETTINGS = {"architecture": "compact", "image_size": 16, "per_device_train_batch_size": 2, "num_folds": 2}
@@ -53,6 +54,13 @@ def test_all_channels_are_turned_and_flipped_alike():
 def test_subsets_all_hold_t2w():
     named = [subset_name(subset) for subset in subsets(["T2w", "FA", "MD"])]
     assert named == ["T2w", "T2w+FA", "T2w+MD", "T2w+FA+MD"]
+
+
+def test_a_scan_has_all_modalities_in_whatever_order_they_are_named():
+    blank = {field.name: None for field in dataclasses.fields(Scan)}
+    both = Scan(**blank | {"channels": (Channel("FA", "f", None), Channel("MD", "m", None))})
+    shown = {subset: {0: np.array([0.5])} for subset in subsets(["T2w", "MD", "FA"])}
+    assert set(subset_table({both: 0}, [both], shown, 0)["present"]) == {"T2w+MD+FA"}
 
 
 @pytest.fixture(scope="module")
