@@ -23,7 +23,7 @@ class GloResNetImageProcessorKwargs(ImagesKwargs, total=False):
     modalities: list[str]
 
 
-class GloResNetImageProcessor(BaseImageProcessor, ScanPreparation):
+class GloResNetImageProcessor(BaseImageProcessor, ScanPreparation):  # type: ignore[misc]  # two kinds of __call__
     """Reorients a scan to RAS, resamples the whole volume to a cube and standardises it (arXiv 2606.02498).
 
     The arguments are those of `ScanPreparation`. A model folder contains the settings that its model was trained with.

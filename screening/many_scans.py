@@ -121,7 +121,7 @@ def screen(
         if readable:
             local = local_arrays([item.local for item in readable])
             flags = presence_arrays([item.presence for item in readable])
-            stack = np.stack([item.pixel_values for item in readable])
+            stack = np.stack([item.pixel_values for item in readable if item.pixel_values is not None])
             said = model.answer({"pixel_values": stack} | local | flags, test_time_augmentation)
             views = said["members"].mean(axis=0)
             if local:
@@ -134,7 +134,7 @@ def screen(
                 yield _row(scan, status="error", message=message)
                 continue
             p_injury, p_plain = next(augmented), next(plain)
-            found = {"places": next(places)} if local else {}
+            found: dict[str, Any] = {"places": next(places)} if local else {}
             missing = used_and_missing(processor, presence)["missing_modalities"]
             # one sentence about the missing modalities is among the warnings; others are doubts
             found |= {"missing": missing, "doubted": len(warnings) > bool(missing)} if missing else {}

@@ -53,7 +53,7 @@ class ConvertedConfig(SimpleNamespace):
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 raise ValueError(f"{name} is {value!r}")
             setattr(self, name, value)
-        self.id2label = {int(index): name for index, name in self.id2label.items()}
+        self.id2label = {int(index): name for index, name in vars(self)["id2label"].items()}
         for temperature in self.member_temperatures:
             check_temperature("every member temperature", temperature)
 
