@@ -87,6 +87,10 @@ class Coordinator(Controller):
 
         try:
             letters = letters_of(settings["sites"])
+            if unknown := sorted({*plan.sites, *plan.asked} - letters.keys()):
+                raise FederationError(
+                    f"The kit of the server does not know {', '.join(unknown)}: copy it again from the kits."
+                )
             plan = open_federation(run, plan, letters)
             for which in self.folds:
                 federate(plan, which, run, letters, ask, self._say)

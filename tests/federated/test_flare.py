@@ -162,6 +162,13 @@ def test_the_first_refusal_ends_the_job_and_an_unexpected_error_says_only_its_ki
     assert "CC00001XX01" in capsys.readouterr().err  # at the site
 
 
+def test_a_server_whose_kit_is_older_than_the_coordinators_says_so(sites, recipe, tmp_path, monkeypatch):
+    plan = Plan(asdict(federated_recipe(recipe, None, 1)), 1, ("north", "west"))
+    progress, panics = federate(Network(monkeypatch, sites), monkeypatch, plan, tmp_path / "joint", ["north", "river"])
+    assert "The kit of the server does not know west" in progress["refused"] and panics
+    assert not (tmp_path / "joint").exists()
+
+
 def test_an_answer_that_is_no_message_is_refused(sites, recipe, tmp_path, monkeypatch):
     network = Network(monkeypatch, sites)
     monkeypatch.setattr(flare, "packed", lambda message: flare.Shareable({"facts": "{"}))
