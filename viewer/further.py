@@ -34,7 +34,7 @@ class FurtherFields:
             return
         named = " and ".join([", ".join(self.names[:-1]), self.names[-1]] if self.names[1:] else self.names)
         gr.Markdown(HINT.format(names=named))
-        common: dict[str, Any] = {"height": 110, "min_width": 190}  # narrower ones would hide the file names
+        common: dict[str, Any] = {"height": 110, "min_width": 320}  # one per line, so that file names fit
         with gr.Row(elem_id="further"):
             for name in self.names:
                 label = f"{name} (NIfTI, MGH), optional"
