@@ -231,7 +231,7 @@ def test_a_changed_transform_makes_the_volume_again_and_a_wrong_one_is_named(mul
     moved = next(n for n, scan in enumerate(scans) if len(scan.channels) > 1)
     matrix = Path(scans[moved].channels[-1].transform)
     numbers = np.loadtxt(matrix)
-    numbers[0, 3] += 8.0  # mm
+    numbers[2, 3] += 6.0  # mm
     np.savetxt(matrix, numbers)
     after, _ = standardised_volumes(scans, PROCESSOR, num_workers=1)
     same = [np.array_equal(a, b) for a, b in zip(before["pixel_values"], after["pixel_values"], strict=True)]
