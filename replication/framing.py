@@ -65,7 +65,6 @@ from importlib.util import find_spec
 import nibabel
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from cohort.images import EXTENSIONS
@@ -76,7 +75,8 @@ from preprocessing.bias_gloresnet import log_bias_field
 from run_folder.files import write_text
 from screening.errors import ModelError
 from screening.loading import load_model
-from screening.one_scan import ScanInputs, all_warnings, local_batch, read_inputs
+from screening.modalities import presence_arrays
+from screening.one_scan import ScanInputs, all_warnings, local_arrays, read_inputs
 
 from .changes import SEED, UNCHANGED, biased, changes, changes_of_scan, phantom, phantom_field
 
@@ -107,7 +107,6 @@ def scans_in(folder: Path) -> list[Path]:
     return [path for path in found if "T2w" in path.name] or found
 
 
-@torch.inference_mode()
 def measure(models: Sequence[str], cases: Iterator[Case], total: int) -> pd.DataFrame:
     """Screen every case after every change with every model.
 
@@ -149,8 +148,8 @@ def measure(models: Sequence[str], cases: Iterator[Case], total: int) -> pd.Data
                         rows.append(row | {"refused": read})
                         continue
                     volume, cube = read.volume, read.pixel_values
-                    local = local_batch([read.local], model.device)
-                    p_injury = model.predict_proba(torch.from_numpy(cube[None]).to(model.device), **local)[0, 1]
+                    others = local_arrays([read.local]) | presence_arrays([read.presence])
+                    p_injury = model.answer({"pixel_values": cube[None]} | others)["members"].mean(axis=(0, 1))[0, 1]
                     warned = all_warnings(volume, cube[0], model.config.training_appearance)
                     row["p_injury"] = float(p_injury)
                     rows.append(row | {"warnings": " ".join(warned), "head_warnings": " ".join(volume.warnings)})

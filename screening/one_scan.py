@@ -153,13 +153,6 @@ def local_arrays(scans: list[LocalInputs | None]) -> dict[str, np.ndarray]:
     return stack_local_inputs([found for found in scans if found is not None])
 
 
-def local_batch(scans: list[LocalInputs | None], device: torch.device) -> dict[str, torch.Tensor]:
-    """`local_arrays` as tensors."""
-    import torch
-
-    return {name: torch.from_numpy(rows).to(device) for name, rows in local_arrays(scans).items()}
-
-
 def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[float]] | None) -> list[str]:
     """Everything doubtful about a scan: what its files say, then how it differs from the training scans.
 

@@ -121,6 +121,19 @@ def test_the_changes_are_what_their_names_say(base):
     assert shapes["axial slices 2 times as thick"][2] == height // 2
 
 
+def test_a_model_of_several_modalities_is_told_that_it_has_t2w_alone(tmp_path):
+    torch.manual_seed(0)
+    config = GloResNetConfig(image_size=16, stem_channels=4, widths=[4, 8, 8, 16], modalities=["T2w", "FA"])
+    model, folder = GloResNetForImageClassification(config).eval(), tmp_path / "model"
+    torch.nn.init.constant_(model.presence.weight[1], 3)
+    export_model(model, GloResNetImageProcessor(16, modalities=["T2w", "FA"]), folder, "card")
+    image = brain_with_spot()
+    row = framing.measure([str(folder)], iter([(0, 0, 0, [("none", image)])]), 1).iloc[0]
+    nibabel.save(image, tmp_path / "scan.nii")
+    expected = screen_scan(*load_model(str(folder)), str(tmp_path / "scan.nii"))
+    assert row["p_injury"] == pytest.approx(expected["p_injury"], abs=1e-6) and row["p_injury"] > 0.8
+
+
 def test_a_model_answers_with_both_streams(tmp_path):
     torch.manual_seed(0)
     config = GloResNetConfig(image_size=16, stem_channels=4, widths=[4, 8, 8, 16], local_stream=True, local_scorers=1)
