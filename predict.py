@@ -80,6 +80,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--with",
         dest="named",
+        action="extend",
         nargs="+",
         default=[],
         metavar="T1w=FILE",
@@ -88,6 +89,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--transform",
         dest="transforms",
+        action="extend",
         nargs="+",
         default=[],
         metavar="FA=MAT",
@@ -95,6 +97,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--also",
+        action="extend",
         nargs="+",
         default=[],
         metavar="ROOT",
@@ -132,6 +135,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--batch_size must be at least 1 and --num_workers at least 0")
     if args.report and (args.no_tta or args.dtype not in ("auto", "float32")):
         parser.error("--report shows both views, and maps in float32: leave out --no_tta and --dtype")
+    if args.report and (args.named or args.also):
+        parser.error("--report answers by the T2w series alone: leave out --with and --also, or --report")
     for flag, file in (("--output", args.output), ("--places", args.places)):
         if file and (file.is_dir() or not (file.parent.is_dir() and os.access(file.parent, os.W_OK))):
             parser.error(f"{flag} {file} cannot be written: give a file in a folder that exists and is writable")

@@ -41,7 +41,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     add("--acquisition", metavar="A", help="which image to use in sessions with several: the one with acq-A")
     add("--run", metavar="N", help="the same for run-N")
     add(
-        "--also", nargs="+", default=[], metavar="ROOT", help="further BIDS folders of the same scans, for --modalities"
+        "--also",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="ROOT",
+        help="further BIDS folders of the same scans, for --modalities",
     )
     add("--phantom", choices=("clear", "dhcp", "null", "diffuse"), help="which phantom cohort (default: clear)")
     add("--recipe", help="demo, paper, clinical or a YAML file (default: demo for phantoms, else paper)")

@@ -88,7 +88,10 @@ def find_channels(
             lacks its transform.
     """
     scan = scan_name(participant, session)
-    of_t2w = _details(parse_name(Path(image).name) or {}) if image else None
+    entities_of_t2w = (image and parse_name(Path(image).name)) or {}
+    of_t2w = _details(entities_of_t2w) if image else None
+    if image:
+        _check_owner(Path(image), entities_of_t2w, participant, session)
     channels = []
     for modality in (name for name in NAMES if name in modalities):
         datatype, names = NAMES[modality]

@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from preprocessing.reading_gloresnet import VolumeError, VolumeWarning, open_image, spatial_shape, stated_affine
-from preprocessing.volume_gloresnet import read_volume
+from preprocessing.volume_gloresnet import Volume, read_volume
 
 from .images import CohortError
 
@@ -42,20 +42,38 @@ def in_t2w_space(
         VolumeWarning: something about the image's file is doubtful, see `read_volume`.
 
     Raises:
+        CohortError, VolumeError: see `placed_volume`.
+    """
+    volume = placed_volume(image, matrix, t2w)
+    for sentence in volume.warnings:
+        warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=2)
+    data = volume.data if volume.data.dtype.kind == "f" else volume.data.astype(np.float32)
+    placed = nib.Nifti1Image(data, volume.affine)
+    if isinstance(image, (str, os.PathLike)):
+        placed.set_filename(os.fsdecode(image))  # for messages
+    return placed
+
+
+def placed_volume(
+    image: str | os.PathLike[str] | SpatialImage,
+    matrix: str | os.PathLike[str] | None,
+    t2w: str | os.PathLike[str] | SpatialImage,
+) -> Volume:
+    """The image as `read_volume` returns it, with its doubts, and an affine into the world of the T2w scan.
+
+    Args:
+        image, matrix, t2w: see `in_t2w_space`.
+
+    Raises:
         CohortError: the matrix cannot be read, or cannot be a motion of one head: it mirrors or scales.
         VolumeError: an image cannot be used.
     """
     volume = read_volume(image, "the image")
-    for sentence in volume.warnings:
-        warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=2)
     if volume.affine is None:
         raise VolumeError(f"{volume.source} has no affine: give a NIfTI file.")
-    affine = volume.affine if matrix is None else _world(Path(matrix), _lattice(image), _lattice(t2w)) @ volume.affine
-    data = volume.data if volume.data.dtype.kind == "f" else volume.data.astype(np.float32)
-    placed = nib.Nifti1Image(data, affine)
-    if isinstance(image, (str, os.PathLike)):
-        placed.set_filename(os.fsdecode(image))  # for messages
-    return placed
+    if matrix is None:
+        return volume
+    return volume._replace(affine=_world(Path(matrix), _lattice(image), _lattice(t2w)) @ volume.affine)
 
 
 def _lattice(image: str | os.PathLike[str] | SpatialImage) -> nib.Nifti1Image:

@@ -6,12 +6,13 @@ Importing this module does not import torch or nitransforms.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from preprocessing.reading_gloresnet import VolumeError
 
 if TYPE_CHECKING:
     from preprocessing import Volume
@@ -57,13 +58,14 @@ class FurtherImages:
     ):
         self.modalities = list(modalities)
         self.named, self.transforms = dict(named or {}), dict(transforms or {})
-        self.roots = [Path(os.path.abspath(root)) for root in roots]
+        self.roots = [Path(root) for root in roots]
 
     def __call__(self, scan: str) -> dict[str, Any]:
         """The images of a scan by modality, in its world space.
 
         Raises:
-            CohortError, VolumeError: several images match, one cannot be read, or a transform cannot be right.
+            CohortError, VolumeError: several images match, one is given twice, one cannot be read, or a transform
+            cannot be right.
         """
         if len(self.modalities) == 1:
             return {}
@@ -74,10 +76,14 @@ class FurtherImages:
         found = {}
         if home is not None:
             root, participant, session = home
-            roots = list(dict.fromkeys([root, *self.roots]))
+            roots = list(dict.fromkeys(Path(os.path.realpath(each)) for each in (root, *self.roots)))
             channels = find_channels(participant, session, roots, wanted, scan)
             found = {channel.modality: (channel.image, channel.transform) for channel in channels}
         found |= {name: (path, self.transforms.get(name)) for name, path in self.named.items()}
+        owner = {os.path.realpath(scan): "T2w"}
+        for name, (path, _) in found.items():
+            if (other := owner.setdefault(os.path.realpath(path), name)) != name:
+                raise VolumeError(f"{path} is given as {other} and as {name}: give each modality its own image.")
         return {name: placed(path, matrix, scan) for name, (path, matrix) in found.items()}
 
 
@@ -88,18 +94,13 @@ def placed(image: str, matrix: str | None, scan: str) -> str | Volume:
         image, matrix, scan: paths; no matrix if the image lies there already.
 
     Raises:
-        CohortError, VolumeError: see `cohort.transforms.in_t2w_space`.
+        CohortError, VolumeError: see `cohort.transforms.placed_volume`.
     """
     if matrix is None:
         return image
-    from cohort.transforms import in_t2w_space
-    from preprocessing import read_volume
+    from cohort.transforms import placed_volume
 
-    doubts = read_volume(image).warnings
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the same doubts; recording them could mix up threads
-        volume = read_volume(in_t2w_space(image, matrix, scan))
-    return volume._replace(source=image, warnings=(*volume.warnings, *doubts))
+    return placed_volume(image, matrix, scan)
 
 
 def _session(scan: str) -> tuple[Path, str, str] | None:

@@ -134,6 +134,8 @@ def test_the_images_of_one_scan_are_named(folder, tmp_path):
         (["--with", "PD={}/t1w.nii.gz"], "not 'PD="),
         (["--with", "T1w=gone.nii"], "there is no such file"),
         (["--with", "T1w={}/t1w.nii.gz", "T1w={}/t1w.nii.gz"], "names T1w twice"),
+        (["--with", "T1w={}/t1w.nii.gz", "--with", "T1w={}/t1w.nii.gz"], "names T1w twice"),
+        (["--with", "T1w={}/t1w.nii.gz", "--report", "{}/report"], "--report answers by the T2w series alone"),
         (["--transform", "FA={}/fa.mat"], "--transform FA=... has no image"),
         (["--also", "gone"], "--also gone is not a folder"),
         (["--with", "MD={}/t1w.nii.gz"], "takes T2w, T1w and FA, not MD"),
@@ -148,6 +150,29 @@ def test_wrong_calls(folder, tmp_path, capsys, flags, message):
         status = error.code
     assert status == 2 and not (tmp_path / "p.csv").exists()
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_odd_trees_and_files_are_understood_or_refused(folder, tmp_path, monkeypatch):
+    scan = str(folder / "anatomy/sub-A/anat/sub-A_desc-restore_T2w.nii.gz")
+    (tmp_path / "link").symlink_to(folder / "dmri")
+    image = nibabel.load(folder / "fa.nii.gz")
+    image.set_qform(moved(image, (9, 0, 0)).affine, code=1)  # a doubt
+    nibabel.save(image, tmp_path / "fa.nii.gz")
+    found = FurtherImages(NAMES, roots=[folder / "dmri", tmp_path / "link"])(scan)
+    assert list(found) == ["T1w", "FA"]
+    named = {"FA": str(tmp_path / "fa.nii.gz")}
+    with monkeypatch.context() as without:
+        # scans are read in threads, which share what it sets: it would collect the warnings of other scans
+        without.setattr("warnings.catch_warnings", None)
+        found = FurtherImages(NAMES, named, {"FA": str(folder / "fa.mat")})(scan)
+    assert any("disagree" in sentence for sentence in found["FA"].warnings) and found["FA"].source == named["FA"]
+    with pytest.raises(ValueError, match="is given as T2w and as T1w"):
+        FurtherImages(NAMES, {"T1w": scan})(scan)
+    other = tmp_path / "sub-A/anat/sub-B_T2w.nii.gz"
+    other.parent.mkdir(parents=True)
+    other.symlink_to(folder / "t2w.nii.gz")
+    with pytest.raises(ValueError, match="named after another subject"):
+        FurtherImages(NAMES, roots=[folder / "dmri"])(str(other))
 
 
 def test_settings_that_contradict_each_other_are_refused(folder, tmp_path):
