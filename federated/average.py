@@ -41,6 +41,8 @@ def check_state(state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarr
         raise FederationError(f"The weights of {whose} do not fit the network: {different[0]} is missing or unknown.")
     for name, value in state.items():
         like = expected[name]
+        if not isinstance(value, np.ndarray):
+            raise FederationError(f"The weights of {whose} do not fit the network: {name} is no array.")
         if (value.shape, value.dtype) != (like.shape, like.dtype):
             raise FederationError(
                 f"The weights of {whose} do not fit the network: {name} is {value.dtype}{list(value.shape)}, not "
@@ -51,6 +53,8 @@ def check_state(state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarr
                 f"Training diverged: {name} in the weights of {whose} is not finite. Start a new federated run with a "
                 "lower learning_rate."
             )
+        if name.endswith("running_var") and (value < 0).any():
+            raise FederationError(f"The weights of {whose} do not fit the network: {name} has a variance below 0.")
 
 
 def _mean(values: Sequence[np.ndarray], scans: Sequence[int], total: float) -> np.ndarray:

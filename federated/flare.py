@@ -48,9 +48,16 @@ def packed(message: Message) -> Shareable:
 def unpacked(shareable: Mapping[str, Any]) -> Message:
     """The message that NVFlare has carried. Raises FederationError if it is none."""
     try:
-        return Message(json.loads(shareable["facts"]), shareable.get("weights"))
+        facts, weights = json.loads(shareable["facts"], parse_constant=_refused), shareable.get("weights")
+        if not isinstance(facts, dict) or not isinstance(weights, dict | None):
+            raise TypeError("facts or weights of another kind")
+        return Message(facts, weights)
     except (LookupError, TypeError, ValueError) as error:
         raise FederationError("A message without facts has arrived: install the same version everywhere.") from error
+
+
+def _refused(word: str) -> None:
+    raise ValueError(f"{word} is no number in JSON")
 
 
 class Coordinator(Controller):
@@ -117,7 +124,7 @@ class Coordinator(Controller):
             try:
                 answer = unpacked(result)
                 if sentence := answer.facts.get("refused"):
-                    refusals.append(str(sentence))
+                    refusals.append(printable(str(sentence)))
                 else:
                     answers[site] = answer
                     self.progress["waiting_for"] = sorted(set(sites) - answers.keys())
@@ -145,6 +152,11 @@ class Coordinator(Controller):
         if self.progress["refused"]:
             self._heard.set()
         return dict(self.progress)
+
+
+def printable(sentence: str) -> str:
+    """A sentence of a site, for the coordinator's screen: one line of a moderate length, without control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in sentence[:500])
 
 
 class _Aborted(Exception):

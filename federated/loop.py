@@ -16,6 +16,7 @@ from training.recipe import Recipe, RecipeError
 from training.run import RunError
 
 from .average import average, check_state
+from .checks import check_answers
 from .greeting import check_greetings
 from .joint import describe, joint_network, write_joint_model
 from .messages import FINISH, HELLO, KEEP, TRAIN, Ask, Message, Plan
@@ -91,7 +92,9 @@ def federate(
         return
     recipe = Recipe(**plan.recipe)
     common: dict[str, Any] = {"plan": plan.facts(), "which": which}
-    hellos = {site: message.facts for site, message in ask(HELLO, Message(common), plan.asked).items()}
+    greetings = ask(HELLO, Message(common), plan.asked)
+    check_answers(HELLO, greetings, plan, {})
+    hellos = {site: message.facts for site, message in greetings.items()}
     check_greetings(plan, hellos)
     train = [sum(hellos[site]["train"][label] for site in plan.sites) for label in (0, 1)]
     common |= {"train": train}
@@ -100,6 +103,7 @@ def federate(
     done, state = newest_round(folder.rounds, initial)
     for number in range(done + 1, plan.rounds + 1):
         answers = ask(TRAIN, Message({**common, "round": number}, state), plan.sites)
+        check_answers(TRAIN, answers, plan, hellos)
         scans = {site: sum(hellos[site]["train"]) for site in plan.sites}
         for site in plan.sites:
             check_state(answers[site].weights or {}, initial, site)
@@ -111,6 +115,7 @@ def federate(
         say(f"{folder.path.name}: round {number} of {plan.rounds}, training loss {loss:.3f}")
 
     finished = ask(FINISH, Message(common, state), plan.asked)
+    check_answers(FINISH, finished, plan, hellos)
     description = describe(plan, which, letters, run.name, hellos, finished)
     ask(KEEP, Message({**common, "description": description}), plan.asked)
     write_joint_model(joint_network(state, recipe), recipe, folder.model, description)

@@ -77,7 +77,7 @@ def read_plan(facts: Mapping[str, Any]) -> Plan:
         Recipe(**plan.recipe)
         if not plan.sites or plan.local_epochs < 1 or plan.rounds < 1:
             raise ValueError("no site, no epoch or no round")
-    except (TypeError, ValueError, LookupError) as error:  # a RecipeError is a ValueError
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # a RecipeError is a ValueError
         raise FederationError(f"The plan of the federation cannot be understood ({error}).") from error
     return plan
 

@@ -30,9 +30,10 @@ from training.recipe import Recipe, RecipeError
 from training.run import RunError, open_run
 
 from .appearance import site_appearance
+from .checks import read_question
 from .greeting import greeting
 from .joint import write_joint_model
-from .messages import FINISH, HELLO, TRAIN, FederationError, Message, Plan, read_plan
+from .messages import FINISH, HELLO, TRAIN, FederationError, Message, Plan
 from .rounds import numpy_state, torch_state
 
 # error -> what the coordinator hears. The error itself, which may name a path or an infant, is said at the site only
@@ -101,7 +102,7 @@ class Site:
 
     def _answer(self, question: str, message: Message) -> Message:
         facts = message.facts
-        plan, which = read_plan(facts["plan"]), facts["which"]
+        plan, which = read_question(question, facts)
         recipe, data = self._prepared(plan)
         torch.set_num_threads(recipe.num_threads or 1)
         evaluates_only = self.name == plan.left_out

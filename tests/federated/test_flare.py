@@ -175,3 +175,14 @@ def test_an_answer_that_is_no_message_is_refused(sites, recipe, tmp_path, monkey
     plan = Plan(asdict(federated_recipe(recipe, None, 1)), 1, ("north", "river"))
     progress, _ = federate(network, monkeypatch, plan, tmp_path / "joint", ["north", "river"])
     assert "A message without facts has arrived" in progress["refused"]
+
+
+@pytest.mark.parametrize("content", [{"facts": "[]"}, {"facts": "{}", "weights": []}, {"facts": '{"auc": NaN}'}, {}])
+def test_an_odd_message_ends_the_job_at_once(content):
+    with pytest.raises(flare.FederationError, match="A message without facts"):
+        flare.unpacked(flare.Shareable(content))
+
+
+def test_a_refusal_cannot_write_to_the_terminal_of_the_coordinator():
+    assert flare.printable("no\x1b[2J\nscans" + "!" * 1000).startswith("no [2J scans!")
+    assert len(flare.printable("!" * 1000)) == 500
