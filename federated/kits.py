@@ -15,7 +15,7 @@ from nvflare.lighter.provisioner import Provisioner
 
 from run_folder.files import InputError, write_json
 
-from .sites import ADMIN, AUTHORITY, SERVER, Sites, write_kit
+from .sites import ADMIN, AUTHORITY, KIT, SERVER, Sites, read_kit, write_kit
 
 CLASSES = {SERVER: "federated.flare.Coordinator", "site": "federated.flare.SiteExecutor"}  # all that a job may build
 # what the coordinator's login may do at the server and at every hospital; no other login exists
@@ -44,7 +44,7 @@ def make_kits(sites: Sites, output: Path) -> list[Path]:
         The new kits. The list of sites is renewed in the kits of the server and of the coordinator.
 
     Raises:
-        InputError: the folder holds kits of another federation or for another server.
+        InputError: the folder holds kits of another federation, for another server, or with other seeds.
     """
     before = os.umask(0o077)
     try:
@@ -64,6 +64,13 @@ def _make_kits(sites: Sites, output: Path) -> list[Path]:
             raise InputError(f"{output} holds kits of {before}, not of {address}: choose another --output.")
     elif any(output.iterdir()):
         raise InputError(f"{output} is not empty and holds no kits: choose another --output.")
+    for site, seed in sites.seeds.items():
+        kit = output / site
+        if (kit / "local" / KIT).is_file() and (had := read_kit(kit)["seed"]) != seed:
+            raise InputError(
+                f"{kit} has the seed {had}, not {seed}: write {had} for {site} again, or make new kits for all in "
+                "another --output."
+            )
     wanted = [SERVER, ADMIN, *sorted(sites.seeds)]
     missing = [party for party in wanted if not (output / party / "local").is_dir()]
     if missing:

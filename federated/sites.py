@@ -10,6 +10,8 @@ KIT = "gloresnet.json"  # in a kit's `local/`: whose kit it is
 SERVER, ADMIN, AUTHORITY = "server", "admin", "authority"
 EXAMPLE = "server: {host: train.example.org}, sites: {north: {seed: 11}, river: {seed: 12}}"
 PORT, ADMIN_PORT = 8002, 8003
+WORDS = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+LONGEST = {"host": 63, "name": 40}  # a certificate takes 64 characters, and the name becomes an address in it
 
 
 class Sites(NamedTuple):
@@ -39,8 +41,11 @@ def read_sites(path: Path) -> Sites:
         raise InputError(f"{path} has unknown entries {', '.join(unknown)}: {EXAMPLE}.")
     host, name = server.get("host"), content.get("name", "gloresnet")
     for word, value in (("host", host), ("name", name)):
-        if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", value):
-            raise InputError(f"{path}: {word} is {value!r}; give letters, digits, points and hyphens.")
+        if not isinstance(value, str) or not re.fullmatch(WORDS, value) or len(value) > LONGEST[word]:
+            raise InputError(
+                f"{path}: {word} is {value!r}; give at most {LONGEST[word]} letters, digits and hyphens, and points "
+                "between them."
+            )
     ports = {word: server.get(word, default) for word, default in (("port", PORT), ("admin_port", ADMIN_PORT))}
     for word, port in ports.items():
         if type(port) is not int or not 1 <= port <= 65535:
@@ -54,6 +59,8 @@ def read_sites(path: Path) -> Sites:
                 f"{path}: {site!r} cannot name a site; use small letters, digits and hyphens, and none of {SERVER}, "
                 f"{ADMIN} and {AUTHORITY}."
             )
+        if site == host:
+            raise InputError(f"{path}: {site} is both the server's host and a site: rename the site.")
         seed = settings.get("seed") if isinstance(settings, dict) and {*settings} == {"seed"} else None
         if type(seed) is not int or not 0 <= seed < 2**31:
             raise InputError(f"{path}: {site} needs a seed and nothing else, such as `{site}: {{seed: 11}}`.")

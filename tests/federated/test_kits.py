@@ -80,6 +80,8 @@ def test_a_hospital_that_is_added_later_gets_a_kit_and_the_others_keep_theirs(ki
     assert make_kits(sites(tmp_path, more), copy) == []
     with pytest.raises(InputError, match="holds kits of .*18002.*, not of .*18004"):
         make_kits(sites(tmp_path, more.replace("18002", "18004")), copy)
+    with pytest.raises(InputError, match="river has the seed 2, not 7: write 2 for river again"):
+        make_kits(sites(tmp_path, more.replace("seed: 2", "seed: 7")), copy)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,10 @@ def test_a_hospital_that_is_added_later_gets_a_kit_and_the_others_keep_theirs(ki
         (("18002", "70000"), "port is 70000; give a number from 1 to 65535"),
         (("18003", "18002"), "port and admin_port are both 18002"),
         (("localhost", "'a b'"), "host is 'a b'"),
+        (("localhost", "a..b"), "host is 'a..b'"),
+        (("localhost", "north"), "north is both the server's host and a site"),
+        (("newborns", "n" * 41), "give at most 40 letters"),
+        (("newborns", "new-"), "name is 'new-'"),
         (("host:", "hst:"), "unknown entries hst"),
         (("sites:", "hospitals:"), "must have a server and sites"),
     ],
