@@ -7,14 +7,17 @@ from preprocessing.appearance_gloresnet import DESCRIPTORS, LONGEST_EDGE
 FEWEST = 5  # scans; a mean over fewer says too much about one infant
 
 
-def site_appearance(appearance: dict[str, list[float]] | None, scans: int) -> dict | None:
+def site_appearance(appearance: dict[str, list[float]] | None, scans: int, held_out: int = 0) -> dict | None:
     """What a site says: scans, mean and SD of each descriptor, range of voxel edges. None if it has few scans.
+
+    The means of two folds, or of a fold and the refit, differ by the scans held out. So these must not be few either.
 
     Args:
         appearance: `{name: [mean, SD]}`, as `screening.out_of_distribution.training_appearance` returns it.
         scans: its number of training scans.
+        held_out: its number of held-out scans.
     """
-    if appearance is None or scans < FEWEST:
+    if appearance is None or scans < FEWEST or 0 < held_out < FEWEST:
         return None
     return {"scans": scans, **appearance}
 

@@ -23,6 +23,7 @@ def describe(
     """What the joint model's configuration says: sites by letter, rounds, scans per site and class, metrics.
 
     Counts of 1 to 4 in a class, and metrics of sites with such a count, are left out unless every scan is a phantom.
+    `train_scans` is then the sum with 1 for each of these, and `train_scans_at_least` says so.
 
     Args:
         plan: of the federation.
@@ -48,6 +49,8 @@ def describe(
                 "held_out": _shown_metrics(facts.get("metrics"), synthetic),
             }
         )
+    # a sum over all would give away a single count that is hidden
+    shown = [site[name] for site in sites for name in ("normal", "injury")]
     provenance = {
         "cohort": f"federation of {len(plan.sites)} sites",
         # a model with any phantom among its scans is not for patients
@@ -55,7 +58,8 @@ def describe(
         **({"painted": True} if painted else {}),
         "run": run_name,
         "fold": which,
-        "train_scans": sum(sum(greetings[site]["train"]) for site in plan.sites),
+        "train_scans": sum(1 if count is None else count for count in shown),
+        **({"train_scans_at_least": True} if None in shown else {}),
         "architecture": recipe.architecture,
         "preprocessing": {name: getattr(processor, name) for name in SETTINGS},
         "federation": {

@@ -228,7 +228,8 @@ class Site:
             if plan.share_scores and self.share_scores:
                 facts["scores"] = anonymous_scores(predictions)
         if fold is not None and self._network is not None:
-            facts["appearance"] = site_appearance(self._network.config.training_appearance, len(fold.scans.train))
+            train, held_out = len(fold.scans.train), len(fold.scans.held_out)
+            facts["appearance"] = site_appearance(self._network.config.training_appearance, train, held_out)
         return Message(facts)
 
 

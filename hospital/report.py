@@ -151,7 +151,8 @@ def numbers(answer: dict[str, Any]) -> list[tuple[tuple[str, str], float]]:
 def parameters(study: ScreenedStudy, software: Software) -> list[str]:
     """How the number was made, as `name: value`."""
     answer, model = study.answer, study.answer["model"]
-    cohort = f"{model.get('train_scans')} scans of {model.get('cohort', 'an unnamed cohort')}"
+    least = "at least " if model.get("train_scans_at_least") else ""
+    cohort = f"{least}{model.get('train_scans')} scans of {model.get('cohort', 'an unnamed cohort')}"
     return [
         f"model sha256: {software.digest}",
         f"trained on: {cohort if model.get('train_scans') else 'nothing, the weights are random'}",

@@ -217,9 +217,11 @@ def _kind(kind: int | str, config: GloResNetConfig, evidence: Evidence | None) -
 def _training(kind: int | str, config: GloResNetConfig, recipe: dict, metrics: dict | None) -> str:
     scans, folds = config.provenance["train_scans"], recipe["num_folds"]
     if federation := config.provenance.get("federation"):
+        least = "at least " if config.provenance.get("train_scans_at_least") else ""
         return (
             f"Federated averaging of the whole network (arXiv 1602.05629), {federation['rounds']} rounds with "
-            f"{federation['local_epochs']} local epoch(s) each, {scans} scans for training. Weights of the last round."
+            f"{federation['local_epochs']} local epoch(s) each, {least}{scans} scans for training. Weights of the last "
+            "round."
         )
     split = f"split rule `{recipe['split']}`, seed {recipe['seed']}"
     if kind == REFIT:

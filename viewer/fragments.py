@@ -53,6 +53,7 @@ def masthead(model: Any, name: str, problem: str = "") -> str:
             "run": provenance["run"],
             "fold": provenance["fold"],
             "train_scans": provenance["train_scans"],
+            "train_scans_at_least": provenance.get("train_scans_at_least", False),
             "network": network_name(model.config) + (" with a local stream" if has_local_stream(model.config) else ""),
             "image_size": model.config.image_size,
             "modalities": modalities_of(model.config),

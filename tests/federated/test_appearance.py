@@ -23,3 +23,9 @@ def test_means_and_spreads_of_sites_add_up_to_those_of_all_scans():
 def test_a_site_with_fewer_than_five_scans_says_nothing():
     values = np.arange(4.0)
     assert site_appearance(appearance(values, [1, 1]), 4) is None and merged_appearance([None]) is None
+
+
+def test_two_folds_do_not_differ_by_a_few_scans():
+    values = np.arange(20.0)
+    said = [site_appearance(appearance(values, [1, 1]), 20, held_out) is not None for held_out in (0, 1, 4, 5)]
+    assert said == [True, False, False, True]

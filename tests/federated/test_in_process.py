@@ -94,10 +94,13 @@ def test_the_joint_model_is_ready_for_the_hub_and_the_same_at_every_site(hospita
         for path in folder.iterdir():
             assert (theirs / path.name).read_bytes() == path.read_bytes(), path.name
     provenance = model.config.provenance
-    assert provenance["federation"]["rounds"] == 2 and provenance["train_scans"] == 8
+    assert provenance["federation"]["rounds"] == 2
+    # the exact sum of 8 would narrow down the counts that are hidden
+    assert provenance["train_scans"] == 4 and provenance["train_scans_at_least"]
     assert [site["site"] for site in provenance["federation"]["sites"]] == ["A", "B"]
     card = (folder / "README.md").read_text()
     assert "Several sites trained it together" in card and "| A | fewer than 5 | fewer than 5 |" in card
+    assert "at least 4 scans for training" in card
     assert not [name for name in ("north", "river", str(folder.parent)) if name in card + json.dumps(provenance)]
 
 
