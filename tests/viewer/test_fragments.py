@@ -18,7 +18,7 @@ from viewer.fragments import masthead, result_panel
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = {
     "scan": "scan.nii.gz", "p_injury": 0.7, "p_injury_no_tta": 0.6, "p_injury_mirrored": 0.8, "view_spread": 0.2,
-    "p_injury_members": None, "member_spread": None,
+    "p_injury_members": None, "member_spread": None, "modalities": ["T2w"], "missing_modalities": [],
     "predicted_label": "injury", "threshold": 0.65, "temperature": 1.0, "calibrated": False, "warnings": [],
     "preprocessing": {
         "stored_shape": [290, 290, 203], "stored_spacing_mm": [0.5, 0.5, 0.5], "stored_orientation": "LPS",
