@@ -88,7 +88,7 @@ def check_greetings(plan: Plan, greetings: Mapping[str, Mapping[str, Any]]) -> N
         if site in plan.sites and sum(theirs["train"]) < FEWEST:
             raise FederationError(
                 f"{site} has {sum(theirs['train'])} training scan(s) in this fold, and BatchNorm needs {FEWEST}: leave "
-                f"it out (--leave_out {site}), or choose a smaller num_folds."
+                f"it out (--leave_out {site}), or train on all scans (--fold refit)."
             )
     for label, word in enumerate(("normal", "injured")):
         if not sum(greetings[site]["train"][label] for site in plan.sites):
