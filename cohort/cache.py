@@ -31,7 +31,7 @@ from run_folder.files import replacing_folder
 
 from .file_state import file_state
 from .images import CohortError
-from .modalities import Channel
+from .modalities import Channel, further_files
 from .scans import Scan
 from .transforms import in_t2w_space
 
@@ -51,8 +51,8 @@ def standardised_volumes(
 
     Returns:
         A dataset with one row per readable scan, in the order given: `pixel_values` (C, S, S, S) float32, `sha256` of
-        the image file and, with several modalities, `presence` (C,) bool. And all scans, where those that could not be
-        read have the status `unreadable` and a reason.
+        the image file and, with several modalities, `presence` (C,) bool and `further_sha256` of `further_files`. And
+        all scans, where those that could not be read have the status `unreadable` and a reason.
 
     Raises:
         CohortError: an image of another modality than T2w cannot be used. The message names it.
@@ -79,8 +79,8 @@ def standardised_volumes(
         for scan in scans
     ]
     wanted = [rows[keys[scan]] for scan in scans if scan.status == "used"]
-    presence = ["presence"] if _channels(processor) > 1 else []
-    return volumes.select(wanted).select_columns(["pixel_values", "sha256", *presence]), scans
+    several = ["presence", "further_sha256"] if _channels(processor) > 1 else []
+    return volumes.select(wanted).select_columns(["pixel_values", "sha256", *several]), scans
 
 
 def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:
@@ -124,7 +124,7 @@ def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
     count = _channels(processor)
     blank = {"sha256": "", "pixel_values": np.zeros((count, *[processor.image_size] * 3), np.float32)}
     if count > 1:
-        blank["presence"] = [False] * count
+        blank |= {"presence": [False] * count, "further_sha256": []}
     channels = [Channel(*channel) for channel in row.get("channels", [])]
     try:
         masks = {"mask": row["mask"]} if processor.brain_mask == "required" else {}
@@ -141,16 +141,20 @@ def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
                     raise
                 processor(row["image"], **options)  # raises if the T2w scan is to blame
                 return {"key": row["key"], "error": OF_CHANNEL + " ".join(str(error).split()), **blank}
-        with open(row["image"], "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256, further = _digest(row["image"]), [_digest(path) for path in further_files(channels)]
     except (VolumeError, OSError) as error:
         return {"key": row["key"], "error": " ".join(str(error).split()), **blank}
     if _key(row["image"], row["mask"], channels) != row["key"]:  # volume and hash may be of different files
         return {"key": row["key"], "error": f"{row['image']} or its mask changed while it was read.", **blank}
     found = {"pixel_values": inputs["pixel_values"][0]}
     if count > 1:
-        found["presence"] = inputs["presence"][0].tolist()
+        found |= {"presence": inputs["presence"][0].tolist(), "further_sha256": further}
     return {"key": row["key"], "error": "", "sha256": sha256, **found}
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_channels(image: str, channels: list[Channel]) -> dict[str, Any]:
@@ -190,8 +194,10 @@ def _folder(processor: GloResNetImageProcessor) -> Path:
 def _features(processor: GloResNetImageProcessor) -> Features:
     count = _channels(processor)
     volume = Array4D((count, *[processor.image_size] * 3), "float32")
-    presence = {"presence": List(Value("bool"), length=count)} if count > 1 else {}
-    return Features(key=Value("string"), sha256=Value("string"), error=Value("string"), pixel_values=volume, **presence)
+    several: dict[str, Any] = {}
+    if count > 1:
+        several = {"presence": List(Value("bool"), length=count), "further_sha256": List(Value("string"))}
+    return Features(key=Value("string"), sha256=Value("string"), error=Value("string"), pixel_values=volume, **several)
 
 
 def _index(folder: Path) -> tuple[dict[str, int], Dataset]:

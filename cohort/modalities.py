@@ -171,6 +171,11 @@ def channel_counts(scans: Iterable[Sequence[Channel]]) -> dict[str, int]:
     return {modality: count for modality, count in counts.items() if count}
 
 
+def further_files(channels: Sequence[Channel]) -> list[str]:
+    """The paths of the images and, after each, of its matrix if it has one."""
+    return [path for channel in channels for path in (channel.image, channel.transform) if path]
+
+
 COLUMNS = tuple(f"{modality}{end}" for modality in NAMES for end in ("", "_transform"))  # of `cohort.csv`
 
 

@@ -13,6 +13,7 @@ from filelock import FileLock
 from cohort.cache import standardised_volumes
 from cohort.folds import check_splits, family_counts, fold_scans, inner_split, make_splits, read_splits, write_splits
 from cohort.images import CohortError, scan_name
+from cohort.modalities import further_files
 from cohort.painted import is_painted
 from cohort.phantom import is_phantom
 from cohort.scans import Scan, find_scans, flow, read_cohort, write_cohort
@@ -110,6 +111,9 @@ def prepare_data(
         volumes, scans = standardised_volumes(scans, processor)
     used = [scan for scan in scans if scan.status == "used"]
     hashes = dict(zip([str(scan.image) for scan in used], volumes["sha256"], strict=True))
+    if len(recipe.channels) > 1:
+        for scan, further in zip(used, volumes["further_sha256"], strict=True):
+            hashes |= zip(further_files(scan.channels), further, strict=True)
     accelerator.print(f"{data_dir}: " + ", ".join(f"{count} {status}" for status, count in flow(scans).items()))
     accelerator.print(family_counts(used))
 
@@ -124,11 +128,11 @@ def prepare_data(
             write_cohort(scans, run.cohort)
             write_splits(splits, run.splits)
     splits = read_splits(run.splits)
+    if len(recipe.channels) > 1:
+        _check_channels(read_cohort(run.cohort), used)
     check_splits(splits, used, hashes, complete=complete_folds)
     for line in site_lines(splits):
         accelerator.print(line)
-    if len(recipe.channels) > 1:
-        _check_channels(read_cohort(run.cohort), used)
     rows = {scan: row for row, scan in enumerate(used)}
     edges = {scan: longest_edge(scan.image) or 0.0 for scan in used}
     bank = None
@@ -160,7 +164,7 @@ def _check_channels(before: list[Scan], now: list[Scan]) -> None:
     recorded = {(scan.participant_id, scan.session_id): scan.channels for scan in before}
     for scan in now:
         key = (scan.participant_id, scan.session_id)
-        had, has = (["T2w", *(c.modality for c in each)] for each in (recorded.get(key, ()), scan.channels))
+        had, has = (["T2w", *(c.modality for c in each)] for each in (recorded.get(key, scan.channels), scan.channels))
         if had != has:
             raise CohortError(
                 f"{scan_name(*key)} had {', '.join(had)} when this run was started, and now has {', '.join(has)}: "

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -143,7 +144,17 @@ def test_train_finds_the_modalities_of_a_cohort_and_refuses_one_that_has_changed
     assert '"T1w"' in (run.fold(0).model / "config.json").read_text()
     assert train.main([*small, *several[2:]]) == 2  # other roots than before
     assert "also: None, not" in capsys.readouterr().err
-    next(cohort.glob("sub-*/ses-*/anat/*_T1w.nii.gz")).unlink()
+    first, second, *_ = sorted(cohort.glob("sub-*/ses-*/anat/*_T1w.nii.gz"))
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())  # of another infant
+    assert train.main([*small[:-1], "1", *several]) == 1
+    assert "have the same image file" in capsys.readouterr().err
+    image = nibabel.load(second)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) * np.float32(1.1), nibabel.load(second).affine), second)
+    first.write_bytes(kept)
+    assert train.main([*small[:-1], "1", *several]) == 1
+    assert "Image files have changed" in capsys.readouterr().err
+    first.unlink()
     assert train.main([*small[:-1], "1", *several]) == 1
     assert "when this run was started, and now has" in capsys.readouterr().err
     assert train.main([*small, "--also", str(cohort)]) == 2
