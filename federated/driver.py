@@ -27,7 +27,7 @@ from run_folder.files import InputError, write_json
 
 from .kits import CLASSES
 from .messages import QUESTIONS, FederationError, Plan
-from .parties import PROGRESS
+from .parties import PROGRESS, check_kit
 from .sites import SERVER
 
 POLL = 2.0  # seconds
@@ -53,8 +53,10 @@ def drive(
         say: prints the progress.
 
     Raises:
+        InputError: the kit is in use, not whole or has expired.
         FederationError: a site refuses, or one step has failed `ATTEMPTS` times.
     """
+    check_kit(kit)
     logging.disable(logging.ERROR)  # NVFlare logs each connection that is not there yet
     failures: dict[str, int] = {}
     lock = FileLock(kit / ".lock")

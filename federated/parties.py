@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+from cryptography import x509
 from filelock import FileLock, Timeout
 
 from machine.version import PROJECT
@@ -20,6 +23,34 @@ from .messages import FederationError
 
 SETTINGS = "GLORESNET_FEDERATED"  # environment variable: what this command was told, as JSON
 PROGRESS = "gloresnet_progress"  # what the driver asks the coordinator's job
+
+
+def check_kit(kit: Path, now: datetime | None = None) -> None:
+    """Check that a kit is whole and its certificate valid, since NVFlare would only wait; and close it to other users.
+
+    Args:
+        kit: of anybody.
+        now: default: the time.
+
+    Raises:
+        InputError: a file is missing or damaged, or the certificate has expired.
+    """
+    startup = kit / "startup"
+    party = "server" if (startup / "fed_server.json").is_file() else "client"
+    for name in (f"{party}.crt", f"{party}.key", "rootCA.pem"):
+        if not (startup / name).is_file():
+            raise InputError(f"{kit} is not whole (startup/{name} is missing): copy the whole kit again.")
+    try:
+        end = x509.load_pem_x509_certificate((startup / f"{party}.crt").read_bytes()).not_valid_after_utc
+    except ValueError as error:
+        raise InputError(f"{startup / party}.crt is damaged: copy the whole kit again.") from error
+    if end < (now or datetime.now(UTC)):
+        raise InputError(
+            f"The certificate in {kit} expired on {end:%Y-%m-%d}: the coordinator has to make new kits for all in "
+            "another folder."
+        )
+    with suppress(PermissionError):  # a copy may have lost its permissions; some file systems have none
+        kit.chmod(0o700)
 
 
 def run_party(kind: str, name: str, kit: Path, settings: Mapping[str, Any]) -> None:
@@ -32,9 +63,10 @@ def run_party(kind: str, name: str, kit: Path, settings: Mapping[str, Any]) -> N
         settings: for `federated.flare`, which runs in the jobs.
 
     Raises:
-        InputError: the kit is in use.
+        InputError: the kit is in use, not whole or has expired.
         FederationError: NVFlare has ended.
     """
+    check_kit(kit)
     try:
         with FileLock(kit / ".lock", timeout=0):
             _run(kind, name, kit.resolve(), settings)

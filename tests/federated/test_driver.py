@@ -63,6 +63,7 @@ def drive(tmp_path, monkeypatch):
     write_json(tmp_path / "startup" / "fed_admin.json", {"admin": {"username": "a@b.org", "host": "localhost"}})
     for name in ("POLL", "START"):
         monkeypatch.setattr(driver, name, 0.01)
+    monkeypatch.setattr(driver, "check_kit", lambda kit: None)
     monkeypatch.setattr(driver.logging, "disable", lambda level: None)
     said = []
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.federated.conftest import require_nvflare
 require_nvflare()
 
 from federated.kits import make_kits  # noqa: E402
+from federated.parties import check_kit  # noqa: E402
 
 SITES = "name: newborns\nserver: {host: localhost, port: 18002, admin_port: 18003}\nsites:\n  north: {seed: 1}\n"
 
@@ -82,6 +84,22 @@ def test_a_hospital_that_is_added_later_gets_a_kit_and_the_others_keep_theirs(ki
         make_kits(sites(tmp_path, more.replace("18002", "18004")), copy)
     with pytest.raises(InputError, match="river has the seed 2, not 7: write 2 for river again"):
         make_kits(sites(tmp_path, more.replace("seed: 2", "seed: 7")), copy)
+
+
+def test_a_kit_that_is_not_whole_or_has_expired_is_refused_before_anything_waits(kits, tmp_path):
+    for party in ("server", "admin", "north"):
+        copy = shutil.copytree(kits / party, tmp_path / party)
+        copy.chmod(0o755)
+        check_kit(copy)
+        assert copy.stat().st_mode & 0o777 == 0o700  # closed again
+        with pytest.raises(InputError, match=r"The certificate in .* expired on 20\d\d-\d\d-\d\d: the coordinator"):
+            check_kit(copy, datetime.now(UTC) + timedelta(days=361))
+        next((copy / "startup").glob("*.crt")).write_text("no certificate")
+        with pytest.raises(InputError, match=r"\.crt is damaged: copy the whole kit again"):
+            check_kit(copy)
+        next((copy / "startup").glob("*.key")).unlink()
+        with pytest.raises(InputError, match=r"is not whole \(startup/.*\.key is missing\)"):
+            check_kit(copy)
 
 
 @pytest.mark.parametrize(
