@@ -161,7 +161,7 @@ def test_a_refusal_names_no_infant_and_no_path(hospitals, recipe, tmp_path, caps
 def test_a_run_folder_of_another_run_is_refused_on_both_sides(hospitals, recipe, trained, tmp_path):
     with pytest.raises(RunError, match="holds a federated run with other settings .num_train_epochs: 1, not 2"):
         federate_here(hospitals, recipe, trained.path.parent, folds=[0], rounds=1)
-    # the coordinator starts anew with the sites' old folders
+    # the coordinator starts another run with the sites' old folders
     for site in ("north", "river"):
         (tmp_path / site).symlink_to(trained.path.parent / site)
     with pytest.raises(FederationError, match="The run folder of north is of another run"):
