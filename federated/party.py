@@ -23,6 +23,10 @@ def main() -> None:
     kind, kit, name = sys.argv[1:]
     end_with(os.getppid(), _end_all)
     module, settings, org = MODULES[kind]
+    if kind == "client":
+        from .limits import limit_client  # late: the server starts without it
+
+        limit_client()
     who = ["org=coordinator"] if kind == "server" else [f"uid={name}", f"org={name.replace('-', '_')}"]
     sys.argv = [module, "-m", kit, "-s", settings, "--set", "secure_train=true", *who, "config_folder=config"]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
