@@ -186,7 +186,7 @@ def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(mo
             ),
             *("bias_gloresnet.py", "framing_gloresnet.py"),
             *("candidates_gloresnet.py", "interior_gloresnet.py", "local_gloresnet.py"),
-            *("arrays_gloresnet.py", "masks_gloresnet.py", "volume_gloresnet.py"),
+            *("arrays_gloresnet.py", "masks_gloresnet.py", "modalities_gloresnet.py", "volume_gloresnet.py"),
         }
     (tmp_path / "elsewhere").mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "hf")}
