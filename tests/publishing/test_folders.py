@@ -69,7 +69,7 @@ def folders(tmp_path_factory, scan):
         export_model(model, processor, root / name / "model", CARD)
         expected[root / name / "model"] = model.predict_proba(volume)[0, 1].item()
     # copies of another version of the project: the classes have the same names and do something else
-    old = {"fold-0": "self.classifier(outputs.pooler_output)", "densenet": "self.network(pixel_values.to(self.dtype))"}
+    old = {"fold-0": "self.classifier(features)", "densenet": "self.network(blank_missing(pixel_values, presence)"}
     for name, code in old.items():
         copy = shutil.copytree(root / name / "model", root / f"{name}-changed" / "model")
         file = copy / ("modeling_gloresnet.py" if name == "fold-0" else "modeling_baseline.py")
