@@ -198,8 +198,9 @@ class _Driver:
             if waited > (timeout if step else max(timeout, START)):
                 late = ", ".join(progress["waiting_for"]) if progress else "the server's job"
                 return step, self._abort(f"no answer from {late} within {timeout:g} seconds")
-            # a server or a site that was started again does not know the job
-            without = self._without_job(sites) if status == "RUNNING" and waited > SETTLED else []
+            # a server or a site that was started again does not know the job; all have had it when they train
+            settled = waited > SETTLED or " train " in step
+            without = self._without_job(sites) if status == "RUNNING" and settled else []
             lost = lost + 1 if without else 0
             if lost >= PATIENCE:
                 return step, self._abort(f"{', '.join(without)} has lost the job")
