@@ -6,14 +6,13 @@ Only the affine changes: no voxel is interpolated, so that the image can be mapp
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from preprocessing.reading_gloresnet import VolumeError, VolumeWarning, open_image, spatial_shape, stated_affine
+from preprocessing.reading_gloresnet import VolumeError, open_image, spatial_shape, stated_affine
 from preprocessing.volume_gloresnet import Volume, read_volume
 
 from .images import CohortError
@@ -26,43 +25,14 @@ def in_t2w_space(
     image: str | os.PathLike[str] | SpatialImage,
     matrix: str | os.PathLike[str] | None,
     t2w: str | os.PathLike[str] | SpatialImage,
-) -> SpatialImage:
-    """The image with an affine into the world of the T2w scan, in mm.
+) -> Volume:
+    """The image as `read_volume` returns it, with an affine into the world of the T2w scan, in mm.
 
     Args:
         image: the image that moves, such as an FA map.
         matrix: FLIRT's matrix from it to the T2w scan, a text file of 4 rows of 4 numbers; None if the image lies in
             the T2w scan's world already.
         t2w: the scan.
-
-    Returns:
-        The image with its own voxels, in RAS order. Its file name is that of the image.
-
-    Warns:
-        VolumeWarning: something about the image's file is doubtful, see `read_volume`.
-
-    Raises:
-        CohortError, VolumeError: see `placed_volume`.
-    """
-    volume = placed_volume(image, matrix, t2w)
-    for sentence in volume.warnings:
-        warnings.warn(f"{volume.source}: {sentence}", VolumeWarning, stacklevel=2)
-    data = volume.data if volume.data.dtype.kind == "f" else volume.data.astype(np.float32)
-    placed = nib.Nifti1Image(data, volume.affine)
-    if isinstance(image, (str, os.PathLike)):
-        placed.set_filename(os.fsdecode(image))  # for messages
-    return placed
-
-
-def placed_volume(
-    image: str | os.PathLike[str] | SpatialImage,
-    matrix: str | os.PathLike[str] | None,
-    t2w: str | os.PathLike[str] | SpatialImage,
-) -> Volume:
-    """The image as `read_volume` returns it, with its doubts, and an affine into the world of the T2w scan.
-
-    Args:
-        image, matrix, t2w: see `in_t2w_space`.
 
     Raises:
         CohortError: the matrix cannot be read, or cannot be a motion of one head: it mirrors or scales.

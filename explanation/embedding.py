@@ -33,8 +33,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--init", default="medicalnet", help="medicalnet (default), random, or a MedicalNet .pth file")
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default 0)")
-    options = parser.parse_args(argv)
-    return options
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports

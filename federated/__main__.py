@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         status = main()
-    except Exception:
+    except Exception:  # a fault of ours: shown as Python shows it, since `os._exit` would hide it
         traceback.print_exc()
         status = 1
     sys.stdout.flush()

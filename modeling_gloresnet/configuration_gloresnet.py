@@ -40,7 +40,7 @@ class ScreeningConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings. Those of a network for T2w alone do not name its modality, as ever."""
+        """Return the settings. Those of a network for T2w alone do not name its modality."""
         settings = super().to_dict()
         if settings.get("modalities") == ["T2w"]:
             del settings["modalities"]

@@ -55,7 +55,7 @@ class GloResNetImageProcessor(BaseImageProcessor, ScanPreparation):  # type: ign
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings. Those for T2w alone do not name its modality, as ever."""
+        """Return the settings. Those for T2w alone do not name its modality."""
         settings = super().to_dict()
         if settings.get("modalities") == [T2W]:
             del settings["modalities"]

@@ -137,7 +137,7 @@ def screen(
             found: dict[str, Any] = {"places": next(places)} if local else {}
             missing = used_and_missing(processor, presence)["missing_modalities"]
             # one sentence about the missing modalities is among the warnings; others are doubts
-            found |= {"missing": missing, "doubted": len(warnings) > bool(missing)} if missing else {}
+            found |= {"missing": missing, "doubted": len(warnings) > 1} if missing else {}
             try:
                 label = predicted_label(p_injury, model.config, scan)
             except ValueError as error:

@@ -94,13 +94,13 @@ def placed(image: str, matrix: str | None, scan: str) -> str | Volume:
         image, matrix, scan: paths; no matrix if the image lies there already.
 
     Raises:
-        CohortError, VolumeError: see `cohort.transforms.placed_volume`.
+        CohortError, VolumeError: see `cohort.transforms.in_t2w_space`.
     """
     if matrix is None:
         return image
-    from cohort.transforms import placed_volume
+    from cohort.transforms import in_t2w_space
 
-    return placed_volume(image, matrix, scan)
+    return in_t2w_space(image, matrix, scan)
 
 
 def _session(scan: str) -> tuple[Path, str, str] | None:

@@ -209,9 +209,11 @@ class Fold:
         views = self._predict(network, self.held_out_loader)
         shown = {}
         if len(self.recipe.channels) > 1:
-            for subset in subsets(self.recipe.channels):
+            *smaller, whole = subsets(self.recipe.channels)
+            for subset in smaller:
                 kept = [modality in subset for modality in self.recipe.channels]
                 shown[subset] = predict_fold(network, self.held_out_loader, self.accelerator, kept)
+            shown[whole] = views
         if not self.accelerator.is_main_process:
             return None
 

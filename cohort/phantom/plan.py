@@ -23,12 +23,8 @@ from .scanners import SCANNERS, family_numbers
 DEFAULT_SUBJECTS = {"clear": 48, "dhcp": 128, "null": 48, "diffuse": 48}
 INJURED_SHARE = {"clear": 20 / 48, "dhcp": 54 / 128, "null": 20 / 48, "diffuse": 24 / 48}
 SCORE_TWO_SHARE = 32 / 74  # of the normal infants
-PAIR_SHARE = {
-    "clear": 6 / 48,
-    "dhcp": 20 / 128,
-    "null": 6 / 48,
-    "diffuse": 6 / 48,
-}  # twin pairs per infant of the cohort
+# twin pairs per infant of the cohort
+PAIR_SHARE = {"clear": 6 / 48, "dhcp": 20 / 128, "null": 6 / 48, "diffuse": 6 / 48}
 EQUAL_PAIR_SHARE = 0.70  # of the twin pairs: both have the same label
 # `dhcp` only, relative to the 128 infants and in addition to them
 EXTRA_SESSIONS, EXTRA_POOR_INFANTS = 14 / 128, 3 / 128
