@@ -248,9 +248,9 @@ class Fold:
         stream = train_local_stream(scans, self.data.bank, seed, device, self.folder.local, bf16=bf16)
         attach(network, stream)
         if inner:
-            p_global = at_temperature(inner_views, inner["temperature"]).mean(axis=0)
+            own = at_temperature(inner_views, inner["temperature"])
             answers = stream.answers[len(self.scans.train) :]
-            inner |= thresholds_with(labels_of(self.scans.inner), p_global, answers)
+            inner |= thresholds_with(labels_of(self.scans.inner), own, answers)
         processor = new_processor(self.recipe)
         return answers_for(
             self.scans.held_out, stream.networks, stream.voices, processor, device, self.recipe.num_threads or 1

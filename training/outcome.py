@@ -41,30 +41,27 @@ def prediction_table(
     """Return the content of `predictions.csv`: one row per held-out scan.
 
     `p_injury` is averaged over the test-time views, `p_injury_no_tta` is that of the plain view. With a local stream,
-    both are fused with its `answers`, and `p_global`, `p_local` and `p_shares` are the voices alone.
+    each view is fused with its `answers`, and `p_global`, `p_local` and `p_shares` are the voices alone.
     """
-    table = pd.DataFrame(
-        [
-            {
-                "participant_id": scan.participant_id,
-                "session_id": scan.session_id,
-                "family": scan.family,
-                "fold": fold,
-                "label": scan.label,
-                "radiology_score": scan.radiology_score,
-                "p_injury": views[rows[scan]].mean(),
-                "p_injury_no_tta": views[rows[scan]][0],
-            }
-            for scan in scored
-        ]
-    )
-    if answers is not None:
-        table["p_global"] = table["p_injury"]
-        for column in ("p_injury", "p_injury_no_tta"):
-            table[column] = [fused(p, answers[scan]) for p, scan in zip(table[column], scored, strict=True)]
-        table["p_local"] = [answers[scan].p_local for scan in scored]
-        table["p_shares"] = [answers[scan].p_shares for scan in scored]
-    return table
+    records = []
+    for scan in scored:
+        own = p = views[rows[scan]]
+        if answers is not None:
+            p = fused(own, answers[scan])
+        record = {
+            "participant_id": scan.participant_id,
+            "session_id": scan.session_id,
+            "family": scan.family,
+            "fold": fold,
+            "label": scan.label,
+            "radiology_score": scan.radiology_score,
+            "p_injury": p.mean(),
+            "p_injury_no_tta": p[0],
+        }
+        if answers is not None:
+            record |= {"p_global": own.mean(), **answers[scan]._asdict()}
+        records.append(record)
+    return pd.DataFrame(records)
 
 
 def subset_table(

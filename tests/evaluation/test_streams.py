@@ -15,7 +15,7 @@ def predictions(n=120):
     p_shares = random.uniform(0, 0.2, n)
     table = pd.DataFrame({"label": label, "family": [f"F{i // 2}" for i in range(n)], "radiology_score": score})
     table = table.assign(p_global=p_global, p_local=p_local, p_shares=p_shares)
-    return table.assign(p_injury=1 - (1 - p_global) * (1 - p_local) * (1 - p_shares))
+    return table.assign(p_injury=1 - (1 - np.maximum(0, 2 * p_global - 1)) * (1 - p_local) * (1 - p_shares))
 
 
 def test_each_stream_is_compared_with_the_fusion_by_radiology_score():

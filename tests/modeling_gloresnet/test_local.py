@@ -67,19 +67,20 @@ def test_the_third_voice_is_a_logistic_regression_on_the_shares():
 
 
 def test_a_fused_answer_stays_exact_near_0_and_1(monkeypatch):
-    p = [1e-9, 1e-4, 0.5, 1 - 1e-6]
+    p = [1e-9, 1e-4, 0.5, 0.75, 1 - 1e-6]
     cases = [(one, other) for one in p for other in p]
     own = torch.tensor([[math.log1p(-g), math.log(g)] for g, _ in cases])
-    stream, patches = LocalStream(1), torch.zeros(16, 1, 2, 11, 11, 11)
+    stream, patches = LocalStream(1), torch.zeros(25, 1, 2, 11, 11, 11)
     scores = torch.tensor([[math.log(x) - math.log1p(-x)] for _, x in cases])
     monkeypatch.setattr(stream, "forward", lambda patches, valid: torch.where(valid, scores, -1e4))
-    fused = fuse(own, stream.judge(patches, torch.ones(16, 1, dtype=torch.bool)))
+    fused = fuse(own, stream.judge(patches, torch.ones(25, 1, dtype=torch.bool)))
     for (g, x), (no, yes) in zip(cases, fused.double().exp().tolist(), strict=True):
-        assert yes == pytest.approx(g + x - g * x, rel=1e-5)
-        assert no == pytest.approx((1 - g) * (1 - x), rel=1e-5)
-    torch.testing.assert_close(fuse(own, stream.judge(patches, torch.zeros(16, 1, dtype=torch.bool))), own)
-    scores = torch.full((16, 1), 90.0)
-    assert fuse(own, stream.judge(patches, torch.ones(16, 1, dtype=torch.bool))).isfinite().all()
+        q = max(0, 2 * g - 1)  # half and below: the global stream has found nothing
+        assert yes == pytest.approx(q + x - q * x, rel=1e-5)
+        assert no == pytest.approx((1 - q) * (1 - x), rel=1e-5)
+    torch.testing.assert_close(fuse(own, stream.judge(patches, torch.zeros(25, 1, dtype=torch.bool))), own)
+    scores = torch.full((25, 1), 90.0)
+    assert fuse(own, stream.judge(patches, torch.ones(25, 1, dtype=torch.bool))).isfinite().all()
 
 
 CONFIG = {"stem_channels": 2, "widths": [2, 2, 2, 2], "image_size": 16}
@@ -124,7 +125,9 @@ def test_both_streams_together():
         scores = torch.stack([scorer(batch["local_patches"].flatten(0, 1)) for scorer in model.local.scorers])
     p = (0.6 * scores.mean(dim=0).reshape(3, 4) - 0.4).sigmoid()
     p_local = torch.tensor([p[0, :2].max(), p[1].max()])
-    expected = 1 - (1 - own[:, :2, 1]) * (1 - p_local)
+    q = (2 * own[:, :2, 1] - 1).clamp_min(0)
+    assert 0 < (q > 0).sum() < 4  # both cases
+    expected = 1 - (1 - q) * (1 - p_local)
     assert views.shape == (2, 3, 2)
     torch.testing.assert_close(views[:, :2, 1], expected)
     torch.testing.assert_close(views[:, 2], own[:, 2], rtol=0, atol=0)  # no candidates: the global stream to the bit

@@ -25,11 +25,11 @@ class Answer(NamedTuple):
     p_shares: float
 
 
-def fused(p_global: np.ndarray | float, answer: Answer) -> np.ndarray | float:
-    """1 - (1 - p_global) (1 - p_local) (1 - p_shares); p_global alone where the local stream is silent."""
+def fused(p_global: np.ndarray, answer: Answer) -> np.ndarray:
+    """The probability of both streams, see `fuse`; p_global alone where the local stream is silent."""
     if np.isnan(answer.p_local):
         return p_global
-    return 1 - (1 - p_global) * (1 - answer.p_local) * (1 - answer.p_shares)
+    return 1 - (1 - np.maximum(0, 2 * p_global - 1)) * (1 - answer.p_local) * (1 - answer.p_shares)
 
 
 def answers_for(
@@ -71,9 +71,9 @@ def local_module(networks: Sequence[PatchNetwork], voices: Voices) -> LocalStrea
     return stream
 
 
-def thresholds_with(labels: list[int], p_global: Sequence[float], answers: Sequence[Answer]) -> Mapping[str, float]:
-    """The thresholds on the inner scans, for the fused probability."""
-    p = np.array([fused(own, answer) for own, answer in zip(p_global, answers, strict=True)])
+def thresholds_with(labels: list[int], views: np.ndarray, answers: Sequence[Answer]) -> Mapping[str, float]:
+    """The thresholds on the inner scans, for the fused probability; `views` (V, n) are those of the global stream."""
+    p = np.array([fused(own, answer).mean() for own, answer in zip(views.T, answers, strict=True)])
     return {
         "threshold_youden": youden_threshold(labels, p),
         "threshold_sensitivity_90": sensitivity_threshold(labels, p),

@@ -9,7 +9,7 @@ The intensity shares join it in a leaky noisy-or (Henrion 1987): an injury is mi
     P(injury) = 1 - (1 - leak) (1 - p_local) (1 - p_shares).
 
 The leak stands for the injuries that no voice explains. It keeps p_shares near 0 for ordinary scans, and is not used
-afterwards: the global stream takes its place.
+afterwards: the global stream takes its place, see `local_gloresnet.fuse`.
 """
 
 from collections.abc import Sequence
