@@ -34,7 +34,6 @@ from preprocessing.candidates_gloresnet import (
     no_local_inputs,
 )
 from preprocessing.interior_gloresnet import Interior, NoInterior, find_interior
-from preprocessing.preparation_gloresnet import SETTINGS
 from run_folder.files import replacing
 
 from . import motion
@@ -219,7 +218,7 @@ def _name(scan: Scan, content: str, processor: GloResNetImageProcessor) -> str:
 
 def _folder(processor: GloResNetImageProcessor) -> Path:
     """The cache folder for these settings and this version of the code that makes the bank."""
-    settings = {name: getattr(processor, name, None) for name in SETTINGS}
+    settings = {"masked": processor.brain_mask == "required", "bias_correction": processor.bias_correction}
     code = sorted(Path(inspect.getfile(preprocessing)).parent.glob("*_gloresnet.py"))
     code += sorted(Path(inspect.getfile(cohort.painted)).parent.glob("*.py"))
     text = "".join(path.read_text() for path in (*code, Path(__file__), Path(motion.__file__)))
