@@ -1,10 +1,12 @@
-"""How many CPU cores a process may use."""
+"""How many CPU cores a process may use, and how its threads share them with other programs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+SPINS = "1000"  # what GNU OpenMP itself takes if it has more threads than cores; without that, 300,000
 
 
 def available_cores() -> int:
@@ -21,6 +23,17 @@ def computing_threads() -> int:
     """Threads for a library that computes: `OMP_NUM_THREADS`, as for PyTorch, but at most `available_cores`."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(available_cores(), int(wanted)) if wanted.isdecimal() and int(wanted) else available_cores()
+
+
+def wait_briefly() -> None:
+    """Let OpenMP threads sleep if they have waited for each other for about 50 microseconds. Call it before torch.
+
+    By default, GNU OpenMP (of torch's Linux packages) waits for milliseconds in a busy loop. If other programs use the
+    cores, the thread that the loop waits for does not run, and most of the processor time is spent in the loop: a pair
+    of views took four times as long (benchmarks/README.md). Settings of the user stay. The results are the same.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def cpu_quotas(

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
+from .cores import wait_briefly
+
 INTERRUPTED = 130
 GRACE = 10.0  # seconds
 STARTED_BY = "GLORESNET_STARTED_BY"  # environment variable: the process id of the program that started this one
@@ -81,13 +83,16 @@ _program: Program | None = None
 
 
 def begin_program(name: str) -> None:
-    """Handle Ctrl-C and SIGTERM from now on. Call it first in a program's file, before its slow imports.
+    """Handle Ctrl-C and SIGTERM from now on, and share the cores with other programs (`cores.wait_briefly`).
+
+    Call it first in a program's file, before its slow imports.
 
     Args:
         name: the program's name as the user knows it, such as `train.py`.
     """
     global _program
     _program = Program(name)
+    wait_briefly()
     sys.unraisablehook = _program.on_unraisable
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _program.on_signal)

@@ -1,12 +1,17 @@
 """The cores a process may use, with CPU quotas of control groups in both versions."""
 
+import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from machine import cores
 from machine.cores import available_cores, cpu_quotas
+
+ROOT = Path(cores.__file__).parent.parent
 
 
 def write(path: Path, text: str) -> None:
@@ -58,3 +63,22 @@ def test_a_quota_lowers_the_number_of_cores(monkeypatch, quota, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     monkeypatch.setattr(cores, "cpu_quotas", lambda: iter(quota))
     assert available_cores() == expected
+
+
+def test_a_programs_openmp_threads_wait_briefly_unless_the_user_says_otherwise():
+    """OpenMP itself says which setting it has read. It is loaded without torch, which takes seconds to import."""
+    folders = importlib.util.find_spec("torch").submodule_search_locations
+    library = next((path for folder in folders for path in Path(folder, "lib").glob("libgomp*")), None)
+    if library is None:
+        pytest.skip("torch was built with another OpenMP")
+    code = (
+        "import ctypes, os; from machine.interruption import begin_program; begin_program('x'); "
+        f"ctypes.CDLL({str(library)!r})"
+    )
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    for given, expected in [({}, cores.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]:
+        environment = plain | {"OMP_DISPLAY_ENV": "VERBOSE"} | given
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr
