@@ -32,6 +32,7 @@ from screening.formats import PACKAGES, SUFFIXES, is_converted_file
 NAME = "publishing.convert"
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3, "int8": 2e-2}  # in probability
 MIN_CALIBRATION = 8  # scans; fewer do not show the range of the activations, nor whether it holds for other scans
+CALIBRATING = slice(None, None, 2)  # of the calibration scans, those that set the ranges; the check covers all
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -162,8 +163,9 @@ def convert_folder(
         raise WrongCall(f"{output.parent} cannot be written: give --output in a folder that exists and is writable.")
     volumes = read_scans(list(calibration), processor) if dtype == "int8" else random_volumes(model.config)
     largest = convert(model.cpu(), processor, format, dtype, volumes, output)
+    apart = f", of which {len(volumes) - len(volumes[CALIBRATING])} did not calibrate it" if dtype == "int8" else ""
     return (
-        f"{output}: {dtype}, differs from PyTorch by at most {largest:.2g} on {len(volumes)} volumes"
+        f"{output}: {dtype}, differs from PyTorch by at most {largest:.2g} on {len(volumes)} volumes{apart}"
         f" (allowed {TOLERANCES[dtype]:g})."
     )
 
@@ -231,8 +233,8 @@ def convert(model, processor, format: str, dtype: str, volumes: list[Tensor], ou
         processor: its processor.
         format: `"onnx"` or `"openvino"`.
         dtype: a key of TOLERANCES.
-        volumes: standardised volumes for the check, each (1, C, S, S, S). For int8 these are scans; every fourth one is
-            left out of the calibration.
+        volumes: standardised volumes for the check, each (1, C, S, S, S). For int8 these are scans, and one half of
+            them (`CALIBRATING`) also calibrates, so that the check covers scans that did not.
         output: the `.onnx` or `.xml` file; OpenVINO's `.bin` is put next to it.
 
     Returns:
@@ -297,8 +299,7 @@ def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file
     if format == "onnx":
         write_onnx(graph, file, metadata)
     elif dtype == "int8":
-        calibration = [volume for number, volume in enumerate(volumes) if number % 4 != 3]
-        write_openvino(to_openvino_int8(graph, calibration, file.parent), file, metadata)
+        write_openvino(to_openvino_int8(graph, volumes[CALIBRATING], file.parent), file, metadata)
     else:
         write_openvino(to_openvino(graph), file, metadata)
 

@@ -180,11 +180,26 @@ def test_a_cpu_without_bfloat16_is_reported(folder, monkeypatch, capsys):
     assert "this CPU has no bfloat16" in capsys.readouterr().err
 
 
-def test_int8_is_calibrated_on_scans_and_checked_on_all_of_them(scans, tmp_path, capsys):
+def test_int8_is_calibrated_on_half_of_the_scans_and_checked_on_all_of_them(scans, tmp_path, monkeypatch, capsys):
     model = export(tmp_path / "model", widths=[16, 16, 16, 16], stem_channels=16, temperature=8.0)
+    calibrating, checked = [], []
+
+    def quantise(graph_, volumes, folder):
+        calibrating.extend(volumes)
+        return graph.to_openvino_int8(graph_, volumes, folder)
+
+    def compare(model_, converted, volumes, in_log_odds):
+        checked.extend(volumes)
+        return difference(model_, converted, volumes, in_log_odds)
+
+    difference = convert.difference
+    monkeypatch.setattr(convert, "to_openvino_int8", quantise)
+    monkeypatch.setattr(convert, "difference", compare)
     call = [tmp_path / "model", "--format", "openvino", "--dtype", "int8"]
     assert run(*call, "--calibration", *scans) == 0
-    assert "on 9 volumes (allowed 0.02)" in capsys.readouterr().out
+    assert "on 9 volumes, of which 4 did not calibrate it (allowed 0.02)" in capsys.readouterr().out
+    assert len(calibrating) == 5 and len(checked) == 9
+    assert sum(any(one is other for other in calibrating) for one in checked) == 5
     converted, processor = load_model(str(tmp_path / "model-int8.xml"))
     x = processor(scans, return_tensors="pt").pixel_values
     off = (converted.predict_views(x) - model.predict_views(x)).abs().max()
