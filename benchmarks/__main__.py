@@ -6,7 +6,7 @@
     python -m benchmarks many --long            10,000 scans
     python -m benchmarks gpu                    training and screening on a CUDA GPU (gpu --help)
 
-Sections: bounds scan network many step epoch startup growth dicom. The other libraries are in
+Sections: bounds scan network many step epoch startup growth dicom shared. The other libraries are in
 requirements-benchmarks.txt; the report names those that are not installed. Run this on an otherwise idle machine; the
 report records the load. A missed target does not change the exit status.
 """
@@ -31,6 +31,7 @@ SECTIONS = {  # the function that measures each
     "startup": "startup.measure_startup",
     "growth": "growth.measure_growth",
     "dicom": "dicom.measure_study",
+    "shared": "shared.measure_shared",
 }
 
 

@@ -15,29 +15,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from machine.cores import wait_briefly
+
 ROOT = Path(__file__).parent.parent
 JOBS = {"scan": "screening", "network": "screening", "many": "screening", "step": "training", "epoch": "training"}
+UNTUNED = {"reference", "monai", "torchio"}  # ways with OpenMP's default settings
 JOBS |= {"growth": "training", "bound": "bounds", "study": "dicom"}
 
 
 class Series(NamedTuple):
-    """The turns of one contestant: seconds per turn, the last answer, and the peak memory of its process."""
+    """The turns of one contestant: seconds per turn, the last answer, the peak memory of its process, its CPU seconds
+    per turn."""
 
     seconds: list[float]
     answer: object
     peak_bytes: int
+    cpu_seconds: Sequence[float] = ()
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
 
 
-def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_up: object = None) -> dict:
+def interleave(
+    job: str, contestants: dict[str, dict], turns: Iterable, *, warm_up: object = None, busy: int = 0
+) -> dict:
     """Let all contestants take each turn, one contestant at a time, round after round.
 
     Args:
@@ -45,6 +52,7 @@ def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_
         contestants: name -> settings of the job.
         turns: the argument of each round.
         warm_up: the argument of an additional first round that does not count; default: the first turn's argument.
+        busy: other programs that compute during the turns, each on one core.
 
     Returns:
         name -> Series, or a sentence if the contestant could not take part.
@@ -57,6 +65,7 @@ def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_
         results |= {name: f"not installed: {package}" for name, package in missing.items() if package}
         ready = {name: process for name, process in processes.items() if name not in results}
         taken: dict[str, list[dict]] = {name: [] for name in ready}
+        stack.enter_context(busy_programs(busy))
         for number, turn in enumerate([turns[0] if warm_up is None else warm_up, *turns]):
             for name, process in ready.items():
                 answer = process.ask(turn)
@@ -64,8 +73,22 @@ def interleave(job: str, contestants: dict[str, dict], turns: Iterable, *, warm_
                     taken[name].append(answer)
     for name, answers in taken.items():
         last = answers[-1]
-        results[name] = Series([answer["seconds"] for answer in answers], last["answer"], last["peak_bytes"])
+        seconds, cpu_seconds = ([answer[key] for answer in answers] for key in ("seconds", "cpu_seconds"))
+        results[name] = Series(seconds, last["answer"], last["peak_bytes"], cpu_seconds)
     return results
+
+
+@contextlib.contextmanager
+def busy_programs(number: int) -> Iterator[None]:
+    """Other programs of one thread each, which compute until the block ends, or this process."""
+    code = "import os\nwhile os.getppid() == " + str(os.getpid()) + ":\n    sum(range(100_000))"
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 class Contestant:
@@ -87,7 +110,7 @@ class Contestant:
         return self._read().get("missing")
 
     def ask(self, turn: object) -> dict:
-        """Let the contestant take one turn. Returns `seconds`, `answer` and `peak_bytes`."""
+        """Let the contestant take one turn. Returns `seconds`, `cpu_seconds`, `answer` and `peak_bytes`."""
         print(json.dumps(turn), file=self.process.stdin, flush=True)
         return self._read()
 
@@ -108,27 +131,37 @@ class Contestant:
         self.log.close()
 
 
+def set_openmp(way: str | None) -> None:
+    """Set OpenMP up for one way, as a user of it would: ours as in our programs, the others untouched."""
+    if way in UNTUNED:
+        os.environ.pop("GOMP_SPINCOUNT", None)  # inherited from the program that compares
+    else:
+        wait_briefly()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Set up one contestant, then take one turn per line of standard input. Answers are lines of JSON.
 
     Errors keep their traceback: the parent process reads it from the log.
     """
     job, settings = sys.argv[1:] if argv is None else argv
+    settings = json.loads(settings)
+    set_openmp(settings.get("way"))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print to standard output too, and the parent would read that as an answer
     try:
-        do = getattr(import_module(f"benchmarks.{JOBS[job]}"), job)(**json.loads(settings))
+        do = getattr(import_module(f"benchmarks.{JOBS[job]}"), job)(**settings)
     except ImportError as error:
         print(json.dumps({"missing": error.name or str(error)}), file=answers)
         return 0
     print(json.dumps({}), file=answers)
     for line in sys.stdin:
         turn = json.loads(line)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         answer = do(turn)
-        seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "answer": answer, "peak_bytes": peak}), file=answers)
+        found = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - used, "answer": answer}
+        found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps(found), file=answers)
     return 0
 
 

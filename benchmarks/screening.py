@@ -1,14 +1,19 @@
 """Ways to get from a scan to its probability of injury: the reference path, ours, and other libraries."""
 
 import os
+from pathlib import Path
 
 import torch
 
 from machine.cores import available_cores
 from machine.memory import keep_freed_memory
+from screening.formats import SUFFIXES
 
-WAYS = ["reference", "float32", "bfloat16", "onnx float32", "openvino float32", "openvino bfloat16", "monai", "torchio"]
-QUICK_WAYS = ["reference", "float32", "bfloat16", "openvino float32", "openvino bfloat16", "monai"]
+OURS = ["float32", "bfloat16"]
+CONVERTED = ["onnx float32", "openvino float32", "openvino bfloat16", "openvino int8"]
+WAYS = ["reference", *OURS, *CONVERTED, "monai", "torchio"]
+QUICK_WAYS = ["reference", *OURS, "openvino float32", "openvino bfloat16", "monai"]
+CALIBRATION_SEED = 43  # so that no scan that is timed calibrates a file
 
 
 def scan(way: str, folder: str, image_size: int):
@@ -157,25 +162,35 @@ def torchio_read(image_size: int):
 
 
 def convert(folder: str, kind: str, dtype: str) -> str:
-    """Convert the model without the check that `publishing.convert` makes; the report compares the probabilities."""
-    import tempfile
-    from pathlib import Path
+    """Convert the model without the check that `publishing.convert` makes; the report compares the probabilities.
 
-    from publishing.convert import write
-    from screening.loading import load_model
+    A file that another section has converted is used again.
+    """
+    from publishing.convert import read_scans, write
+    from screening.loading import load_pytorch_model
 
-    import_module_of(kind)
-    model, processor = load_model(folder)
-    temporary = Path(tempfile.mkdtemp(dir=os.path.dirname(folder)))
-    file = temporary / ("model.onnx" if kind == "onnx" else "model.xml")
-    write(model, processor, kind, dtype, [], file)
+    import_modules_of(kind, dtype)
+    file = Path(folder).with_name(f"{dtype}{SUFFIXES[kind]}")
+    if not file.exists():
+        model, processor = load_pytorch_model(folder)
+        volumes = read_scans(calibration_scans(), processor) if dtype == "int8" else []
+        write(model, processor, kind, dtype, volumes, file)
     return str(file)
 
 
-def import_module_of(kind: str) -> None:
-    """Import what the format needs. Raises ImportError if a package of `requirements-export.txt` is missing."""
-    if kind == "onnx":
+def calibration_scans() -> list[str]:
+    """Paths of eight phantoms that calibrate int8. None of them is timed."""
+    from cohort.phantom import generate_phantom_cohort
+
+    folder = Path("data/phantom-calibration")
+    generate_phantom_cohort(folder, num_subjects=8, seed=CALIBRATION_SEED, num_workers=1, progress=False)
+    return sorted(map(str, folder.rglob("*_T2w.nii.gz")))
+
+
+def import_modules_of(kind: str, dtype: str) -> None:
+    """Import what the file needs. Raises ImportError if a package of `requirements-export.txt` is missing."""
+    if kind == "onnx" or dtype == "int8":
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
-    else:
+    if kind == "openvino":
         import openvino  # noqa: F401

@@ -31,7 +31,7 @@ def measure_scan(setting: Setting) -> list[Measurement]:
     """1. From a full-size scan to its probability, with the model already loaded."""
     section = "1. Full-size scan to TTA probability"
     results = race("scan", setting.ways(*(QUICK_WAYS if setting.quick else WAYS)), setting.paths(setting.turns))
-    rows = compare(section, results, {best(): 3}, _differences(results))
+    rows = compare(section, results, {best(): 3, "openvino int8": 6}, _differences(results))
     if isinstance(results["monai"], Series):
         ratio = results["monai"].median / results[best()].median
         what = f"{best()} compared with MONAI"

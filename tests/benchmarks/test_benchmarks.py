@@ -1,18 +1,23 @@
 """The benchmark runs from end to end on tiny scans. The tests check how it reports, not what it measures."""
 
 import json
+import os
 
 import nibabel
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks.__main__ import main, random_model
-from benchmarks.contestants import JOBS, Contestant, Series, interleave
+from benchmarks.contestants import JOBS, Contestant, Series, busy_programs, interleave, set_openmp
 from benchmarks.dicom import measure_study, study
 from benchmarks.growth import expected_on_gpus
 from benchmarks.program_times import seconds_until
 from benchmarks.report import Measurement, compare, spread, to_markdown
 from benchmarks.setting import Setting, best
+from benchmarks.shared import measure_shared
+from machine.cores import SPINS, available_cores
+from tests.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +65,46 @@ def test_a_dicom_study_is_timed_as_a_folder_a_zip_and_compressed(scans, tmp_path
 def test_our_path_and_the_reference_path_give_the_same_probability(scans, tmp_path):
     folder = str(random_model(tmp_path / "model", 16))
     settings = {way: {"way": way, "folder": folder, "image_size": 16} for way in ("reference", "float32", "bfloat16")}
-    results = interleave("scan", settings, [str(path) for path in sorted(scans.iterdir())])
+    before = {child.pid for child in psutil.Process().children()}
+    results = interleave("scan", settings, [str(path) for path in sorted(scans.iterdir())], busy=1)
+    assert {child.pid for child in psutil.Process().children()} <= before
     expected = results["reference"].answer
     assert results["float32"].answer == pytest.approx(expected, abs=1e-5)
     assert results["bfloat16"].answer == pytest.approx(expected, abs=5e-3)
     assert [len(series.seconds) for series in results.values()] == [2, 2, 2]
+    assert all(0 < used < 60 for series in results.values() for used in series.cpu_seconds)
+
+
+def test_busy_programs_compute_until_the_block_ends():
+    others = {child.pid for child in psutil.Process().children()}
+    with busy_programs(2):
+        busy = [child for child in psutil.Process().children() if child.pid not in others]
+        assert len(busy) == 2
+        wait_until(lambda: all(sum(child.cpu_times()[:2]) > 0.05 for child in busy))
+    assert not any(child.is_running() for child in busy)
+
+
+def test_the_pair_is_also_timed_while_others_compute(tmp_path, monkeypatch):
+    asked = {}
+
+    def fake(job, contestants, turns, busy):
+        asked.update(job=job, names=list(contestants), busy=busy)
+        return {name: Series([2.0, 1.0, 3.0], 0.5, 0, [4.0, 1.0, 2.0]) for name in contestants}
+
+    monkeypatch.setattr("benchmarks.shared.race", fake)
+    rows = measure_shared(Setting(tmp_path, tmp_path / "model", [], 16, 3, False, False))
+    assert asked == {"job": "network", "busy": available_cores(), "names": [row.what for row in rows]}
+    assert {"reference", "float32", "bfloat16", "openvino int8"} < set(asked["names"])
+    assert all((row.seconds[0], row.note) == (2.0, "2000 ms of CPU time") for row in rows)
+
+
+def test_only_our_ways_change_how_openmp_waits(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", SPINS)  # as `python -m benchmarks` sets it
+    set_openmp("reference")
+    assert "GOMP_SPINCOUNT" not in os.environ
+    set_openmp("float32")
+    assert os.environ["GOMP_SPINCOUNT"] == SPINS
 
 
 def test_the_report_names_libraries_that_are_not_installed():
