@@ -24,13 +24,12 @@ from machine.cores import wait_briefly
 
 ROOT = Path(__file__).parent.parent
 JOBS = {"scan": "screening", "network": "screening", "many": "screening", "step": "training", "epoch": "training"}
-UNTUNED = {"reference", "monai", "torchio"}  # ways with OpenMP's default settings
 JOBS |= {"growth": "training", "bound": "bounds", "study": "dicom"}
+UNTUNED = {"reference", "monai", "torchio"}  # ways with OpenMP's default settings
 
 
 class Series(NamedTuple):
-    """The turns of one contestant: seconds per turn, the last answer, the peak memory of its process, its CPU seconds
-    per turn."""
+    """The turns of one contestant: seconds, the last answer, the peak memory of its process, and CPU seconds."""
 
     seconds: list[float]
     answer: object

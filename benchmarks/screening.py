@@ -9,6 +9,8 @@ from machine.cores import available_cores
 from machine.memory import keep_freed_memory
 from screening.formats import SUFFIXES
 
+from .contestants import ROOT
+
 OURS = ["float32", "bfloat16"]
 CONVERTED = ["onnx float32", "openvino float32", "openvino bfloat16", "openvino int8"]
 WAYS = ["reference", *OURS, *CONVERTED, "monai", "torchio"]
@@ -182,7 +184,7 @@ def calibration_scans() -> list[str]:
     """Paths of eight phantoms that calibrate int8. None of them is timed."""
     from cohort.phantom import generate_phantom_cohort
 
-    folder = Path("data/phantom-calibration")
+    folder = ROOT / "data" / "phantom-calibration"
     generate_phantom_cohort(folder, num_subjects=8, seed=CALIBRATION_SEED, num_workers=1, progress=False)
     return sorted(map(str, folder.rglob("*_T2w.nii.gz")))
 

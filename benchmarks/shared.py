@@ -1,5 +1,7 @@
 """Screening on a machine that other programs use as well."""
 
+import statistics
+
 from machine.cores import available_cores
 
 from .contestants import Series
@@ -17,7 +19,7 @@ def measure_shared(setting: Setting) -> list[Measurement]:
     contestants = setting.ways("reference", *OURS, *CONVERTED)
     results = race("network", contestants, range(setting.turns), busy=jobs)
     notes = {
-        name: f"{1000 * sorted(series.cpu_seconds)[len(series.cpu_seconds) // 2]:.0f} ms of CPU time"
+        name: f"{1000 * statistics.median(series.cpu_seconds):.0f} ms of CPU time"
         for name, series in results.items()
         if isinstance(series, Series)
     }
