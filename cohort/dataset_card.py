@@ -37,7 +37,7 @@ infant. GloResNet trains directly on this layout. The files are byte-for-byte co
 | `birth_weight` | in kg |
 | `sex` | M or F |
 | `singleton` | S (singleton) or M (multiple birth) |
-| `status` | `used`, or the reason why the session is not used for training |
+| `status` | `used`, or the reason why the session is not used for training |{sites}
 
 ## Label
 
@@ -72,8 +72,9 @@ _HUMAN = """Scans of human infants. The owner of this repository shares them and
 
 
 def render_dataset_card(
-    repo_id: str, licence: str, counts: Mapping[str, int], phantom: Mapping[str, object] | None, painted: bool = False
-) -> str:
+    repo_id: str, licence: str, counts: Mapping[str, int], phantom: Mapping[str, object] | None, painted: bool = False,
+    sites: bool = False,
+) -> str:  # fmt: skip
     """The text of a dataset's README.md. It contains no participant id and no path.
 
     Args:
@@ -82,6 +83,7 @@ def render_dataset_card(
         counts: number of sessions by status, from `flow`.
         phantom: the settings of a generated phantom, None for human scans.
         painted: whether a program painted the injuries into normal scans.
+        sites: whether the dataset has a column of hospitals.
     """
     found = counts["found"]
     sizes = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
@@ -101,6 +103,7 @@ def render_dataset_card(
         repo_id=repo_id,
         origin=_SYNTHETIC.format(**phantom) if phantom else (_PAINTED if painted else "") + _HUMAN,
         counts="\n".join(f"| {status} | {count} |" for status, count in counts.items()),
+        sites="\n| `site` | the hospital, or null |" if sites else "",
         lesions=", `lesion_mask`" if phantom or painted else "",
         use="For running, testing and demonstrating software."
         if phantom

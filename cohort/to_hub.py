@@ -116,7 +116,8 @@ FEATURES = Features(
     singleton=Value("string"),
     status=Value("string"),
 )
-PHANTOM_FEATURES = Features(FEATURES | {"lesion_mask": Nifti()})
+SITE = Features(site=Value("string"))  # only if a scan has one
+LESIONS = Features(lesion_mask=Nifti())  # only of phantoms and painted cohorts
 
 
 def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str, licence: str) -> None:
@@ -133,7 +134,8 @@ def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str,
     """
     phantom = phantom_description(data_dir)
     painted = is_painted(data_dir)
-    features = PHANTOM_FEATURES if phantom or painted else FEATURES
+    sites = any(scan.site for scan in scans)
+    features = Features(FEATURES | (SITE if sites else {}) | (LESIONS if phantom or painted else {}))
     (folder / "data").mkdir(parents=True)
     shards = list(_groups([(scan, _files(scan, features)) for scan in scans], SHARD_BYTES))
     with tqdm(total=len(scans), desc="packing", unit="scan") as progress:
@@ -148,7 +150,7 @@ def write_dataset(data_dir: Path, folder: Path, scans: list[Scan], repo_id: str,
     for file in ROOT_FILES if phantom or painted else ():
         if (data_dir / file).is_file():
             shutil.copyfile(data_dir / file, folder / file)
-    card = render_dataset_card(repo_id, licence, flow(scans), phantom, painted)
+    card = render_dataset_card(repo_id, licence, flow(scans), phantom, painted, sites)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -214,7 +216,7 @@ def _files(scan: Scan, features: Features) -> dict[str, str | None]:
 
 def _row(scan: Scan, files: dict[str, str | None]) -> dict[str, Any]:
     contents = {column: path and {"bytes": _read(path), "path": Path(path).name} for column, path in files.items()}
-    values = {column: getattr(scan, column, None) for column in FEATURES if column not in FILE_COLUMNS}
+    values = {column: getattr(scan, column, None) for column in FEATURES | SITE if column not in FILE_COLUMNS}
     values["family_id"] = scan.family
     return {column: None if value == "" else value for column, value in values.items()} | contents
 

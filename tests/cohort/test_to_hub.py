@@ -147,6 +147,20 @@ def test_a_phantom_keeps_its_ground_truth(phantom, tmp_path):
     assert lesions and all((folder / p).read_bytes() == (phantom / p).read_bytes() for p in lesions)
 
 
+def test_the_site_of_each_scan_is_included(odd_cohort, tmp_path):
+    before = packed(odd_cohort, tmp_path / "before", "--license", "other")
+    assert "site" not in pq.read_schema(*(before / "data").iterdir()).names
+    table = odd_cohort / "participants.tsv"
+    lines = table.read_text().splitlines()
+    sites = ["site", "north", "St. Anna's, ward 3", "", "north"]
+    table.write_text("".join(f"{line}\t{site}\n" for line, site in zip(lines, sites, strict=True)))
+    output = packed(odd_cohort, tmp_path / "shared", "--license", "other")
+    ours, theirs = find_scans(odd_cohort), find_scans(open_cohort(str(output)).folder)
+    assert [scan.site for scan in theirs] == [scan.site for scan in ours]
+    assert {scan.site for scan in theirs} == {"north", "St. Anna's, ward 3", ""}
+    assert "| `site` |" in (output / "README.md").read_text() and "`site`" not in (before / "README.md").read_text()
+
+
 def test_labels_from_a_separate_table_are_included(odd_cohort, tmp_path):
     labels = tmp_path / "mine.csv"
     labels.write_text("participant_id,session_id,label\n01,,1\n02,a,0\n")
