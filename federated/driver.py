@@ -91,7 +91,7 @@ def drive(
 
 
 def write_job(folder: Path, plan: Plan, folds: list[int | str]) -> None:
-    """Write a job for NVFlare: two classes by name, the plan, and no code."""
+    """Write a job for NVFlare: two classes by name, the plan, and no code. Only the server gets the plan."""
     write_json(
         folder / "meta.json",
         {
@@ -99,16 +99,16 @@ def write_job(folder: Path, plan: Plan, folds: list[int | str]) -> None:
             "resource_spec": {},
             "min_clients": len(plan.asked),
             "mandatory_clients": list(plan.asked),
-            "deploy_map": {"app": ["server", *plan.asked]},
+            "deploy_map": {"coordinator": ["server"], "hospital": list(plan.asked)},
         },
     )
     facts = {name: value for name, value in plan.facts().items() if name != "identity"}
     coordinator = {"id": "coordinator", "path": CLASSES[SERVER], "args": {"plan": facts, "folds": folds}}
     executor = {"tasks": list(QUESTIONS), "executor": {"path": CLASSES["site"], "args": {}}}
     common: dict[str, Any] = {"format_version": 2, "components": [], "task_data_filters": [], "task_result_filters": []}
-    config = folder / "app" / "config"
-    write_json(config / "config_fed_server.json", {**common, "workflows": [coordinator]})
-    write_json(config / "config_fed_client.json", {**common, "executors": [executor]})
+    server, hospital = {**common, "workflows": [coordinator]}, {**common, "executors": [executor]}
+    write_json(folder / "coordinator" / "config" / "config_fed_server.json", server)
+    write_json(folder / "hospital" / "config" / "config_fed_client.json", hospital)
 
 
 class _Driver:

@@ -90,7 +90,7 @@ def federate(
     folder = run.trained(which)
     if folder.site_metrics.is_file():
         return
-    recipe = Recipe(**plan.recipe)
+    recipe, plan = Recipe(**plan.recipe), plan.told()
     common: dict[str, Any] = {"plan": plan.facts(), "which": which}
     greetings = ask(HELLO, Message(common), plan.asked)
     check_answers(HELLO, greetings, plan, {})

@@ -10,6 +10,7 @@ A message holds facts (numbers and words, as in JSON) and sometimes the weights 
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,8 +67,12 @@ class Plan:
         return tuple(sorted({*self.sites, *({self.left_out} if self.left_out and not self.absent else ())}))
 
     def facts(self) -> dict[str, Any]:
-        """The plan as it travels."""
+        """The plan as JSON."""
         return {**asdict(self), "sites": list(self.sites)}
+
+    def told(self) -> "Plan":
+        """The plan as sites get it: a file of initial weights, which only the coordinator reads, loses its folder."""
+        return replace(self, recipe={**self.recipe, "init": Path(self.recipe["init"]).name})
 
 
 def read_plan(facts: Mapping[str, Any]) -> Plan:

@@ -131,8 +131,8 @@ class Federation:
 
         folder = self.base / "foreign"
         write_job(folder, Plan(RECIPE, 1, tuple(SEEDS)), [0])
-        (folder / "app" / "custom").mkdir()
-        (folder / "app" / "custom" / "foreign.py").write_text(f"open({str(self.base / 'executed')!r}, 'w')\n")
+        (folder / "hospital" / "custom").mkdir()
+        (folder / "hospital" / "custom" / "foreign.py").write_text(f"open({str(self.base / 'executed')!r}, 'w')\n")
         session = new_secure_session("admin@gloresnet.org", str(self.base / "kits" / "admin"), timeout=60)
         job = session.submit_job(str(folder))
         wait_until(lambda: str(session.get_job_status(job)).startswith("FINISHED"), self.limit)

@@ -1,6 +1,7 @@
 """A coordinator or a site that does not keep to the rules: refused, and nothing is written outside a run folder."""
 
 import copy
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from federated.average import check_state
 from federated.checks import check_answers, read_question
+from federated.loop import federate
 from federated.messages import FINISH, HELLO, KEEP, TRAIN, FederationError, Message, Plan
 from federated.site import Site
 from preprocessing.appearance_gloresnet import DESCRIPTORS, LONGEST_EDGE
@@ -89,6 +91,20 @@ def test_a_site_says_what_was_asked_about_itself_and_nothing_else(plan):
             said(question, facts)
     with pytest.raises(FederationError, match="scores, which nobody asked for"):
         said(FINISH, finish, replace(plan, share_scores=False))
+
+
+def test_a_site_hears_the_name_of_a_file_of_initial_weights_and_not_its_folder(recipe, tmp_path):
+    settings = replace(recipe, architecture="resnet10", init="/home/coordinator/medicalnet.pth")
+    heard = []
+
+    def ask(question, message, sites):
+        heard.append(read_question(question, message.facts)[0].recipe["init"])
+        assert "/home" not in json.dumps(message.facts)
+        raise FederationError("enough")
+
+    with pytest.raises(FederationError, match="enough"):
+        federate(Plan(asdict(settings), 1, ("north",)), 0, RunFolder(tmp_path), {"north": "A"}, ask)
+    assert heard == ["medicalnet.pth"]
 
 
 def test_weights_that_are_no_arrays_or_no_variances_are_refused():

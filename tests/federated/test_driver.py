@@ -75,6 +75,13 @@ def drive(tmp_path, monkeypatch):
     return run
 
 
+def test_the_job_of_the_hospitals_holds_no_path_of_the_coordinator(tmp_path):
+    driver.write_job(tmp_path, Plan({"num_train_epochs": 2, "init": "/home/coordinator/w.pth"}, 1, ("north",)), [0])
+    holding = [path for path in tmp_path.rglob("*.json") if "/home/coordinator/w.pth" in path.read_text()]
+    assert [path.relative_to(tmp_path).parts[0] for path in holding] == ["coordinator"]
+    assert json.loads((tmp_path / "meta.json").read_text())["deploy_map"]["coordinator"] == ["server"]
+
+
 def test_a_round_that_takes_too_long_is_aborted_and_handed_in_again(drive):
     server = Server([ASKING], ["FINISHED:COMPLETED"])
     (sentence,) = drive(server)
@@ -114,4 +121,4 @@ def test_a_site_that_is_left_out_need_not_be_there(drive):
     server.connected = ["north"]
     (sentence,) = drive(server, Plan({"num_train_epochs": 2}, 1, ("north",), left_out="river"))
     assert sentence == "river is not connected, so the joint model is not scored there"
-    assert server.jobs[0]["deploy_map"] == {"app": ["server", "north"]}
+    assert server.jobs[0]["deploy_map"] == {"coordinator": ["server"], "hospital": ["north"]}
