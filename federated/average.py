@@ -12,7 +12,7 @@ def average(states: Mapping[str, Mapping[str, np.ndarray]], scans: Mapping[str, 
 
     Sites are summed in the order of their names in float64. The result has the types of the input; whole numbers, such
     as BatchNorm's number of batches, are rounded. The mean of BatchNorm's variances leaves out how far the sites'
-    means lie apart.
+    means lie apart, which changed no answer where it was tried (docs/measured.md, "Several hospitals").
 
     Args:
         states: site -> name of a tensor -> values.
