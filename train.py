@@ -57,12 +57,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     add("--push_to_hub", action="store_true", help="publish the given fold, else the refit, else the best fold")
     add("--hub_model_id", metavar="ORG/NAME", help="Hub repository; a new one is private")
     add("--export", choices=tuple(SUFFIXES), help="also convert each model to one file that runs without torch")
+    memory = "keep freed memory for the next step, or return it: less memory, more time (default: keep; "
+    memory += "return with --gradient_checkpointing)"
+    add("--freed_memory", choices=("keep", "return"), help=memory)
     add("--overwrite", action="store_true", help="first remove the run in --output_dir")
     add_recipe_flags(parser)
     arguments = vars(parser.parse_args(argv))
     run_options = (
         *("fold", "data_dir", "labels", "acquisition", "run", "also", "phantom", "recipe", "output_dir", "report_to"),
-        *("refit", "push_to_hub", "hub_model_id", "export", "overwrite"),
+        *("refit", "push_to_hub", "hub_model_id", "export", "freed_memory", "overwrite"),
     )
     options = argparse.Namespace(**{name: arguments.pop(name) for name in run_options})
 
@@ -165,7 +168,7 @@ def train(options: argparse.Namespace, settings: dict) -> None:
         overwrite = options.overwrite and accelerator.is_main_process
         recipe = open_run(run, recipe, source, accelerator.num_processes, overwrite=overwrite)
         torch.set_num_threads(recipe.num_threads)  # `accelerate launch` sets one thread, which nearly halves the speed
-        if not recipe.gradient_checkpointing:  # checkpointing is chosen to save memory
+        if keeps_freed_memory(options.freed_memory, recipe):
             keep_freed_memory()
         new_model(recipe)  # stop now, not after reading the cohort, if the initial weights are unavailable
         if not options.data_dir:
@@ -205,6 +208,11 @@ def train(options: argparse.Namespace, settings: dict) -> None:
     if options.push_to_hub and accelerator.is_main_process:
         what, fold = REFIT if options.refit else "best", None if options.fold == "all" else int(options.fold)
         publish_trained(run.path, options.hub_model_id, what, fold)
+
+
+def keeps_freed_memory(asked: str | None, recipe: Recipe) -> bool:
+    """Whether freed memory is kept for the next step; `asked` is `--freed_memory`."""
+    return asked == "keep" or (asked is None and not recipe.gradient_checkpointing)  # which is chosen to save memory
 
 
 def train_fold(which: int | str, data: TrainingData, recipe: Recipe, run: RunFolder, report_to: str) -> None:

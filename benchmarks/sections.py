@@ -109,6 +109,8 @@ def measure_step(setting: Setting) -> list[Measurement]:
     ways = [way for way, series in results.items() if isinstance(series, Series)]
     alone = {way: {way: contestants[way] | {"batch_size": 8}} for way in ways}
     peaks = {way: interleave("step", alone[way], range(2))[way].peak_bytes for way in ways}
+    returned = {"float32, --freed_memory return": contestants["float32"] | {"batch_size": 8, "returning": True}}
+    peaks |= {what: series.peak_bytes for what, series in interleave("step", returned, range(2)).items()}
     for way, peak in peaks.items():
         share = peak / peaks["reference"]
         target = ("below reference", share < 1) if way == best() else ("", None)

@@ -21,8 +21,8 @@ from training.recipe import load_recipe
 from .screening import reference_read, resident_bytes
 
 
-def step(way: str, image_size: int, batch_size: int, checkpointing: bool = False):
-    """A turn is one AdamW step on one batch; the answer is its loss."""
+def step(way: str, image_size: int, batch_size: int, checkpointing: bool = False, returning: bool = False):
+    """A turn is one AdamW step on one batch; the answer is its loss. `returning` is `--freed_memory return`."""
     torch.manual_seed(0)
     model = GloResNetForImageClassification(GloResNetConfig(image_size=image_size)).train()
     if way != "reference":
@@ -30,7 +30,7 @@ def step(way: str, image_size: int, batch_size: int, checkpointing: bool = False
         model = model.to(memory_format=torch.channels_last_3d)  # this and the memory setting as in train.py
     if checkpointing:
         model.activation_checkpointing_enable()
-    elif way != "reference":
+    elif way != "reference" and not returning:
         keep_freed_memory()
     optimizer = torch.optim.AdamW(model.parameters())
     volumes, labels = torch.randn(batch_size, 1, *[image_size] * 3), torch.arange(batch_size) % 2

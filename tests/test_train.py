@@ -22,6 +22,7 @@ from modeling_gloresnet import GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from screening.out_of_distribution import DESCRIPTORS
 from tests.programs import SMALL, exit_status, run_train, start_train
+from training.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -247,6 +248,20 @@ def test_options_of_the_recipe_reach_the_training(shared_tiny_cohort, tmp_path):
     assert list((run / "fold-0").rglob("events.out.tfevents*"))
     assert GloResNetImageProcessor.from_pretrained(run / "fold-0" / "model").brain_mask == "required"
     assert GloResNetForImageClassification.from_pretrained(run / "fold-0" / "model").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ([], True),
+        (["--gradient_checkpointing"], False),
+        (["--freed_memory", "return"], False),
+        (["--freed_memory", "keep", "--gradient_checkpointing"], True),
+    ],
+)
+def test_freed_memory_is_kept_unless_memory_is_to_be_saved(flags, kept):
+    options, settings = train_script.parse_arguments(flags)
+    assert train_script.keeps_freed_memory(options.freed_memory, load_recipe("demo", **settings)) == kept
 
 
 def test_unreadable_scans_are_counted_and_listed(tiny_cohort, tmp_path):
