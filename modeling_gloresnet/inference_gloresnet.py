@@ -85,7 +85,7 @@ class ScreeningInference(nn.Module):
 
         The logits are divided by `config.temperature`. The model predicts in evaluation mode; afterwards it is back in
         the mode it was in before. Of a network with a local stream, the global stream has two views and the local
-        stream has one, with which both are fused.
+        stream has one, with which both are fused. Without its inputs, the answers are those of the global stream.
 
         Args:
             pixel_values: (B, C, R, A, S).
@@ -167,9 +167,7 @@ class ScreeningInference(nn.Module):
             if hasattr(self, "local"):
                 warnings.warn(GLOBAL_ONLY, UserWarning, stacklevel=4)
             return own, own, None
-        fused = fuse(logits.log_softmax(dim=-1), judged).exp()
-        silent = judged.log_silence == 0
-        return torch.where(silent[:, None], own, fused), own, judged
+        return fuse(logits.log_softmax(dim=-1), judged).exp(), own, judged
 
     def judge(self, patches: Tensor | None, valid: Tensor | None, shares: Tensor | None) -> Judgement | None:
         """What the local stream says; None if the network has none, or no inputs for it.

@@ -2,7 +2,7 @@
 
 Candidates and their cubes come from the processor (`candidates_gloresnet.py`). A scan is as suspicious as its highest
 candidate: p_local is the calibrated probability of that one. Together with the global stream,
-p = 1 - (1 - q) (1 - p_local) with q = max(0, 2 p_global - 1): each stream alone can call a scan suspicious.
+p = 1 - (1 - q) (1 - p_local), q = max(0, 2 p_global - 1): each stream alone can call a scan suspicious (see `fuse`).
 """
 
 import math
@@ -142,20 +142,18 @@ def fuse(log_probabilities: Tensor, judged: Judgement) -> Tensor:
     p = 1 - (1 - q) (1 - p_local) (1 - p_shares), where q = max(0, 2 p_global - 1), a leaky noisy-or (Henrion 1987). The
     global stream is trained with balanced class weights, so p_global is 1/2 where it has seen nothing: that half is the
     leak, and q is what the evidence adds to it, p_global = 1 - (1 - 1/2) (1 - q). Where the local stream is silent,
-    p = p_global.
+    p = q, so that one threshold serves all scans.
 
     Args:
         log_probabilities: (..., B, 2), log(1 - p_global) and log p_global.
         judged: what the local stream says.
     """
-    own = log_probabilities.float()
-    no, yes = own.unbind(dim=-1)
-    excess = 1 - (no - yes).exp()  # q / p_global
-    heard = excess > 0
-    alarm = torch.where(heard, yes + torch.where(heard, excess, 1.0).log(), INVALID)
-    silence = torch.where(heard, no + math.log(2), 0.0)
-    fused = torch.stack([silence + judged.log_silence, _log_sum(alarm, silence + judged.log_alarm)], dim=-1)
-    return torch.where((judged.log_silence == 0)[:, None], own, fused)
+    no, yes = log_probabilities.float().unbind(dim=-1)
+    excess = 1 - (no - yes).clamp_max(0).exp()  # (2 p_global - 1) / p_global
+    seen = excess > 0
+    alarm = torch.where(seen, yes + torch.where(seen, excess, 1.0).log(), INVALID)  # log q
+    silence = torch.where(seen, no + math.log(2), 0.0)  # log(1 - q)
+    return torch.stack([silence + judged.log_silence, _log_sum(alarm, silence + judged.log_alarm)], dim=-1)
 
 
 def _log_sum(one: Tensor, other: Tensor) -> Tensor:

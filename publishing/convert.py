@@ -31,7 +31,7 @@ from screening.formats import PACKAGES, SUFFIXES, is_converted_file
 
 NAME = "publishing.convert"
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-3, "int8": 2e-2}  # in probability
-MIN_CALIBRATION = 8  # scans; fewer do not show the range of the activations, nor whether it holds for other scans
+MIN_CALIBRATION = 8  # scans; half of them set the ranges of the activations, half show whether these hold
 CALIBRATING = slice(None, None, 2)  # of the calibration scans, those that set the ranges; the check covers all
 
 
@@ -308,6 +308,9 @@ def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file
 def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_odds: bool) -> float:
     """The largest difference between two models over all views of all volumes, in batches of one and three.
 
+    Of a model with a local stream, p_global is compared too, because the probability of both streams does not show it
+    below 1/2.
+
     Args:
         model: the PyTorch model, in float32.
         converted: the converted model.
@@ -321,7 +324,8 @@ def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_od
     batches = [volumes[0], *(torch.cat(volumes[start : start + 3]) for start in range(1, len(volumes), 3))]
     differences = []
     for batch in batches:
-        others = random_local(len(batch)) if has_local_stream(getattr(model, "config", None)) else {}
+        local = has_local_stream(getattr(model, "config", None))
+        others = random_local(len(batch)) if local else {}
         if batch.shape[1] > 1:  # every second scan lacks all but T2w
             others[PRESENCE] = (torch.arange(len(batch))[:, None] % 2 == 0) | (torch.arange(batch.shape[1]) == 0)
         expected, found = model.predict_views(batch, **others), converted.predict_views(batch, **others)
@@ -329,6 +333,9 @@ def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_od
             expected, found = (views.clamp_min(1e-30).log() for views in (expected, found))
             expected, found = ((views[..., 1:] - views[..., :1]) / 4 for views in (expected, found))
         differences.append((expected - found).abs().max())
+        if local:
+            own = [one.predict_streams(batch, **others)["p_global"] for one in (model, converted)]
+            differences.append((own[0] - own[1]).abs().max())
     return torch.stack(differences).max().item()
 
 

@@ -110,11 +110,14 @@ class ExportedModel:
         others = self._others(pixel_values.shape[:2], inputs)
         said = self._run_graph(pixel_values, others)
         of_views = [name for name in ("views", "global_views") if name in said]
+        without_local = "global_views" in said and "local_patches" not in inputs
         if test_time_augmentation and len(said["views"]) == 1:
             mirrored = self._run_graph(pixel_values[:, :, ::-1], others)  # left and right, of (batch, channel, R, A, S)
             said |= {name: np.concatenate([said[name], mirrored[name]]) for name in of_views}
         elif test_time_augmentation is False:
             said |= {name: said[name][:1] for name in of_views}
+        if without_local:  # the answers are those of the global stream, see `GLOBAL_ONLY`
+            said["views"] = np.stack([1 - said["global_views"], said["global_views"]], axis=-1)
         said["members"] = said.pop("views")[None]
         if "global_views" in said:
             said["p_global"] = said.pop("global_views").mean(axis=0)

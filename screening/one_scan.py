@@ -241,7 +241,7 @@ def screen_scan(
         - `streams`: which streams spoke: `global`, then `local` and `shares` of a model with a local stream
         - `p_global`, `p_local`, `p_shares`: what each says alone; None for one that did not speak. `p_injury` is
           1 - (1 - q) (1 - p_local) (1 - p_shares) with q = max(0, 2 p_global - 1), for each view and ensemble member,
-          then averaged; p_global alone if the local stream did not speak.
+          then averaged; q alone if the local stream did not speak.
         - `places`: the most suspicious places that the local stream found, see `list_places`
         - `modalities`, `missing_modalities`: those that the answer rests on, and others that the model takes
         - `predicted_label`, `threshold`, `temperature`, `calibrated`

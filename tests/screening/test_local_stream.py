@@ -99,7 +99,11 @@ def test_a_scan_that_is_too_coarse_is_answered_by_the_global_stream_alone(folder
     answer = screen_scan(model, processor, str(folders / "scans" / "coarse.nii.gz"))
     assert any(text.startswith("answered by the global stream alone: ") for text in answer["warnings"])
     assert answer["streams"] == ["global"] and answer["p_local"] is None and answer["places"] == []
-    assert answer["p_injury"] == pytest.approx(answer["p_global"], abs=1e-7)
+    inputs = processor(str(folders / "scans" / "coarse.nii.gz"), return_tensors="pt")
+    with pytest.warns(UserWarning, match="that of the global stream"):
+        own = model.module.predict_views(inputs["pixel_values"])[:, 0, 1].numpy()
+    assert answer["p_global"] == pytest.approx(own.mean(), abs=1e-6)
+    assert answer["p_injury"] == pytest.approx(np.maximum(0, 2 * own - 1).mean(), abs=1e-6)
 
 
 def test_an_ensemble_reports_what_both_streams_of_each_member_say(folders):
@@ -164,6 +168,18 @@ def test_a_converted_file_holds_both_streams(folders, tmp_path, name, shares):
     answer, expected = (screen_scan(m, processor, scans[2]) for m in (model, PyTorchModel(original)))
     assert answer["places"][0]["position_mm"] == expected["places"][0]["position_mm"]
     assert answer["streams"] == ["global", "local"] + ["shares"] * shares
+
+
+def test_the_check_of_a_conversion_sees_the_global_stream_below_one_half(folders):
+    """There q is 0, so the probability of both streams does not show it."""
+    model, changed = (load_pytorch_model(str(folders / "model"))[0] for _ in range(2))
+    with torch.no_grad():
+        for network, bias in ((model, -4.0), (changed, -6.0)):
+            network.classifier.weight.zero_()
+            network.classifier.bias.copy_(torch.tensor([0.0, bias]))
+    apart = [1 / (1 + np.exp(-bias / model.config.temperature)) for bias in (-4, -6)]
+    found = convert.difference(model, changed, convert.random_volumes(model.config), in_log_odds=False)
+    assert found == pytest.approx(apart[0] - apart[1], abs=1e-6) and found > 0.02
 
 
 def test_predict_writes_both_tables(folders, tmp_path):

@@ -26,10 +26,9 @@ class Answer(NamedTuple):
 
 
 def fused(p_global: np.ndarray, answer: Answer) -> np.ndarray:
-    """The probability of both streams, see `fuse`; p_global alone where the local stream is silent."""
-    if np.isnan(answer.p_local):
-        return p_global
-    return 1 - (1 - np.maximum(0, 2 * p_global - 1)) * (1 - answer.p_local) * (1 - answer.p_shares)
+    """The probability of both streams, see `fuse`."""
+    q = np.maximum(0, 2 * p_global - 1)
+    return q if np.isnan(answer.p_local) else 1 - (1 - q) * (1 - answer.p_local) * (1 - answer.p_shares)
 
 
 def answers_for(
