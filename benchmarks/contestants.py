@@ -133,7 +133,7 @@ class Contestant:
 def set_openmp(way: str | None) -> None:
     """Set OpenMP up for one way, as a user of it would: ours as in our programs, the others untouched."""
     if way in UNTUNED:
-        os.environ.pop("GOMP_SPINCOUNT", None)  # inherited from the program that compares
+        os.environ.pop("GOMP_SPINCOUNT", None)  # inherited from the program that compares, or from its user
     else:
         wait_briefly()
 

@@ -13,7 +13,7 @@ from .setting import Setting, race
 def measure_shared(setting: Setting) -> list[Measurement]:
     """10. The TTA pair while other programs of one thread each compute, one per core.
 
-    CPU time that is longer than with idle cores was spent waiting for a thread that did not run.
+    CPU time that is longer than with idle cores was mostly spent waiting for a thread that did not run.
     """
     jobs = available_cores()
     contestants = setting.ways("reference", *OURS, *CONVERTED)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-SPINS = "1000"  # what GNU OpenMP itself takes if it has more threads than cores; without that, 300,000
+SPINS = "10000"  # GNU OpenMP itself takes 300,000, and 100 if it has more threads than cores
 
 
 def available_cores() -> int:
@@ -26,11 +26,11 @@ def computing_threads() -> int:
 
 
 def wait_briefly() -> None:
-    """Let OpenMP threads sleep if they have waited for each other for about 50 microseconds. Call it before torch.
+    """Let OpenMP threads that wait for each other soon sleep. Call it before importing torch.
 
     By default, GNU OpenMP (of torch's Linux packages) waits for milliseconds in a busy loop. If other programs use the
-    cores, the thread that the loop waits for does not run, and most of the processor time is spent in the loop: a pair
-    of views took four times as long (benchmarks/README.md). Settings of the user stay. The results are the same.
+    cores, the thread that the loop waits for does not run, and much of the processor time is spent in the loop, see
+    benchmarks/README.md. Settings of the user stay. The results are the same.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS
