@@ -129,7 +129,8 @@ class Site:
         run = self._run_of(plan)
         if run not in self._data:
             recipe = Recipe(**{**plan.recipe, "seed": self.seed})
-            keep_freed_memory()
+            if not recipe.gradient_checkpointing:
+                keep_freed_memory()
             accelerator = start_accelerator(recipe, run.path, "none")
             labels = str(self.labels.resolve()) if self.labels else None
             source = {"data_dir": str(self.data_dir.resolve()), "labels": labels}
