@@ -99,7 +99,8 @@ def test_a_scan_that_is_too_coarse_is_answered_by_the_global_stream_alone(folder
     answer = screen_scan(model, processor, str(folders / "scans" / "coarse.nii.gz"))
     assert any(text.startswith("answered by the global stream alone: ") for text in answer["warnings"])
     assert answer["streams"] == ["global"] and answer["p_local"] is None and answer["places"] == []
-    inputs = processor(str(folders / "scans" / "coarse.nii.gz"), return_tensors="pt")
+    with pytest.warns(UserWarning, match="answered by the global stream alone"):
+        inputs = processor(str(folders / "scans" / "coarse.nii.gz"), return_tensors="pt")
     with pytest.warns(UserWarning, match="that of the global stream"):
         own = model.module.predict_views(inputs["pixel_values"])[:, 0, 1].numpy()
     assert answer["p_global"] == pytest.approx(own.mean(), abs=1e-6)
