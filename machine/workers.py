@@ -18,6 +18,7 @@ from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, TypeVar
 
 from .interruption import end_with
@@ -112,7 +113,7 @@ def _results(
 def _work(function: Callable[[Item], Result], connection: Connection, parent: int) -> None:
     """Apply the function to each item received, until None comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end_once)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     end_with(parent, _end_this_worker)
@@ -124,6 +125,12 @@ def _work(function: Callable[[Item], Result], connection: Connection, parent: in
             error.add_note("".join(traceback.format_exception(error)))
             answer = None, error
         connection.send(answer)
+
+
+def _end_once(_number: int, _frame: FrameType | None) -> None:
+    """End this worker. A second SIGTERM, from the parent, must not interrupt the removal of temporary files."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def _end_this_worker() -> None:
