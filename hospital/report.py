@@ -111,7 +111,7 @@ def comments(study: ScreenedStudy, software: Software) -> list[str]:
     if spoke_locally(answer):
         sentences.append(
             "Besides the global stream, a local stream judged small places. The map shows the global stream only. "
-            "The global stream says 0.5 where it has seen nothing, so it counts only as far as it is above that. "
+            "The global stream says 0.5 where it has seen nothing, so it counts only above that. "
             f"Suspicious places of the local stream, at most {PLACES}, in mm of the patient's coordinates in DICOM:"
         )
         sentences += [place_words(rank, place) for rank, place in enumerate(answer["places"][:PLACES], start=1)]
