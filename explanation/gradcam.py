@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from architectures.networks import resnets_of
 from preprocessing import Frame, Volume, resample
-from preprocessing.volume_gloresnet import whole_grid
+from preprocessing.resampling_gloresnet import whole_grid
 
 METHODS = ("layercam", "gradcam")
 MAP_LEFT_RIGHT_AXIS = 1  # of a map (batch, R, A, S)

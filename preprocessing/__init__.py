@@ -12,7 +12,8 @@ from .framing_gloresnet import frame_head
 from .modalities_gloresnet import MODALITIES, Channels, map_modalities
 from .preparation_gloresnet import ScanPreparation
 from .reading_gloresnet import VolumeError, VolumeWarning
-from .volume_gloresnet import Frame, Volume, apply_mask, map_volume, read_labels, read_volume, resample, standardise
+from .resampling_gloresnet import Frame, resample, standardise
+from .volume_gloresnet import Volume, apply_mask, map_volume, read_labels, read_volume
 
 if TYPE_CHECKING:
     from .image_processing_gloresnet import GloResNetImageProcessor

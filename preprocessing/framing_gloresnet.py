@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .reading_gloresnet import VolumeError
-from .volume_gloresnet import Frame, Volume, resample
+from .resampling_gloresnet import Frame, resample
+from .volume_gloresnet import Volume
 
 FRAME_MM = 150.0  # the longest phantom (45 weeks) has a head of 143 mm, the longest of ten newborn brains has 135 mm
 ABOVE = 0.2  # share of the frame above the top of the head; 120 mm are left below it, the tallest phantom has 106 mm

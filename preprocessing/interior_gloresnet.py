@@ -11,7 +11,8 @@ import numpy as np
 
 from .framing_gloresnet import find_foreground, find_head
 from .reading_gloresnet import VolumeError
-from .volume_gloresnet import Frame, Volume, resample
+from .resampling_gloresnet import Frame, resample
+from .volume_gloresnet import Volume
 
 FINEST_MM = 0.7  # finer scans are resampled to this spacing
 COARSEST_MM = 1.2  # a longer voxel edge leaves nothing of a lesion of 2 mm

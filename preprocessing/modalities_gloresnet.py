@@ -12,7 +12,8 @@ import numpy as np
 from .appearance_gloresnet import FOREGROUND, check_standardised
 from .bias_gloresnet import correct_bias
 from .reading_gloresnet import VolumeError
-from .volume_gloresnet import Volume, map_volume, read_volume, standardise, whole_grid
+from .resampling_gloresnet import standardise, whole_grid
+from .volume_gloresnet import Volume, map_volume, read_volume
 
 T2W = "T2w"
 MODALITIES = (T2W, "T1w", "FA", "MD")  # FA and MD: fractional anisotropy and mean diffusivity, in any unit

@@ -10,9 +10,7 @@ Every user error raises `VolumeError` with one sentence that names the scan and 
 """
 
 import os
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import nibabel
 import numpy as np
@@ -33,27 +31,11 @@ from .reading_gloresnet import (
     spatial_shape,
     stated_affine,
 )
+from .resampling_gloresnet import Frame, resample, standardise
 
 MAX_INTENSITY = 1e30  # so that differences do not overflow float32
 MIN_CONTRAST = 1e-9  # of the largest intensity; less is lost in rounding
-SLAB = 128  # planes that are copied at a time, so that resampling takes no second copy of a scan
 GRID_TOLERANCE = 0.1  # voxels; the corners of a mask and its scan may differ by this much
-
-
-class Frame(NamedTuple):
-    """The part of a scan that a cube covers.
-
-    Attributes:
-        first, last: the positions of the cube's first and last voxel along R, A, S, in voxels of the scan. They may be
-            outside the scan.
-        background: the intensity of the cube outside the scan.
-        bottom: what is below this position along S counts as outside the scan.
-    """
-
-    first: tuple[float, float, float]
-    last: tuple[float, float, float]
-    background: float = 0.0
-    bottom: float = 0.0
 
 
 class Volume(NamedTuple):
@@ -156,73 +138,6 @@ def apply_mask(volume: Volume, mask, name: str = "the mask") -> Volume:
     return volume._replace(data=volume.data * brain, warnings=(*volume.warnings, *of_mask))
 
 
-def whole_grid(shape: Sequence[int]) -> Frame:
-    """The frame that covers a whole scan of this shape; corner voxels map to corner voxels."""
-    r, a, s = shape
-    return Frame((0.0, 0.0, 0.0), (r - 1.0, a - 1.0, s - 1.0))
-
-
-def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | None = None) -> np.ndarray:
-    """Trilinear interpolation onto a cube; corner voxels map to corner voxels (R in the paper, arXiv 2606.02498).
-
-    Along an axis, target index t reads source coordinate first + t (last - first) / (image_size - 1). Without a frame,
-    first is 0 and last is the last voxel, as in `scipy.ndimage.zoom(order=1)`: the aspect ratio is not kept. There is
-    no anti-aliasing.
-
-    Args:
-        data: `(R, A, S)`, at least 2 voxels per axis, of any real type and memory order. Every voxel is interpolated
-            along S, then A, then R, so the memory order does not change a single bit of the result.
-        image_size: edge of the cube in voxels, or one edge per axis.
-        frame: the part of the data to use; all of it by default.
-
-    Returns:
-        `(image_size,) * 3`, C-contiguous float32; float64 if the contrast is so small compared with the offset that
-        float32 would lose it.
-    """
-    some = data[::4, ::4, ::4]
-    low, high = float(some.min()), float(some.max())
-    dtype = np.float32 if high - low > 0.1 * max(abs(low), abs(high)) else np.float64
-    planes: Any = np.moveaxis(data, 2, 0)  # (S, R, A): most files store S slowest
-    strides = np.abs(planes.strides)
-    if strides[0] == strides.min():  # otherwise each voxel of a plane is on another cache line
-        planes = _Slabs(data)
-    plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
-    shape = tuple(image_size) if isinstance(image_size, Sequence) else (image_size,) * 3
-    frame = whole_grid(data.shape) if frame is None else frame
-    on_r, on_a, on_s = (
-        _neighbours(first, last, length, size, dtype)
-        for first, last, length, size in zip(frame.first, frame.last, data.shape, shape, strict=True)
-    )
-    cube = np.empty((shape[2], *shape[:2]), dtype)  # (S, R, A)
-    for row, before, share, outside in zip(cube, *on_s, strict=True):  # one plane at a time fits into the CPU cache
-        if outside or before + share < frame.bottom:
-            row[...] = frame.background
-            continue
-        lines = _between(plane(before), plane(before + 1), share)
-        lines = _interpolate(lines.T, *on_a, frame.background)
-        row[...] = _interpolate(lines.T, *on_r, frame.background)
-    reordered = np.empty(shape, dtype)  # (R, A, S)
-    for index in range(shape[0]):
-        reordered[index] = cube[:, index].T
-    return reordered
-
-
-def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
-    """z = (x - mean) / (std + eps) over all voxels (N in the paper, arXiv 2606.02498).
-
-    The standard deviation is that of the population. Sums are float64, the result is float32.
-    """
-    mean = data.mean(dtype=np.float64)
-    squares = 0.0
-    for plane in data:  # one float64 plane at a time fits into the CPU cache
-        squares += np.square(plane - mean).sum()
-    scale = np.sqrt(squares / data.size) + eps
-    standardised = np.empty(data.shape, np.float32)
-    for plane, row in zip(data, standardised, strict=True):
-        row[...] = (plane - mean) / scale
-    return standardised
-
-
 def map_volume(volume: Volume, image_size: int = 128, eps: float = 1e-6) -> np.ndarray:
     """Resample, then standardise: the global mapping M = N o R of the paper (arXiv 2606.02498).
 
@@ -314,47 +229,3 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
                 " its scaling is damaged; export it again."
             )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-class _Slabs:
-    """The planes `(R, A)` of a volume along S, copied to contiguous memory a slab at a time. Ask in ascending order."""
-
-    def __init__(self, data: np.ndarray):
-        self.data, self.number = data, -1
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if index // SLAB != self.number:
-            self.number = index // SLAB
-            part = self.data[:, :, self.number * SLAB : (self.number + 1) * SLAB]
-            self.slab = np.empty((part.shape[2], *part.shape[:2]), part.dtype)
-            for place, rows in enumerate(part):
-                self.slab[:, place] = rows.T
-        return self.slab[index % SLAB]
-
-
-def _neighbours(
-    first: float, last: float, length: int, size: int, dtype: type
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `size` targets: the source voxel before it, the weight of the next one, and whether it is outside."""
-    points = first + np.arange(size) * (last - first) / (size - 1)
-    outside = (points < -1e-6) | (points > length - 1 + 1e-6)
-    points = points.clip(0, length - 1)
-    before = np.minimum(points.astype(int), length - 2)
-    return before, (points - before).astype(dtype), outside
-
-
-def _interpolate(
-    lines: np.ndarray, before: np.ndarray, shares: np.ndarray, outside: np.ndarray, background: float
-) -> np.ndarray:
-    """Linear interpolation along the first axis of a plane."""
-    between = _between(lines[before], lines[before + 1], shares[:, None])
-    between[outside] = background
-    return between
-
-
-def _between(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """low + share (high - low), in separate operations: equal inputs round equally, and constants stay constant."""
-    result = high - low
-    result *= share
-    result += low
-    return result

@@ -32,7 +32,8 @@ from cohort.phantom.scan import infant_volumes, without_artefacts
 from machine.cores import available_cores
 from machine.workers import in_workers
 from preprocessing import apply_mask, correct_bias, frame_head, read_volume
-from preprocessing.volume_gloresnet import map_volume, resample
+from preprocessing.resampling_gloresnet import resample
+from preprocessing.volume_gloresnet import map_volume
 from run_folder.files import replacing
 
 SEED = 260602498

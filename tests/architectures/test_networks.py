@@ -184,7 +184,7 @@ def test_each_folder_loads_without_this_project_and_gives_equal_probabilities(mo
                 "headers_gloresnet.py",
                 "decoding_gloresnet.py",
             ),
-            *("bias_gloresnet.py", "framing_gloresnet.py"),
+            *("bias_gloresnet.py", "framing_gloresnet.py", "resampling_gloresnet.py"),
             *("candidates_gloresnet.py", "interior_gloresnet.py", "local_gloresnet.py"),
             *("arrays_gloresnet.py", "masks_gloresnet.py", "modalities_gloresnet.py", "volume_gloresnet.py"),
         }

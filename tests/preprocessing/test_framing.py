@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from preprocessing import GloResNetImageProcessor, VolumeError, VolumeWarning, frame_head, map_volume, read_volume
 from preprocessing.framing_gloresnet import FRAME_MM, find_head
-from preprocessing.volume_gloresnet import Frame, resample, whole_grid
+from preprocessing.resampling_gloresnet import Frame, resample, whole_grid
 
 HALF_AXES = np.array([46.0, 58.0, 44.0])  # mm, with scalp
 SPACING = np.array([2.0, 2.5, 1.7])

@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from preprocessing import VolumeError, apply_mask, map_volume, read_volume, resample, standardise
+from preprocessing import Frame, VolumeError, apply_mask, map_volume, read_volume, resample, standardise
 
 NIBABEL_DATA = Path(nibabel.__file__).parent / "tests" / "data"
 SPACING = np.diag([0.5, 1.0, 2.0, 1.0])
@@ -120,6 +120,19 @@ def test_the_order_in_memory_does_not_change_a_bit(dtype, size):
             stored = np.ascontiguousarray(data.transpose(order)[::step, :, ::step])
             seen = stored[::step, :, ::step].transpose(np.argsort(order))
             np.testing.assert_array_equal(resample(seen, size), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 40])
+def test_the_number_of_threads_does_not_change_a_bit(threads, monkeypatch):
+    data = np.random.default_rng(5).normal(100, 30, (21, 18, 150)).astype(np.int16)
+    frame = Frame((-2.0, 1.0, -9.0), (25.0, 14.0, 155.0), background=-7.0, bottom=3.0)
+    alone = [resample(data, (9, 11, 33)), resample(data, (9, 11, 33), frame)]
+    monkeypatch.setattr("preprocessing.resampling_gloresnet._threads", lambda: threads)
+    for seen in (data, np.asfortranarray(data)):  # S fastest, S slowest
+        np.testing.assert_array_equal(resample(seen, (9, 11, 33)), alone[0])
+        np.testing.assert_array_equal(resample(seen, (9, 11, 33), frame), alone[1])
+    expected = ndimage.zoom(data.astype(float), np.array([9, 11, 33]) / data.shape, order=1)
+    np.testing.assert_allclose(alone[0], expected, atol=1e-3)
 
 
 def test_resampling_takes_no_second_copy_of_the_scan():

@@ -5,7 +5,7 @@ import pandas as pd
 
 from cohort.scans import find_scans
 from preprocessing import GloResNetImageProcessor, read_volume
-from preprocessing.volume_gloresnet import standardise
+from preprocessing.resampling_gloresnet import standardise
 from replication.patches import cut, patch_cohort, starts, whole_scans
 from training.recipe import load_recipe
 
