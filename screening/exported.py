@@ -15,6 +15,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -170,7 +171,10 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, ScanPreparation]:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"the model file {path} does not exist: check the path")
-    run, shapes, text = _open_onnx(path) if path.suffix == SUFFIXES["onnx"] else _open_openvino(path)
+    with_weights = path.suffix == SUFFIXES["openvino"]
+    with ThreadPoolExecutor(1) as pool:  # hashing the weights takes as long as preparing the graph
+        hashed = pool.submit(digest, path.with_suffix(".bin")) if with_weights else None
+        run, shapes, text = _open_openvino(path) if with_weights else _open_onnx(path)
     if text is None:
         raise ModelError(f"{path} is not a converted GloResNet: make one with python -m publishing.convert")
 
@@ -181,7 +185,7 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, ScanPreparation]:
                 f"{path} was converted by another version of this project (its format is {metadata['format']}, "
                 f"this version reads {FORMAT} to {FORMAT_WITH_MODALITIES}): convert the model folder again"
             )
-        if path.suffix == SUFFIXES["openvino"] and metadata["weights_sha256"] != digest(path.with_suffix(".bin")):
+        if hashed and metadata["weights_sha256"] != hashed.result():
             raise ModelError(
                 f"{path.with_suffix('.bin')} does not hold the weights of {path.name}: keep the two files of one "
                 "conversion together, or convert the model folder again"
