@@ -147,6 +147,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
     parse_arguments()
+    from machine.imports import import_nibabel_alone
+
+    import_nibabel_alone()
 
 from machine.memory import keep_freed_memory, keep_imported_modules
 from machine.programs import FAILED, complain, run_program, stopped

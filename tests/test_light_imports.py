@@ -86,3 +86,27 @@ def test_array_functions_of_preprocessing(tmp_path):
 
 def test_run_folder_machine_and_the_light_part_of_screening(tmp_path):
     run(OTHER_ROOMS, tmp_path)
+
+
+NIBABEL_ALONE = """
+import sys
+from machine.imports import import_nibabel_alone
+
+import_nibabel_alone()
+assert "pydicom" not in sys.modules and "nibabel" in sys.modules
+import nibabel
+import numpy as np
+from pydicom import Dataset  # a later import finds it
+from preprocessing import read_volume
+
+image = nibabel.Nifti1Image(np.arange(27, dtype=np.int16).reshape(3, 3, 3), np.eye(4))
+image.header.extensions.append(nibabel.nifti1.Nifti1Extension(2, b"a header of DICOM, damaged"))
+nibabel.save(image, "pair.img")
+np.testing.assert_array_equal(read_volume("pair.img").data, image.dataobj)
+"""
+
+
+def test_nibabel_without_pydicom(tmp_path):
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{NIBABEL_ALONE}"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
