@@ -15,6 +15,7 @@ OURS = ["float32", "bfloat16"]
 CONVERTED = ["onnx float32", "openvino float32", "openvino bfloat16", "openvino int8"]
 WAYS = ["reference", *OURS, *CONVERTED, "monai", "torchio"]
 QUICK_WAYS = ["reference", *OURS, "openvino float32", "openvino bfloat16", "monai"]
+MANY_WAYS = ["float32", "bfloat16", "openvino bfloat16", "openvino int8"]
 CALIBRATION_SEED = 43  # so that no scan that is timed calibrates a file
 
 
@@ -38,15 +39,15 @@ def many(way: str, folder: str, image_size: int):
     if way == "reference":
         one = scan(way, folder, image_size)
         return lambda paths: [one(path) for path in paths] and None
-    from screening.fast import prepare
-    from screening.loading import load_model
+    from screening.loading import for_speed, load_model
     from screening.many_scans import screen
     from screening.requests import Request
 
     torch.set_num_threads(available_cores())
     keep_freed_memory()
-    model, processor = load_model(folder)
-    model = prepare(model, way)
+    converted = " " in way
+    model, processor = load_model(convert(folder, *way.split()) if converted else folder)
+    model = for_speed(model, "auto" if converted else way)
     workers = min(4, available_cores() // 2)
 
     def turn(paths):
@@ -87,10 +88,8 @@ def find_way(way: str, folder: str, image_size: int) -> tuple:
     from screening.loading import load_model
 
     keep_freed_memory()
-    if way.startswith("onnx"):
-        folder = convert(folder, "onnx", "float32")
-    elif way.startswith("openvino"):
-        folder = convert(folder, "openvino", way.split()[1])
+    if " " in way:
+        folder = convert(folder, *way.split())
     model, processor = load_model(folder)
     model = prepare(model, "auto" if " " in way else way)
     read = lambda path: processor(path, return_tensors="pt").pixel_values  # noqa: E731

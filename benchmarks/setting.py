@@ -76,6 +76,7 @@ def find_scans(folder: Path | None) -> list[str]:
     if folder is None:
         folder = Path("data/phantom-benchmarks")
         generate_phantom_cohort(folder, num_subjects=4, voxel_size=0.5, full_grid=True)
+    folder = folder.absolute()  # contestants run in the project's folder
     return sorted(map(str, folder.rglob("*_desc-restore_T2w.nii.gz"))) or sorted(map(str, folder.rglob("*_T2w.nii.gz")))
 
 
