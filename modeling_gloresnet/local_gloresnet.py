@@ -150,7 +150,7 @@ def fuse(log_probabilities: Tensor, judged: Judgement) -> Tensor:
     """
     no, yes = log_probabilities.float().unbind(dim=-1)
     excess = 1 - (no - yes).clamp_max(0).exp()  # (2 p_global - 1) / p_global
-    seen = excess > 0
+    seen = ~(excess <= 0)  # NaN too, so that it is not lost
     alarm = torch.where(seen, yes + torch.where(seen, excess, 1.0).log(), INVALID)  # log q
     silence = torch.where(seen, no + math.log(2), 0.0)  # log(1 - q)
     return torch.stack([silence + judged.log_silence, _log_sum(alarm, silence + judged.log_alarm)], dim=-1)

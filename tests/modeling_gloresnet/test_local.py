@@ -85,6 +85,12 @@ def test_a_fused_answer_stays_exact_near_0_and_1(monkeypatch):
     assert fuse(own, stream.judge(patches, torch.ones(25, 1, dtype=torch.bool))).isfinite().all()
 
 
+@pytest.mark.parametrize("searched", [True, False])
+def test_a_global_stream_that_answers_nan_is_not_hidden(searched):
+    judged = LocalStream(1).judge(torch.zeros(1, 1, 2, 11, 11, 11), torch.tensor([[searched]]))
+    assert fuse(torch.full((1, 2), math.nan), judged).isnan().all()
+
+
 CONFIG = {"stem_channels": 2, "widths": [2, 2, 2, 2], "image_size": 16}
 
 
