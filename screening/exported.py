@@ -171,10 +171,7 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, ScanPreparation]:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"the model file {path} does not exist: check the path")
-    with_weights = path.suffix == SUFFIXES["openvino"]
-    with ThreadPoolExecutor(1) as pool:  # hashing the weights takes as long as preparing the graph
-        hashed = pool.submit(digest, path.with_suffix(".bin")) if with_weights else None
-        run, shapes, text = _open_openvino(path) if with_weights else _open_onnx(path)
+    run, shapes, text, weights = (_open_onnx if path.suffix == SUFFIXES["onnx"] else _open_openvino)(path)
     if text is None:
         raise ModelError(f"{path} is not a converted GloResNet: make one with python -m publishing.convert")
 
@@ -185,7 +182,7 @@ def load_exported(path: str | Path) -> tuple[ExportedModel, ScanPreparation]:
                 f"{path} was converted by another version of this project (its format is {metadata['format']}, "
                 f"this version reads {FORMAT} to {FORMAT_WITH_MODALITIES}): convert the model folder again"
             )
-        if hashed and metadata["weights_sha256"] != hashed.result():
+        if weights and metadata["weights_sha256"] != weights:
             raise ModelError(
                 f"{path.with_suffix('.bin')} does not hold the weights of {path.name}: keep the two files of one "
                 "conversion together, or convert the model folder again"
@@ -262,7 +259,8 @@ def cpu_capabilities() -> list[str]:
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _open_onnx(path: Path) -> tuple[Callable, dict[str, list], str | None]:
+def _open_onnx(path: Path) -> tuple[Callable, dict[str, list], str | None, str]:
+    """The function that runs the graph, its shapes, its metadata, and an empty string: the weights are in the file."""
     onnxruntime = require_package("onnxruntime", str(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = computing_threads()  # its own default ignores the CPU limit of a container
@@ -276,10 +274,11 @@ def _open_onnx(path: Path) -> tuple[Callable, dict[str, list], str | None]:
         return dict(zip(names, session.run(names, inputs), strict=True))
 
     shapes = {node.name: node.shape for node in [*session.get_inputs(), *session.get_outputs()]}
-    return run, shapes, session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return run, shapes, session.get_modelmeta().custom_metadata_map.get(METADATA), ""
 
 
-def _open_openvino(path: Path) -> tuple[Callable, dict[str, list], str | None]:
+def _open_openvino(path: Path) -> tuple[Callable, dict[str, list], str | None, str]:
+    """As `_open_onnx`, and the digest of the file with the weights."""
     openvino = require_package("openvino", str(path))
     weights = path.with_suffix(".bin")
     if not weights.is_file():
@@ -292,7 +291,10 @@ def _open_openvino(path: Path) -> tuple[Callable, dict[str, list], str | None]:
         rounded = json.loads(text or "{}").get("dtype") == "bfloat16" and "BF16" in cpu_capabilities()
         hint = "bf16" if rounded else "f32"  # by default OpenVINO rounds on any CPU that has bfloat16
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": computing_threads()}
-        compiled = core.compile_model(network, "CPU", options)
+        with ThreadPoolExecutor(1) as pool:  # after reading: weights that were replaced meanwhile are refused
+            hashed = pool.submit(digest, weights)
+            compiled = core.compile_model(network, "CPU", options)
+        weights_sha256 = hashed.result()
     except Exception as error:
         raise _unusable(path, error) from error
     request, lock = compiled.create_infer_request(), threading.Lock()
@@ -309,7 +311,7 @@ def _open_openvino(path: Path) -> tuple[Callable, dict[str, list], str | None]:
         for node in [*compiled.inputs, *compiled.outputs]
         for name in node.get_names()
     }
-    return run, shapes, text
+    return run, shapes, text, weights_sha256
 
 
 def _unusable(path: Path, error: Exception) -> ModelError:

@@ -187,6 +187,26 @@ def test_weights_of_another_conversion_are_refused(folders, tmp_path):
         load_model(str(file))
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_weights_that_are_replaced_during_loading_are_refused(folders, tmp_path, monkeypatch, early):
+    openvino = pytest.importorskip("openvino")
+    file = copy_of(folders / "model.xml", tmp_path)
+    weights = bytearray((tmp_path / "model.bin").read_bytes())
+    weights[1000] ^= 1
+    read_model = openvino.Core.read_model
+
+    def read_while_they_are_replaced(core, path):
+        if early:
+            (tmp_path / "model.bin").write_bytes(weights)
+        network = read_model(core, path)
+        (tmp_path / "model.bin").write_bytes(weights)
+        return network
+
+    monkeypatch.setattr(openvino.Core, "read_model", read_while_they_are_replaced)
+    with pytest.raises(ModelError, match="model.bin does not hold the weights of model.xml"):
+        load_model(str(file))
+
+
 @pytest.mark.parametrize(
     "change, needle",
     [
@@ -317,6 +337,15 @@ def test_predict_with_a_file_needs_neither_torch_nor_transformers(folders, tmp_p
                 one, other = (float(row.pop(column) or 2) for row in (found, expected))
                 assert one == pytest.approx(other, abs=1e-4)
             assert found == expected
+
+
+def test_predict_with_a_file_does_not_import_pydicom_for_a_nifti_scan(folders, tmp_path):
+    scan = next((folders / "scans").glob("*.nii.gz"))
+    call = ["predict.py", scan, "--model", folders / "model.xml", "--output", tmp_path / "p.csv"]
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", *map(str, call)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and "nibabel.nifti1" in result.stderr and "pydicom." not in result.stderr
 
 
 def test_the_page_and_dicom_documents_need_neither_torch_nor_transformers(folders, tmp_path):
