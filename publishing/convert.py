@@ -308,8 +308,8 @@ def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file
 def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_odds: bool) -> float:
     """The largest difference between two models over all views of all volumes, in batches of one and three.
 
-    Of a model with a local stream, p_global is compared too, because the probability of both streams does not show it
-    below 1/2.
+    Of a model with a local stream, twice the difference of p_global counts too: the probability of both streams changes
+    by up to that much where the local stream is silent, and does not show it below 1/2.
 
     Args:
         model: the PyTorch model, in float32.
@@ -330,7 +330,7 @@ def difference(model, converted: ExportedModel, volumes: list[Tensor], in_log_od
             others[PRESENCE] = (torch.arange(len(batch))[:, None] % 2 == 0) | (torch.arange(batch.shape[1]) == 0)
         if local:
             said = [one.predict_streams(batch, **others) for one in (model, converted)]
-            differences.append((said[0]["p_global"] - said[1]["p_global"]).abs().max())
+            differences.append(2 * (said[0]["p_global"] - said[1]["p_global"]).abs().max())
             expected, found = (each["members"].mean(dim=0) for each in said)
         else:
             expected, found = model.predict_views(batch, **others), converted.predict_views(batch, **others)

@@ -172,7 +172,7 @@ def test_a_converted_file_holds_both_streams(folders, tmp_path, name, shares):
 
 
 def test_the_check_of_a_conversion_sees_the_global_stream_below_one_half(folders):
-    """There q is 0, so the probability of both streams does not show it."""
+    """There q is 0, so the probability of both streams does not show it. Above, q changes twice as much."""
     model, changed = (load_pytorch_model(str(folders / "model"))[0] for _ in range(2))
     with torch.no_grad():
         for network, bias in ((model, -4.0), (changed, -6.0)):
@@ -180,7 +180,7 @@ def test_the_check_of_a_conversion_sees_the_global_stream_below_one_half(folders
             network.classifier.bias.copy_(torch.tensor([0.0, bias]))
     apart = [1 / (1 + np.exp(-bias / model.config.temperature)) for bias in (-4, -6)]
     found = convert.difference(model, changed, convert.random_volumes(model.config), in_log_odds=False)
-    assert found == pytest.approx(apart[0] - apart[1], abs=1e-6) and found > 0.02
+    assert found == pytest.approx(2 * (apart[0] - apart[1]), abs=1e-6) and found > 0.02
 
 
 def test_predict_writes_both_tables(folders, tmp_path):
