@@ -115,12 +115,22 @@ def comments(study: ScreenedStudy, software: Software) -> list[str]:
             f"Suspicious places of the local stream, at most {PLACES}, in mm of the patient's coordinates in DICOM:"
         )
         sentences += [place_words(rank, place) for rank, place in enumerate(answer["places"][:PLACES], start=1)]
+    elif global_stream_differs(answer):
+        sentences.append(
+            "Only the global stream gave this answer. It says 0.5 where it has seen nothing, "
+            "so it counts only above that."
+        )
     return sentences
 
 
 def spoke_locally(answer: dict[str, Any]) -> bool:
     """Whether another stream than the global one has a part in the probability."""
     return answer["streams"] != ["global"]
+
+
+def global_stream_differs(answer: dict[str, Any]) -> bool:
+    """Whether the probability is not the global stream's own: there is a local stream, which may be silent."""
+    return answer["p_global"] != answer["p_injury"]
 
 
 def place_words(rank: int, place: dict[str, Any]) -> str:
@@ -134,7 +144,7 @@ def place_words(rank: int, place: dict[str, Any]) -> str:
 
 def numbers(answer: dict[str, Any]) -> list[tuple[tuple[str, str], float]]:
     """The measurements, with their codes."""
-    streams = {name: answer[f"p_{name}"] if spoke_locally(answer) else None for name in ("global", "local", "shares")}
+    p_global = answer["p_global"] if global_stream_differs(answer) else None
     found = [
         (("probability", "Probability of injury"), answer["p_injury"]),
         (("threshold", "Threshold of the probability"), answer["threshold"]),
@@ -142,9 +152,9 @@ def numbers(answer: dict[str, Any]) -> list[tuple[tuple[str, str], float]]:
         (("probability-mirrored", "Probability from its mirror image"), answer["p_injury_mirrored"]),
         (("view-spread", "Difference between both views"), answer["view_spread"]),
         (("member-spread", "Standard deviation over the ensemble"), answer["member_spread"]),
-        (("stream-global", "Probability from the global stream alone"), streams["global"]),
-        (("stream-local", "Probability from the local stream alone"), streams["local"]),
-        (("stream-shares", "Probability from the intensity shares alone"), streams["shares"]),
+        (("stream-global", "Probability from the global stream alone"), p_global),
+        (("stream-local", "Probability from the local stream alone"), answer["p_local"]),
+        (("stream-shares", "Probability from the intensity shares alone"), answer["p_shares"]),
     ]
     return [(name, value) for name, value in found if value is not None]
 

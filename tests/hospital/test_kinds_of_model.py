@@ -52,6 +52,18 @@ def test_a_local_stream_and_painted_injuries_are_named(model_folder, folder, tmp
     assert {"streams that spoke: global, local, shares", "trained on painted injuries: yes"} <= set(parameters)
 
 
+def test_a_local_stream_that_is_silent(model_folder, folder, tmp_path):
+    model, processor = load_model(str(model_folder))
+    study = screen_study(model, processor, str(folder))
+    said = study.answer | {"p_injury": 0.0, "p_global": 0.49}
+    paths = write_documents(study._replace(answer=said), describe_software(model, str(model_folder)), tmp_path / "out")
+    found = items(dcmread(paths[0]))
+    comments = " ".join(item.TextValue for name, item in found if name == "Comment")
+    assert "Only the global stream gave this answer. It says 0.5 where it has seen nothing" in comments
+    alone = [item.MeasuredValueSequence[0].NumericValue for name, item in found if name.endswith("alone")]
+    assert list(map(float, alone)) == [0.49]
+
+
 def test_a_scan_that_the_model_refuses_is_refused_with_the_reason(folder, tmp_path, capsys):
     """The class of the error comes from the code of the model folder."""
     config = GloResNetConfig(image_size=32, stem_channels=4, widths=[4, 8, 8, 16])
