@@ -1,7 +1,7 @@
 """Resample a volume to a cube and standardise it: the global mapping of the paper, in numpy alone."""
 
 import multiprocessing
-import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SLAB = 128  # planes that are copied at a time, so that resampling takes no second copy of a scan
-MOST_THREADS = 4  # of resampling; each may hold a slab
+SLAB = 64  # planes that a thread copies at a time, so that resampling takes no second copy of a scan
 
 
 class Frame(NamedTuple):
@@ -64,7 +63,7 @@ def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | N
     cube = np.empty((shape[2], *shape[:2]), dtype)  # (S, R, A)
 
     def fill(part: np.ndarray) -> None:
-        planes = _planes(data, on_s[0][part[0]])
+        planes = _planes(data, on_s[0][part].max() + 2)
         plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
         for target in part:  # one plane at a time fits into the CPU cache
             before, share, outside = (values[target] for values in on_s)
@@ -101,26 +100,24 @@ def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
 
 
 def _threads() -> int:
-    """Threads that resample one scan. A worker process takes one: there are other workers for the other cores."""
-    if multiprocessing.parent_process() is not None:
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_THREADS)
+    """How many threads resample one scan: two where a program waits for it, one in a worker process or thread."""
+    waiting = multiprocessing.parent_process() is None and threading.current_thread() is threading.main_thread()
+    return 2 if waiting else 1
 
 
-def _planes(data: np.ndarray, first: int) -> Any:
-    """The planes `(R, A)` of a volume along S, from `first` on. Ask in ascending order."""
+def _planes(data: np.ndarray, end: int) -> Any:
+    """The planes `(R, A)` of a volume along S, up to `end`. Ask in ascending order."""
     planes = np.moveaxis(data, 2, 0)  # most files store S slowest
     strides = np.abs(planes.strides)
     # otherwise each voxel of a plane is on another cache line
-    return _Slabs(data, first) if strides[0] == strides.min() else planes
+    return _Slabs(data[:, :, :end]) if strides[0] == strides.min() else planes
 
 
 class _Slabs:
     """Planes that are copied to contiguous memory, a slab at a time."""
 
-    def __init__(self, data: np.ndarray, first: int):
-        self.data, self.first, self.slab = data, first, np.empty((0, 0, 0), data.dtype)
+    def __init__(self, data: np.ndarray):
+        self.data, self.first, self.slab = data, 0, np.empty((0, 0, 0), data.dtype)
 
     def __getitem__(self, index: int) -> np.ndarray:
         if not self.first <= index < self.first + len(self.slab):
