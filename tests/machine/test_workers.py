@@ -60,6 +60,29 @@ def test_workers_end_with_the_block_also_in_the_middle_of_an_item():
     assert time.monotonic() - started < 100
 
 
+def leave_a_file(path):
+    """For a path, a long item that removes its temporary file in the end, which takes a moment."""
+    if path is None:
+        return
+    path.touch()
+    try:
+        time.sleep(1000)
+    finally:
+        time.sleep(0.5)
+        path.unlink()
+
+
+def test_a_worker_that_is_told_twice_to_end_still_removes_its_file(tmp_path):
+    with in_workers(leave_a_file, [None, tmp_path / "temporary"], 2) as results:
+        next(results)
+        while not (tmp_path / "temporary").exists():
+            time.sleep(0.01)
+        for child in active_children():
+            os.kill(child.pid, signal.SIGTERM)
+        time.sleep(0.2)  # the block ends while it removes the file, and tells it again
+    assert not active_children() and not (tmp_path / "temporary").exists()
+
+
 def test_a_worker_that_is_killed_in_the_middle_of_a_result_is_an_error():
     with pytest.raises(WorkerError, match="a worker process was killed .out of memory"):
         with in_workers(die_in_the_middle_of_a_result, range(8), 2) as results:
