@@ -31,8 +31,8 @@ def bound(path: str, edge: int = 2048):
     other[:] = block
 
     def turn(_):
-        answer = {f"{name} FLOP/s": product_rate(DTYPES[name], edge) for name in precisions()}
-        answer["int8 FLOP/s"] = integer_rate(edge)
+        answer = {f"{name} op/s": product_rate(DTYPES[name], edge) for name in precisions()}
+        answer["int8 op/s"] = integer_rate(edge)
         answer["copy bytes/s"] = 2 * block.nbytes / timed(lambda: np.copyto(other, block))
         answer["gzip s"] = timed(lambda: unzip(gzip, compressed))
         answer["isal s"] = timed(lambda: unzip(igzip, compressed)) if igzip else None

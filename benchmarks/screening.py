@@ -1,6 +1,8 @@
 """Ways to get from a scan to its probability of injury: the reference path, ours, and other libraries."""
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -44,9 +46,12 @@ def many(way: str, folder: str, image_size: int):
     from screening.requests import Request
 
     torch.set_num_threads(available_cores())
-    keep_freed_memory()
     converted = " " in way
-    model, processor = load_model(convert(folder, *way.split()) if converted else folder)
+    if converted:  # in another process, because the memory that it takes does not belong to screening
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            folder = pool.submit(convert, folder, *way.split()).result()
+    keep_freed_memory()
+    model, processor = load_model(folder)
     model = for_speed(model, "auto" if converted else way)
     workers = min(4, available_cores() // 2)
 
@@ -180,7 +185,7 @@ def convert(folder: str, kind: str, dtype: str) -> str:
 
 
 def calibration_scans() -> list[str]:
-    """Paths of eight phantoms that calibrate int8. None of them is timed."""
+    """Paths of eight phantoms; four of them calibrate int8. None of them is timed."""
     from cohort.phantom import generate_phantom_cohort
 
     folder = ROOT / "data" / "phantom-calibration"

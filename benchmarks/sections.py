@@ -10,7 +10,7 @@ from machine.cores import available_cores
 from .bounds import pass_seconds, precisions
 from .contestants import ROOT, Series, interleave
 from .report import Measurement, compare, spread
-from .screening import MANY_WAYS, QUICK_WAYS, WAYS
+from .screening import MANY_WAYS, OURS, QUICK_WAYS, WAYS
 from .setting import GB, Setting, best, bounds_of, race
 
 
@@ -18,7 +18,7 @@ def measure_bounds(setting: Setting) -> list[Measurement]:
     """0. What the machine can do at best."""
     measured = bounds_of(setting.scans[0])
     names = ["int8", *precisions()]
-    figures = {f"matrix product, {name}": (measured[f"{name} FLOP/s"], "FLOP/s") for name in names}
+    figures = {f"matrix product, {name}": (measured[f"{name} op/s"], "op/s") for name in names}
     figures["memory, read and written"] = measured["copy bytes/s"], "B/s"
     section = "0. Bounds, measured on this machine"
     rows = [Measurement(section, name, note=f"{value / GB:.1f} G{unit}") for name, (value, unit) in figures.items()]
@@ -48,10 +48,10 @@ def measure_network(setting: Setting) -> list[Measurement]:
     notes = _differences(results)
     for name in (best(), f"openvino {best()}", "openvino int8"):
         if isinstance(results.get(name), Series):
-            rate = bounds_of(setting.scans[0])[f"{name.split()[-1]} FLOP/s"]
+            rate = bounds_of(setting.scans[0])[f"{name.split()[-1]} op/s"]
             bound = pass_seconds(rate, setting.image_size, 2)
             notes[name] += f"; {results[name].median / bound:.2f}x the matrix bound of {1000 * bound:.0f} ms"
-    bound = pass_seconds(bounds_of(setting.scans[0])[f"{best()} FLOP/s"], setting.image_size, 2)
+    bound = pass_seconds(bounds_of(setting.scans[0])[f"{best()} op/s"], setting.image_size, 2)
     rows = compare(section, results, {best(): 3, f"openvino {best()}": 3.5}, notes)
     within = results[best()].median / bound
     what = f"{best()} compared with its bound"
@@ -81,7 +81,9 @@ def measure_many(setting: Setting) -> list[Measurement]:
         links.append(str(setting.folder / f"link-{index:05}.nii.gz"))
         if not os.path.lexists(links[-1]):
             os.symlink(os.path.abspath(path), links[-1])
-    for name, series in race("many", setting.ways(*MANY_WAYS), [links], warm_up=few).items():
+    for name, series in race(
+        "many", setting.ways(*(OURS if setting.quick else MANY_WAYS)), [links], warm_up=few
+    ).items():
         if not isinstance(series, Series):
             rows.append(Measurement(section, name, note=series))
             continue
@@ -104,7 +106,7 @@ def measure_step(setting: Setting) -> list[Measurement]:
     }
     # the first few steps still allocate memory; the median ignores them, because a real run has thousands of steps
     results = race("step", contestants, range(setting.turns))
-    bound = pass_seconds(bounds_of(setting.scans[0])[f"{best()} FLOP/s"], size, 3)
+    bound = pass_seconds(bounds_of(setting.scans[0])[f"{best()} op/s"], size, 3)
     notes = {best(): f"{results[best()].median / batch / bound:.2f}x the matrix bound; the target is 1.5x"}
     rows = compare(section, results, {best(): 4.5}, notes, batch)
     if setting.quick:
