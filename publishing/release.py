@@ -88,7 +88,8 @@ def prepare_releases(
             raise InputError(f"{run} has no refit: run its train.py command again with --refit, then publish.")
         return [release(run.refit, "the network trained on all scans")]
     if what == ENSEMBLE:
-        export_ensemble(run.path, recipe, evidence)
+        if not _is_current(run.ensemble, folds):
+            export_ensemble(run.path, recipe, evidence)
         return [release(run.ensemble, f"the ensemble of {len(folds)} folds")]
     best = release_fold(evidence.best, remark=", the best")
     if what == "best":
@@ -146,6 +147,15 @@ def read_recipe(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
         what = "is not the folder of a run" if run.path.is_dir() else "does not exist"
         raise InputError(f"{run} {what}: give the folder of a run written by train.py, runs/NAME.")
     return records.read_recipe(run, required=records.CARD)
+
+
+def _is_current(ensemble: ModelFolder, folds: list[ModelFolder]) -> bool:
+    """Whether the ensemble was written after its members. A converted file of it then stays valid."""
+    files = [each.config for each in (ensemble, *folds)]
+    if not all(file.is_file() for file in files):
+        return False
+    written, *members = (file.stat().st_mtime for file in files)
+    return written >= max(members)
 
 
 def _require_sound(trained: ModelFolder) -> None:
