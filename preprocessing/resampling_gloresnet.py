@@ -74,9 +74,12 @@ def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | N
             lines = _interpolate(lines.T, *on_a, frame.background)
             cube[target] = _interpolate(lines.T, *on_r, frame.background)
 
-    parts = np.array_split(np.arange(shape[2]), min(_threads(), shape[2]))
-    with ThreadPoolExecutor(len(parts)) as pool:  # numpy computes outside Python's lock
-        list(pool.map(fill, parts))
+    first, *others = np.array_split(np.arange(shape[2]), min(_threads(), shape[2]))
+    with ThreadPoolExecutor() as pool:  # numpy computes outside Python's lock
+        filling = [pool.submit(fill, part) for part in others]
+        fill(first)
+        for part in filling:
+            part.result()
     reordered = np.empty(shape, dtype)  # (R, A, S)
     for index in range(shape[0]):
         reordered[index] = cube[:, index].T
