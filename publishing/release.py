@@ -88,8 +88,7 @@ def prepare_releases(
             raise InputError(f"{run} has no refit: run its train.py command again with --refit, then publish.")
         return [release(run.refit, "the network trained on all scans")]
     if what == ENSEMBLE:
-        if not _is_current(run.ensemble, folds):
-            export_ensemble(run.path, recipe, evidence)
+        export_ensemble(run.path, recipe, evidence)
         return [release(run.ensemble, f"the ensemble of {len(folds)} folds")]
     best = release_fold(evidence.best, remark=", the best")
     if what == "best":
@@ -112,6 +111,8 @@ def write_cards(run_folder: str | os.PathLike[str], evidence: Evidence | None = 
 def export_ensemble(run_folder: str | os.PathLike[str], recipe: dict[str, Any], evidence: Evidence) -> Path:
     """Write `ensemble/model`: the networks of all folds as one model. Each network keeps its own temperature.
 
+    One that was written after its members is kept, so that a converted file of it stays valid.
+
     Returns:
         The model folder.
 
@@ -127,6 +128,8 @@ def export_ensemble(run_folder: str | os.PathLike[str], recipe: dict[str, Any], 
             raise InputError(f"{run} trained {architecture}, and only ResNets make an ensemble: publish a fold.")
     for fold in folds:
         _require_sound(fold)
+    if _is_current(run.ensemble, folds):
+        return run.ensemble.model
     ensemble = GloResNetEnsembleForImageClassification.from_members(
         [GloResNetForImageClassification.from_pretrained(fold.model) for fold in folds]
     )
@@ -150,12 +153,12 @@ def read_recipe(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _is_current(ensemble: ModelFolder, folds: list[ModelFolder]) -> bool:
-    """Whether the ensemble was written after its members. A converted file of it then stays valid."""
-    files = [each.config for each in (ensemble, *folds)]
-    if not all(file.is_file() for file in files):
+    """Whether the ensemble was written after its members."""
+    if not ensemble.config.is_file():
         return False
-    written, *members = (file.stat().st_mtime for file in files)
-    return written >= max(members)
+    written = ensemble.config.stat().st_mtime
+    files = [fold.model / name for fold in folds for name in ("config.json", "model.safetensors")]
+    return all(file.is_file() and file.stat().st_mtime <= written for file in files)
 
 
 def _require_sound(trained: ModelFolder) -> None:
