@@ -37,7 +37,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":  # a wrong call is answered before the slow imports
     parse_arguments()
 
-import os
 import subprocess
 import tempfile
 import threading
@@ -49,12 +48,11 @@ import psutil
 
 from hospital.archive import keep_answers
 from hospital.demonstration import phantom, untrained_model
-from hospital.orthanc import ALONE, Orthanc, free_port, missing
+from hospital.orthanc import Orthanc, alone, free_port, missing
 from hospital.synthetic import write_study
 from machine.programs import FAILED, run_program
 from machine.version import PROJECT
 
-INSIDE = "GLORESNET_LOAD"  # environment variable: the process is in the network without a way out
 MB = 1e6
 MAX_GROWTH = 0.03  # of the memory, from the second quarter of the time to the last
 
@@ -67,10 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     if problem := missing():
         raise OSError(f"the load cannot be measured here: {problem}")
-    if os.environ.get(INSIDE) != "yes":
-        command = [*ALONE, sys.executable, "-m", "benchmarks.hospital", *sys.argv[1:]]
-        paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-        os.execvpe(command[0], command, os.environ | {INSIDE: "yes", "PYTHONPATH": paths})
+    alone("benchmarks.hospital", sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="gloresnet-load-") as folder:
         return measure(Path(folder), args)
 

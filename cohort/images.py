@@ -39,25 +39,6 @@ class SessionImages:
     mask_problem: str = ""  # a sentence if there is no mask because several match
 
 
-def find_images(
-    data_dir: str | os.PathLike[str], *, acquisition: str | None = None, run: str | None = None
-) -> list[SessionImages]:
-    """List the sessions of a BIDS tree that have a T2-weighted image, labelled or not, sorted by id.
-
-    Args:
-        data_dir: a folder with `sub-X/ses-Y/anat/` or `sub-X/anat/`.
-        acquisition, run: which image to use in a session that has several; see `session_images`.
-
-    Raises:
-        CohortError: the folder is missing, has no `sub-` folder, or no session has an image that can be used.
-    """
-    sessions = list_sessions(data_dir, acquisition=acquisition, run=run)
-    found = [session for session in sessions if session.image is not None]
-    if not found:
-        raise CohortError(no_image_at_all(sessions, data_dir))
-    return found
-
-
 def list_sessions(
     data_dir: str | os.PathLike[str], *, acquisition: str | None = None, run: str | None = None
 ) -> list[SessionImages]:

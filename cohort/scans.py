@@ -18,7 +18,6 @@ from .ids import require_distinct_families, require_distinct_ids, whole
 from .images import (
     CohortError,
     SessionImages,
-    find_images,
     list_sessions,
     mask_names,
     no_image_at_all,
@@ -27,19 +26,6 @@ from .images import (
 )
 from .labels import SEXES, SINGLETONS, LabelRow, assign, known_score, label_of_score, name, read_tables
 from .modalities import COLUMNS, Channel, channel_cells, channel_counts, channels_of_cells, with_channels
-
-__all__ = [
-    "CohortError",
-    "Scan",
-    "SessionImages",
-    "exclude",
-    "find_images",
-    "find_scans",
-    "flow",
-    "read_cohort",
-    "session_images",
-    "write_cohort",
-]
 
 DHCP_ID = re.compile(r"^CC\d{5}[A-Z]{2}\d{2}$")
 

@@ -1,13 +1,20 @@
 """Grad-CAM of the baselines, and of any other architecture, from the last feature map that keeps spatial positions."""
 
-import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from architectures.networks import is_resnet
-from explanation.gradcam import MAP_LEFT_RIGHT_AXIS, gradcam_map, maps_and_gradients, place, stage_steps
+from explanation.gradcam import (
+    MAP_LEFT_RIGHT_AXIS,
+    divided_by_maximum,
+    gradcam_map,
+    in_float32,
+    maps_and_gradients,
+    place,
+    stage_steps,
+)
 
 
 class LastMap(NamedTuple):
@@ -63,8 +70,7 @@ def explain_baseline(model: Any, pixel_values: Tensor, target: int = 1) -> Tenso
     Raises:
         ValueError: the model has no such class.
     """
-    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-        model = copy.deepcopy(model).float()  # half precision would round small gradients to 0
+    model = in_float32(model)
     views = [pixel_values]
     if model.config.test_time_augmentation:
         views.append(pixel_values.flip(MAP_LEFT_RIGHT_AXIS + 1))
@@ -74,8 +80,7 @@ def explain_baseline(model: Any, pixel_values: Tensor, target: int = 1) -> Tenso
     heat, *mirrored = place(maps, where.step, pixel_values.shape[2:], start=where.start).split(len(pixel_values))
     for other in mirrored:
         heat = (heat + other.flip(MAP_LEFT_RIGHT_AXIS)) / 2
-    highest = heat.amax(dim=(1, 2, 3), keepdim=True)
-    return torch.where(highest > 0, heat / highest, torch.zeros_like(heat)).to(pixel_values.device)
+    return divided_by_maximum(heat).to(pixel_values.device)
 
 
 def _grid(tokens: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def explain(
     if not networks:
         raise ValueError("These maps exist for ResNets only: use explanation.baseline_maps for a baseline.")
     maps = [_explain_network(network, pixel_values, method, target) for network in networks]
-    return maps[0] if len(maps) == 1 else _divided_by_maximum(torch.stack(maps).mean(dim=0))
+    return maps[0] if len(maps) == 1 else divided_by_maximum(torch.stack(maps).mean(dim=0))
 
 
 def _explain_network(model: Any, pixel_values: Tensor, method: str, target: int) -> Tensor:
@@ -73,7 +73,7 @@ def _explain_network(model: Any, pixel_values: Tensor, method: str, target: int)
     heat, *mirrored = place(maps, step, pixel_values.shape[2:]).split(len(pixel_values))
     for other in mirrored:
         heat = (heat + other.flip(MAP_LEFT_RIGHT_AXIS)) / 2
-    return _divided_by_maximum(heat).to(pixel_values.device)
+    return divided_by_maximum(heat).to(pixel_values.device)
 
 
 def gradcam(model: nn.Module, pixel_values: Tensor, target: int = 1, stage: int | None = None) -> Tensor:
@@ -91,7 +91,7 @@ def gradcam(model: nn.Module, pixel_values: Tensor, target: int = 1, stage: int 
     Raises:
         ValueError: there is no such stage or class.
     """
-    model = _in_float32(model)
+    model = in_float32(model)
     stages = (len(stage_steps(model)) if stage is None else stage,)
     ((activation, gradient),) = maps_and_gradients(model, _modules(model, stages), pixel_values, target)
     return gradcam_map(activation, gradient)
@@ -123,7 +123,7 @@ def layercam(
     Raises:
         ValueError: there is no such stage or class.
     """
-    model = _in_float32(model)
+    model = in_float32(model)
     stages = default_stages(model, pixel_values.shape[2:]) if stages is None else tuple(stages)
     found = maps_and_gradients(model, _modules(model, stages), pixel_values, target)
     every = stage_steps(model)
@@ -133,7 +133,7 @@ def layercam(
     for (activation, gradient), step in zip(found, steps, strict=True):
         if smooth:
             gradient = _smoothed(gradient, every[-1] // step)
-        heat = _divided_by_maximum(layercam_map(activation, gradient))
+        heat = divided_by_maximum(layercam_map(activation, gradient))
         placed.append(place(heat, step, found[finest][0].shape[2:], steps[finest]))
     return torch.stack(placed).amax(dim=0)
 
@@ -319,7 +319,7 @@ def _modules(model: Any, stages: Sequence[int]) -> list[nn.Module]:
     return [layers[stage - 1] for stage in stages]
 
 
-def _in_float32(model: nn.Module) -> nn.Module:
+def in_float32(model: nn.Module) -> nn.Module:
     """The model, or a float32 copy if it is in half precision, which would round small gradients to 0."""
     if all(tensor.dtype == torch.float32 for tensor in model.parameters()):
         return model
@@ -344,7 +344,8 @@ def _along(maps: Tensor, axis: int, matrix: Tensor) -> Tensor:
         return torch.tensordot(maps, matrix.to(maps.dtype), dims=([axis], [1])).movedim(-1, axis)
 
 
-def _divided_by_maximum(maps: Tensor) -> Tensor:
+def divided_by_maximum(maps: Tensor) -> Tensor:
+    """Each map (B, d, h, w) divided by its maximum; all 0 if it has no value above 0."""
     highest = maps.amax(dim=(1, 2, 3), keepdim=True)
     return torch.where(highest > 0, maps / highest, torch.zeros_like(maps))
 

@@ -28,12 +28,11 @@ from machine.programs import run_program
 from machine.version import PROJECT
 from run_folder.files import InputError
 
-from .orthanc import ALONE, Orthanc, free_port, missing
+from .orthanc import Orthanc, alone, free_port, missing
 from .packages import require
 from .synthetic import write_study
 
 NAME = "python -m hospital.demonstration"
-INSIDE = "GLORESNET_DEMONSTRATION"  # environment variable: the process is in the network without a way out
 LONG = 300.0  # seconds
 
 
@@ -64,11 +63,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if problem := missing():
         raise OSError(f"the demonstration cannot run here: {problem}")
-    if os.environ.get(INSIDE) != "yes":
-        command = [*ALONE, sys.executable, "-m", "hospital.demonstration", "--output", str(args.output.absolute())]
-        command += ["--model", str(Path(args.model).absolute())] if args.model else []
-        paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-        os.execvpe(command[0], command, os.environ | {INSIDE: "yes", "PYTHONPATH": paths})
+    chosen = ["--model", str(Path(args.model).absolute())] if args.model else []
+    alone("hospital.demonstration", ["--output", str(args.output.absolute()), *chosen])
     with tempfile.TemporaryDirectory(prefix="gloresnet-demonstration-") as folder:
         demonstrate(Path(folder), args.model, args.output)
 

@@ -4,6 +4,7 @@ Orthanc 1.10 listens on all addresses. So it is only started where there is no n
 """
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -14,8 +15,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from machine.version import PROJECT
+
 PROGRAMS = ("Orthanc", "unshare", "ip")
-PLUGINS = ("libOrthancDicomWeb.so",)
+PLUGIN = "libOrthancDicomWeb.so"
 FOLDERS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc/plugins", "/usr/local/share/orthanc/plugins")
 
 
@@ -34,12 +37,21 @@ def missing() -> str:
 
 def plugin() -> str:
     """The DICOMweb plugin; empty if it is not installed."""
-    found = [path for folder in FOLDERS for path in Path(folder).glob(PLUGINS[0])]
+    found = [path for folder in FOLDERS for path in Path(folder).glob(PLUGIN)]
     return str(found[0]) if found else ""
 
 
 # a namespace that has nothing but loopback; `$@` is the command
 ALONE = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+INSIDE = "GLORESNET_INSIDE"  # environment variable: this process has no network but loopback
+
+
+def alone(module: str, arguments: list[str]) -> None:
+    """Start this program again, `python -m MODULE ARGUMENTS`, without a network; return if this was done."""
+    if os.environ.get(INSIDE) != "yes":
+        paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+        command = [*ALONE, sys.executable, "-m", module, *arguments]
+        os.execvpe(command[0], command, os.environ | {INSIDE: "yes", "PYTHONPATH": paths})
 
 
 class Orthanc:

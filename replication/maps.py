@@ -68,7 +68,7 @@ def gradcam_figures(bench: Bench, rows: Sequence[TableRow], titles: Sequence[str
     )
     return [
         _case_figure(bench, rows, titles, chosen, found, volumes, note),
-        _mean_figure(bench, titles, found, volumes, note),
+        _mean_figure(titles, found, volumes, note),
     ]
 
 
@@ -132,7 +132,7 @@ def _case_figure(bench, rows, titles, chosen, found, volumes, note) -> Drawing:
 
 
 @styled
-def _mean_figure(bench, titles, found, volumes, note) -> Drawing:
+def _mean_figure(titles, found, volumes, note) -> Drawing:
     names = {0: "normal", 1: "injury"}
     labels = [label for label in names if label in volumes]
     figure, panels = _grid(len(labels), len(titles) + 1)

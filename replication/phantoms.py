@@ -162,9 +162,10 @@ def measure_head(job: Job) -> Measured:
         infant_volumes(job.weeks, SEED, *names), job.weeks, grid, SEED, *names, shift=conditions.shift
     )
     mask = (anatomy.dseg > 0).astype(np.uint8)
+    places = _places(anatomy, grid)
     painted = {
-        diameter: paint(anatomy, lesions, job.weeks, conditions, grid, SEED, "".join(names))
-        for diameter, lesions in _lesions_of_each_diameter(anatomy, grid, conditions.shift).items()
+        diameter: paint(anatomy, lesions, job.weeks, conditions, SEED, "".join(names))
+        for diameter, lesions in _lesions_of_each_diameter(anatomy, places, grid, conditions.shift).items()
     }
 
     def image(diameter: float, conditions) -> np.ndarray:
@@ -194,7 +195,6 @@ def measure_head(job: Job) -> Measured:
     sizes = sorted({*IMAGE_SIZES, job.image_size})
     noise = np.random.default_rng(SEED).standard_normal(plain.shape, dtype=np.float32)
     noise_left = {NATIVE: 1.0} | {size: float(resample(noise, size).std()) for size in sizes}
-    places = _places(anatomy, grid)
     contrasts = []
     for diameter in DIAMETERS:
         change = image(diameter, clean).astype(np.float32) - plain
@@ -230,16 +230,18 @@ def _places(anatomy: Anatomy, grid: Grid) -> list[tuple[float, float, float]]:
     return [tuple(float(v) for v in point) for point in chosen]
 
 
-def _lesions_of_each_diameter(anatomy: Anatomy, grid: Grid, shift: tuple) -> dict[float, LesionMap]:
+def _lesions_of_each_diameter(
+    anatomy: Anatomy, places: list[tuple[float, float, float]], grid: Grid, shift: tuple
+) -> dict[float, LesionMap]:
     """For each diameter (mm), lesions of that diameter at the same places; none for diameter 0."""
     blank = np.zeros(anatomy.dseg.shape, dtype=np.uint8)
     maps = {0.0: LesionMap(mask=blank)}
     for diameter in DIAMETERS:
         change = np.zeros(anatomy.dseg.shape, dtype=np.float32)
-        for centre in _places(anatomy, grid):
+        for centre in places:
             box, part = sphere_fraction(grid.axes(shift), centre, diameter, change.shape)
             change[box] += CONTRAST * part
-        lesions = [Lesion(PUNCTATE, centre, diameter, CONTRAST) for centre in _places(anatomy, grid)]
+        lesions = [Lesion(PUNCTATE, centre, diameter, CONTRAST) for centre in places]
         maps[diameter] = LesionMap(mask=blank, punctate_contrast=change, lesions=lesions)
     return maps
 

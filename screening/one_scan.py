@@ -100,11 +100,6 @@ def has_search(processor) -> bool:
     return bool(getattr(processor, "local_stream", False))
 
 
-def read_scan(processor, scan: str | Volume, mask: str | None = None) -> tuple[Volume, np.ndarray]:
-    """Read a scan and prepare the input of the global stream: `volume` and `pixel_values` of `read_inputs`."""
-    return read_inputs(processor, scan, mask, search=False)[:2]
-
-
 def read_inputs(
     processor,
     scan: str | Volume,
@@ -157,8 +152,8 @@ def all_warnings(volume: Volume, cube: np.ndarray, trained_on: dict[str, list[fl
     """Everything doubtful about a scan: what its files say, then how it differs from the training scans.
 
     Args:
-        volume: from `read_scan`.
-        cube: `(S, S, S)`, the T2w channel of `read_scan`'s input.
+        volume: from `read_inputs`.
+        cube: `(S, S, S)`, the T2w channel of its input.
         trained_on: `training_appearance` of the model's configuration.
 
     Returns:
@@ -172,14 +167,13 @@ def prepare_scan(
     scan: str | Volume,
     mask: str | None = None,
     name: str = "",
-    series: str | None = None,
     others: Mapping[str, Any] | None = None,
 ) -> tuple[Volume, torch.Tensor]:
-    """`read_scan` for a single scan: its input is a batch `(1, C, S, S, S)`, and no message contains a folder name.
+    """`read_inputs` for the global stream: a batch `(1, C, S, S, S)`, and no message contains a folder name.
 
     Args:
-        processor, mask: see `read_scan`.
-        scan, series: see `open_scan`.
+        processor, mask: see `framed_scan`.
+        scan: see `open_scan`.
         name: the name of the scan in messages; by default its file name.
         others: see `read_inputs`.
 
@@ -188,7 +182,7 @@ def prepare_scan(
     """
     import torch
 
-    found = _prepared(processor, scan, mask, name, series, others, search=False)
+    found = _prepared(processor, scan, mask, name, others, search=False)
     return found.volume, torch.from_numpy(found.pixel_values[None])
 
 
@@ -197,13 +191,12 @@ def _prepared(
     scan: str | Volume,
     mask: str | None,
     name: str,
-    series: str | None,
     others: Mapping[str, Any] | None,
     search: bool,
 ) -> ScanInputs:
     path = scan if isinstance(scan, str) else scan.source
     try:
-        return read_inputs(processor, open_scan(scan, series), mask, search, others)
+        return read_inputs(processor, open_scan(scan), mask, search, others)
     except ValueError as error:
         # a model folder brings its own copy of the class
         ours = any(kind.__name__ == VolumeError.__name__ for kind in type(error).__mro__)
@@ -220,7 +213,6 @@ def screen_scan(
     scan: str | Volume,
     mask: str | None = None,
     name: str = "",
-    series: str | None = None,
     others: Mapping[str, Any] | None = None,
 ) -> dict:
     """Screen one scan.
@@ -254,7 +246,7 @@ def screen_scan(
         ValueError: the scan or mask cannot be used, or the model did not return a probability.
     """
     name = name or os.path.basename(scan if isinstance(scan, str) else scan.source)
-    volume, pixels, found, presence = _prepared(processor, scan, mask, name, series, others, search=True)
+    volume, pixels, found, presence = _prepared(processor, scan, mask, name, others, search=True)
     local = local_arrays([found])
     said = model.answer({"pixel_values": pixels[None]} | local | presence_arrays([presence]))
     each = said["members"][:, :, 0, INJURY].astype(np.float64)  # (members, views)

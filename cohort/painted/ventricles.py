@@ -14,7 +14,6 @@ from scipy import ndimage
 
 from .plan import FURTHEST
 
-FACTORS = (1.5, 2.5, 4.0)  # the volume afterwards, relative to the volume before
 _COARSE_MM = 2.0  # spacing on which the flow is computed
 _REACH_MM = 12.0  # the flow dies away with this length
 _SURFACE_MM = 8.0  # the flow stops over this depth below the surface
@@ -33,7 +32,6 @@ class Widening(NamedTuple):
     displacement: np.ndarray  # (3, x, y, z) float32, mm: the painted scan at x is the scan at x + displacement
     before_ml: float
     after_ml: float
-    smallest_jacobian: float  # of the displacement; above 0, so that no point is used twice
 
 
 def find_ventricles(data: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -137,9 +135,7 @@ def widen_ventricles(
     mask = share > 0.5
     _fill(painted, share * min((factor - 1.0) / 2.0, 1.0), float(np.quantile(data[ventricles], 0.9)), step)
     volume = float(step.prod()) / 1000.0
-    return painted, Widening(
-        mask, displacement, float(ventricles.sum()) * volume, float(mask.sum()) * volume, float(jacobian.min())
-    )
+    return painted, Widening(mask, displacement, float(ventricles.sum()) * volume, float(mask.sum()) * volume)
 
 
 def displaced_labels(labels: np.ndarray, displacement: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:

@@ -126,7 +126,7 @@ _CLUSTERS = {
 
 
 def paint(
-    anatomy: Anatomy, lesions: LesionMap, weeks: float, conditions: Acquisition, grid: Grid, seed: int, infant: str
+    anatomy: Anatomy, lesions: LesionMap, weeks: float, conditions: Acquisition, seed: int, infant: str
 ) -> np.ndarray:
     """Compute the signal of the head without motion or noise: float32, stored units, RAS order.
 

@@ -58,7 +58,6 @@ class Anatomy:
         inside: int64, flat indices of the n intracranial voxels; the arrays below have one value per such voxel.
         points: float32 (3, n), position in mm.
         ventricle_gap: float32, approximate distance in mm to the nearest ventricle wall, negative inside.
-        surface_depth: float32, mm below the inner skull.
         sulcal_depth: float32, mm to the nearest pial surface, including sulci.
         half_axes: of the intracranial ellipsoid, mm (R, A, S).
     """
@@ -68,7 +67,6 @@ class Anatomy:
     inside: np.ndarray
     points: np.ndarray
     ventricle_gap: np.ndarray
-    surface_depth: np.ndarray
     sulcal_depth: np.ndarray
     half_axes: tuple[float, float, float]
 
@@ -163,7 +161,7 @@ def build_anatomy(
 
     dseg = np.zeros(radius.shape, dtype=np.uint8)
     dseg.ravel()[inside] = labels
-    return Anatomy(dseg, scalp_depth, inside, points, gap, depth, walls, half_axes)
+    return Anatomy(dseg, scalp_depth, inside, points, gap, walls, half_axes)
 
 
 def _skull_radius(

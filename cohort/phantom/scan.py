@@ -135,7 +135,7 @@ def make_phantom_scan(
         conditions = replace(conditions, shift=(0.0, 0.0, 0.0))  # the field of view places the head
     anatomy = build_anatomy(target, scan_age, home, seed, family, infant, conditions.shift)
     lesions = place_lesions(anatomy, injuries, home, seed, family + infant, conditions.shift)
-    still = paint(anatomy, lesions, scan_age, conditions, home, seed, family + infant)
+    still = paint(anatomy, lesions, scan_age, conditions, seed, family + infant)
     others = {
         name: paint_modality(name, anatomy, lesions, scan_age, conditions.scalp_mm, seed, family + infant)
         for name in modalities[1:]

@@ -199,7 +199,7 @@ def test_a_framed_scan_is_the_processors_and_brings_the_warnings_about_its_head(
         expected = processor(scan, return_tensors="np").pixel_values[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        volume, cube = one_scan.read_scan(processor, scan)
+        volume, cube = one_scan.read_inputs(processor, scan, search=False)[:2]
     np.testing.assert_array_equal(cube, expected)
     assert volume.frame is not None and any("edge of the scan at the front" in w for w in volume.warnings)
     answer = screen_scan(PyTorchModel(model), processor, scan)
@@ -215,7 +215,7 @@ def test_a_framed_scan_with_a_mask_is_the_processors(tmp_path):
     nibabel.save(scan.image(), image)
     nibabel.save(nibabel.Nifti1Image(scan.brain_mask, scan.affine), mask)
     processor = GloResNetImageProcessor(image_size=16, framing="head", brain_mask="required")
-    volume, cube = one_scan.read_scan(processor, image, mask)
+    volume, cube = one_scan.read_inputs(processor, image, mask, search=False)[:2]
     np.testing.assert_array_equal(cube, processor(image, mask=mask, return_tensors="np").pixel_values[0])
     np.testing.assert_array_equal(volume.data, read_volume(image).data)  # for display, without the mask
 
@@ -235,7 +235,7 @@ def test_a_bias_field_is_removed_once_and_the_scan_stays_as_it_is_for_display(mo
         processor = GloResNetImageProcessor(image_size=16, framing=framing, bias_correction="n4", brain_mask=masked)
         expected = processor(image, mask=brain, return_tensors="np").pixel_values[0]
         done.clear()
-        volume, cube = one_scan.read_scan(processor, image, brain)
+        volume, cube = one_scan.read_inputs(processor, image, brain, search=False)[:2]
         assert len(done) == 1
         np.testing.assert_array_equal(cube, expected)
         np.testing.assert_array_equal(volume.data, read_volume(image).data)
@@ -257,5 +257,5 @@ def test_a_processor_from_before_framing_gets_an_array(tmp_path):
             assert isinstance(image, np.ndarray)
             return GloResNetImageProcessor(image_size=16)(image, return_tensors="np")
 
-    volume, _ = one_scan.read_scan(Earlier(), write(tmp_path / "scan.nii.gz"))
+    volume, _ = one_scan.read_inputs(Earlier(), write(tmp_path / "scan.nii.gz"), search=False)[:2]
     assert volume.frame is None
