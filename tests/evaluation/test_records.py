@@ -131,7 +131,7 @@ def test_mutations_of_a_run_folder_are_one_sentence(run, shared_tiny_cohort, tmp
     original = shutil.copytree(run.path, tmp_path / "original")
     refused = 0
     monkeypatch.setattr(train_script, "train_fold", lambda *_: pytest.fail("a fold was trained"))
-    for number in range(int(os.environ.get("FUZZ_MUTANTS", "150"))):
+    for number in range(int(os.environ.get("FUZZ_MUTANTS", "88"))):
         rng = random.Random(number)
         program, name = pairs[number % len(pairs)]
         shutil.rmtree(run.path)
