@@ -17,7 +17,7 @@ OURS = ["float32", "bfloat16"]
 CONVERTED = ["onnx float32", "openvino float32", "openvino bfloat16", "openvino int8"]
 WAYS = ["reference", *OURS, *CONVERTED, "monai", "torchio"]
 QUICK_WAYS = ["reference", *OURS, "openvino float32", "openvino bfloat16", "monai"]
-MANY_WAYS = ["float32", "bfloat16", "openvino bfloat16", "openvino int8"]
+MANY_WAYS = [*OURS, "openvino bfloat16", "openvino int8"]
 CALIBRATION_SEED = 43  # so that no scan that is timed calibrates a file
 
 
@@ -46,13 +46,12 @@ def many(way: str, folder: str, image_size: int):
     from screening.requests import Request
 
     torch.set_num_threads(available_cores())
-    converted = " " in way
-    if converted:  # in another process, because the memory that it takes does not belong to screening
+    if " " in way:  # converted in another process, because the memory that it takes does not belong to screening
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             folder = pool.submit(convert, folder, *way.split()).result()
     keep_freed_memory()
     model, processor = load_model(folder)
-    model = for_speed(model, "auto" if converted else way)
+    model = for_speed(model, way)
     workers = min(4, available_cores() // 2)
 
     def turn(paths):

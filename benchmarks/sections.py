@@ -81,9 +81,8 @@ def measure_many(setting: Setting) -> list[Measurement]:
         links.append(str(setting.folder / f"link-{index:05}.nii.gz"))
         if not os.path.lexists(links[-1]):
             os.symlink(os.path.abspath(path), links[-1])
-    for name, series in race(
-        "many", setting.ways(*(OURS if setting.quick else MANY_WAYS)), [links], warm_up=few
-    ).items():
+    ways = setting.ways(*(OURS if setting.quick else MANY_WAYS))
+    for name, series in race("many", ways, [links], warm_up=few).items():
         if not isinstance(series, Series):
             rows.append(Measurement(section, name, note=series))
             continue

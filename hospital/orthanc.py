@@ -47,7 +47,7 @@ INSIDE = "GLORESNET_INSIDE"  # environment variable: this process has no network
 
 
 def alone(module: str, arguments: list[str]) -> None:
-    """Start this program again, `python -m MODULE ARGUMENTS`, without a network; return if this was done."""
+    """Start this program again, `python -m MODULE ARGUMENTS`, without a network. Returns if it has none already."""
     if os.environ.get(INSIDE) != "yes":
         paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
         command = [*ALONE, sys.executable, "-m", module, *arguments]
