@@ -1,15 +1,10 @@
 """Resample a volume to a cube and standardise it: the global mapping of the paper, in numpy alone."""
 
-import multiprocessing
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-SLAB = 64  # planes that a thread copies at a time, so that resampling takes no second copy of a scan
 
 
 class Frame(NamedTuple):
@@ -42,8 +37,8 @@ def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | N
     no anti-aliasing.
 
     Args:
-        data: `(R, A, S)`, at least 2 voxels per axis, of any real type and memory order. Every voxel is interpolated
-            along S, then A, then R, so the memory order does not change a single bit of the result.
+        data: `(R, A, S)`, at least 2 voxels per axis, of any real type and memory order. The axis that is slowest in
+            memory is interpolated first, so the memory order may change the rounding of the result, but nothing else.
         image_size: edge of the cube in voxels, or one edge per axis.
         frame: the part of the data to use; all of it by default.
 
@@ -56,34 +51,22 @@ def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | N
     dtype = np.float32 if high - low > 0.1 * max(abs(low), abs(high)) else np.float64
     shape = tuple(image_size) if isinstance(image_size, Sequence) else (image_size,) * 3
     frame = whole_grid(data.shape) if frame is None else frame
-    on_r, on_a, on_s = (
-        _neighbours(first, last, length, size, dtype)
-        for first, last, length, size in zip(frame.first, frame.last, data.shape, shape, strict=True)
-    )
-    cube = np.empty((shape[2], *shape[:2]), dtype)  # (S, R, A)
+    each = zip(frame.first, frame.last, data.shape, shape, (-np.inf, -np.inf, frame.bottom), strict=True)
+    neighbours = [_neighbours(*of_axis, dtype) for of_axis in each]
 
-    def fill(part: np.ndarray) -> None:
-        planes = _planes(data, on_s[0][part].max() + 2)
-        plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
-        for target in part:  # one plane at a time fits into the CPU cache
-            before, share, outside = (values[target] for values in on_s)
-            if outside or before + share < frame.bottom:
-                cube[target] = frame.background
-                continue
-            lines = _between(plane(before), plane(before + 1), share)
-            lines = _interpolate(lines.T, *on_a, frame.background)
-            cube[target] = _interpolate(lines.T, *on_r, frame.background)
-
-    first, *others = np.array_split(np.arange(shape[2]), min(_threads(), shape[2]))
-    with ThreadPoolExecutor() as pool:  # numpy computes outside Python's lock
-        filling = [pool.submit(fill, part) for part in others]
-        fill(first)
-        for part in filling:
-            part.result()
-    reordered = np.empty(shape, dtype)  # (R, A, S)
-    for index in range(shape[0]):
-        reordered[index] = cube[:, index].T
-    return reordered
+    # planes are contiguous in memory, and one at a time fits into the CPU cache
+    slow, middle, fast = np.argsort(np.abs(data.strides), kind="stable")[::-1].tolist()
+    planes = data.transpose(slow, middle, fast)
+    plane = lru_cache(maxsize=2)(lambda index: planes[index].astype(dtype, copy=False))
+    cube = np.empty((shape[slow], shape[fast], shape[middle]), dtype)
+    for target, before, share, outside in zip(cube, *neighbours[slow], strict=True):
+        if outside:
+            target[...] = frame.background
+            continue
+        lines = _between(plane(before), plane(before + 1), share)
+        lines = _interpolate(lines, neighbours[middle], frame.background)
+        target[...] = _interpolate(np.ascontiguousarray(lines.T), neighbours[fast], frame.background)
+    return np.ascontiguousarray(cube.transpose(np.argsort((slow, fast, middle))))
 
 
 def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
@@ -102,52 +85,26 @@ def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
     return standardised
 
 
-def _threads() -> int:
-    """How many threads resample one scan: two where a program waits for it, one in a worker process or thread."""
-    waiting = multiprocessing.parent_process() is None and threading.current_thread() is threading.main_thread()
-    return 2 if waiting else 1
+class _Neighbours(NamedTuple):
+    """For each target along an axis: the source voxel before it, the weight of the next one, whether it is outside."""
+
+    before: np.ndarray
+    share: np.ndarray
+    outside: np.ndarray
 
 
-def _planes(data: np.ndarray, end: int) -> Any:
-    """The planes `(R, A)` of a volume along S, up to `end`. Ask in ascending order."""
-    planes = np.moveaxis(data, 2, 0)  # most files store S slowest
-    strides = np.abs(planes.strides)
-    # otherwise each voxel of a plane is on another cache line
-    return _Slabs(data[:, :, :end]) if strides[0] == strides.min() else planes
-
-
-class _Slabs:
-    """Planes that are copied to contiguous memory, a slab at a time."""
-
-    def __init__(self, data: np.ndarray):
-        self.data, self.first, self.slab = data, 0, np.empty((0, 0, 0), data.dtype)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if not self.first <= index < self.first + len(self.slab):
-            self.first = index
-            part = self.data[:, :, index : index + SLAB]
-            self.slab = np.empty((part.shape[2], *part.shape[:2]), part.dtype)
-            for place, rows in enumerate(part):
-                self.slab[:, place] = rows.T
-        return self.slab[index - self.first]
-
-
-def _neighbours(
-    first: float, last: float, length: int, size: int, dtype: type
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `size` targets: the source voxel before it, the weight of the next one, and whether it is outside."""
+def _neighbours(first: float, last: float, length: int, size: int, bottom: float, dtype: type) -> _Neighbours:
     points = first + np.arange(size) * (last - first) / (size - 1)
-    outside = (points < -1e-6) | (points > length - 1 + 1e-6)
+    outside = (points < max(-1e-6, bottom)) | (points > length - 1 + 1e-6)
     points = points.clip(0, length - 1)
     before = np.minimum(points.astype(int), length - 2)
-    return before, (points - before).astype(dtype), outside
+    return _Neighbours(before, (points - before).astype(dtype), outside)
 
 
-def _interpolate(
-    lines: np.ndarray, before: np.ndarray, shares: np.ndarray, outside: np.ndarray, background: float
-) -> np.ndarray:
+def _interpolate(lines: np.ndarray, neighbours: _Neighbours, background: float) -> np.ndarray:
     """Linear interpolation along the first axis of a plane."""
-    between = _between(lines[before], lines[before + 1], shares[:, None])
+    before, share, outside = neighbours
+    between = _between(lines.take(before, axis=0), lines.take(before + 1, axis=0), share[:, None])
     between[outside] = background
     return between
 
