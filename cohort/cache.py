@@ -9,6 +9,7 @@ cache (`HF_DATASETS_CACHE`); it is rebuilt when needed.
 import hashlib
 import inspect
 import json
+import math
 import shutil
 import uuid
 import warnings
@@ -16,14 +17,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
-import numpy as np
 from datasets import Array4D, Dataset, Features, List, Value, concatenate_datasets
+from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
+from tqdm import tqdm
 
 from machine.cores import available_cores
+from machine.programs import one_line
 from machine.workers import in_workers
 from preprocessing import GloResNetImageProcessor, VolumeError, VolumeWarning
 from preprocessing.preparation_gloresnet import SETTINGS
@@ -35,7 +38,7 @@ from .modalities import Channel, further_files
 from .scans import Scan
 from .transforms import in_t2w_space
 
-OF_CHANNEL = "channel: "  # marks the reasons that are not the T2w scan's
+MOST_IN_FILE = 8  # scans; each file stays open while it is mapped, and the progress bar moves when one is complete
 
 
 def standardised_volumes(
@@ -83,73 +86,93 @@ def standardised_volumes(
     return volumes.select(wanted).select_columns(["pixel_values", "sha256", *several]), scans
 
 
+class _Part(NamedTuple):
+    """What became of some scans: how many there were, key -> reason for those not read, problems of further images."""
+
+    scans: int
+    unreadable: dict[str, str]
+    of_channels: list[str]
+
+
 def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Path, num_workers: int) -> dict[str, str]:
     """Add a shard with the volumes of the scans. Returns key -> reason for scans that could not be read.
 
     Raises:
         CohortError: an image of another modality than T2w cannot be used; the shard is kept for the other scans.
     """
-    several = _channels(processor) > 1
-    rows: list[dict[str, Any]] = [{"key": key, "image": scan.image, "mask": scan.mask} for scan, key in keys.items()]
-    if several:
-        rows = [{**row, "channels": list(map(list, scan.channels))} for row, scan in zip(rows, keys, strict=True)]
-    num_workers = min(num_workers, len(rows))
-    name = uuid.uuid4().hex
+    scans = list(keys.items())
+    num_workers = min(num_workers, len(scans))
+    length = min(MOST_IN_FILE, math.ceil(len(scans) / num_workers))
+    parts = [scans[first : first + length] for first in range(0, len(scans), length)]
+    unreadable: dict[str, str] = {}
+    of_channels: list[str] = []
     with (
-        replacing_folder(folder / name) as shard,
-        in_workers(partial(_standardise, processor=processor), rows, num_workers) as standardised,
+        replacing_folder(folder / uuid.uuid4().hex) as shard,
+        in_workers(partial(_write, processor=processor, shard=shard), enumerate(parts), num_workers) as written,
+        tqdm(total=len(scans), desc="Standardising scans", unit="scan") as progress,
     ):
-        built = Dataset.from_list([{name: row[name] for name in ("key", "image", "mask")} for row in rows]).map(
-            lambda _row: next(standardised),  # in the order in which they are ready; the key says which scan it is
-            features=_features(processor),
-            remove_columns=["image", "mask"],
-            writer_batch_size=8,  # the default, 1000 volumes, takes gigabytes
-            cache_file_name=str(shard / "volumes.arrow"),
-            load_from_cache_file=False,
-            new_fingerprint=name,
-            desc="Standardising scans",
-        )
-        errors = {row["key"]: row["error"] for row in built.select_columns(["key", "error"]) if row["error"]}
-    of_channels = [error.removeprefix(OF_CHANNEL) for error in errors.values() if error.startswith(OF_CHANNEL)]
+        for part in written:
+            unreadable |= part.unreadable
+            of_channels += part.of_channels
+            progress.update(part.scans)
     if of_channels:
         more = len(of_channels) - 1
         raise CohortError(
             f"{of_channels[0]} Or remove that file: the scan is then used, and counted as lacking it."
             + (f" {more} more such {'file' if more == 1 else 'files'} in other scans." if more else "")
         )
-    return errors
+    return unreadable
 
 
-def _standardise(row: dict, processor: GloResNetImageProcessor) -> dict:
-    count = _channels(processor)
-    blank = {"sha256": "", "pixel_values": np.zeros((count, *[processor.image_size] * 3), np.float32)}
-    if count > 1:
-        blank |= {"presence": [False] * count, "further_sha256": []}
-    channels = [Channel(*channel) for channel in row.get("channels", [])]
-    try:
-        masks = {"mask": row["mask"]} if processor.brain_mask == "required" else {}
-        without_search: dict[str, Any] = {"local_stream": False} if getattr(processor, "local_stream", False) else {}
-        options: dict[str, Any] = {"return_tensors": "np", **masks, **without_search}
-        with warnings.catch_warnings():
-            if count > 1:  # the cohort counts what is missing
-                warnings.filterwarnings("ignore", message=r"(?s).*: The scan has no ", category=VolumeWarning)
+def _write(part: tuple[int, list[tuple[Scan, str]]], processor: GloResNetImageProcessor, shard: Path) -> _Part:
+    """Standardise some scans, and write those that can be read to a file of the shard."""
+    number, scans = part
+    unreadable, of_channels = {}, []
+    with ArrowWriter(path=str(shard / f"{number:05}.arrow"), features=_features(processor)) as writer:
+        for scan, key in scans:
             try:
-                images: Any = _with_channels(row["image"], channels) if channels else row["image"]
-                inputs = processor(images, **options)
-            except (VolumeError, CohortError) as error:
-                if not channels:
-                    raise
-                processor(row["image"], **options)  # raises if the T2w scan is to blame
-                return {"key": row["key"], "error": OF_CHANNEL + " ".join(str(error).split()), **blank}
-        sha256, further = _digest(row["image"]), [_digest(path) for path in further_files(channels)]
-    except (VolumeError, OSError) as error:
-        return {"key": row["key"], "error": " ".join(str(error).split()), **blank}
-    if _key(row["image"], row["mask"], channels) != row["key"]:  # volume and hash may be of different files
-        return {"key": row["key"], "error": f"{row['image']} or its mask changed while it was read.", **blank}
-    found = {"pixel_values": inputs["pixel_values"][0]}
-    if count > 1:
-        found |= {"presence": inputs["presence"][0].tolist(), "further_sha256": further}
-    return {"key": row["key"], "error": "", "sha256": sha256, **found}
+                row = _standardise(scan, key, processor)
+            except CohortError as error:
+                of_channels.append(one_line(error))
+            except (VolumeError, OSError) as error:
+                unreadable[key] = one_line(error)
+            else:
+                writer.write_batch({name: [value] for name, value in row.items()})
+        writer.finalize()
+    return _Part(len(scans), unreadable, of_channels)
+
+
+def _standardise(scan: Scan, key: str, processor: GloResNetImageProcessor) -> dict[str, Any]:
+    """One row of the cache.
+
+    Raises:
+        CohortError: a further image of the scan cannot be used.
+        VolumeError, OSError: the scan cannot.
+    """
+    assert scan.image is not None  # it has the status `used`
+    channels = scan.channels if _channels(processor) > 1 else ()
+    masks = {"mask": scan.mask} if processor.brain_mask == "required" else {}
+    without_search: dict[str, Any] = {"local_stream": False} if getattr(processor, "local_stream", False) else {}
+    options: dict[str, Any] = {"return_tensors": "np", **masks, **without_search}
+    with warnings.catch_warnings():
+        if _channels(processor) > 1:  # the cohort counts what is missing
+            warnings.filterwarnings("ignore", message=r"(?s).*: The scan has no ", category=VolumeWarning)
+        try:
+            images: Any = _with_channels(scan.image, channels) if channels else scan.image
+            inputs = processor(images, **options)
+        except (VolumeError, CohortError) as error:
+            if channels:
+                images = scan.image
+                processor(images, **options)  # raises if the T2w scan is to blame
+                raise CohortError(str(error)) from error
+            raise
+    row = {"key": key, "sha256": _digest(scan.image), "pixel_values": inputs["pixel_values"][0]}
+    if _channels(processor) > 1:
+        row["presence"] = inputs["presence"][0].tolist()
+        row["further_sha256"] = [_digest(path) for path in further_files(channels)]
+    if _key(scan.image, scan.mask, channels) != key:  # volume and hash may be of different files
+        raise VolumeError(f"{scan.image} or its mask changed while it was read.")
+    return row
 
 
 def _digest(path: str) -> str:
@@ -157,7 +180,7 @@ def _digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _with_channels(image: str, channels: list[Channel]) -> dict[str, Any]:
+def _with_channels(image: str, channels: Sequence[Channel]) -> dict[str, Any]:
     """The images of a scan by modality, all in the world of its T2w scan. Errors name the file."""
     images: dict[str, Any] = {"T2w": image}
     for channel in channels:
@@ -197,17 +220,13 @@ def _features(processor: GloResNetImageProcessor) -> Features:
     several: dict[str, Any] = {}
     if count > 1:
         several = {"presence": List(Value("bool"), length=count), "further_sha256": List(Value("string"))}
-    return Features(key=Value("string"), sha256=Value("string"), error=Value("string"), pixel_values=volume, **several)
+    return Features(key=Value("string"), sha256=Value("string"), pixel_values=volume, **several)
 
 
 def _index(folder: Path) -> tuple[dict[str, int], Dataset]:
-    """Return key -> row, and the dataset of all shards. Unreadable scans are left out, so they are tried again."""
+    """Return key -> row, and the dataset of all shards."""
     shards = [Dataset.from_file(str(path)) for path in sorted(folder.glob("[0-9a-f]*/*.arrow"))]
     if not shards:
         return {}, Dataset.from_dict({"pixel_values": [], "sha256": []})
     volumes = concatenate_datasets(shards)
-    entries = volumes.select_columns(["key", "error"])
-    rows = {
-        key: row for row, (key, error) in enumerate(zip(entries["key"], entries["error"], strict=True)) if not error
-    }
-    return rows, volumes
+    return {key: row for row, key in enumerate(volumes["key"])}, volumes

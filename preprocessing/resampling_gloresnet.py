@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+PLANES = 8  # that are reordered at a time if they lie far apart in memory, so that they stay in the CPU cache
+
 
 class Frame(NamedTuple):
     """The part of a scan that a cube covers.
@@ -66,7 +68,12 @@ def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | N
         lines = _between(plane(before), plane(before + 1), share)
         lines = _interpolate(lines, neighbours[middle], frame.background)
         target[...] = _interpolate(np.ascontiguousarray(lines.T), neighbours[fast], frame.background)
-    return np.ascontiguousarray(cube.transpose(np.argsort((slow, fast, middle))))
+    cube = cube.transpose(np.argsort((slow, fast, middle)))
+    result = np.empty(shape, dtype)
+    step = PLANES if slow == 2 else shape[2]
+    for first in range(0, shape[2], step):
+        result[:, :, first : first + step] = cube[:, :, first : first + step]
+    return result
 
 
 def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:

@@ -18,7 +18,7 @@ import runpy, sys, time
 import cohort.cache, datasets
 datasets.config.HF_DATASETS_CACHE = "cache"
 cohort.cache.available_cores = lambda: 2
-cohort.cache._standardise = lambda row, processor: time.sleep(1000)
+cohort.cache._standardise = lambda *scan: time.sleep(1000)
 sys.argv[0] = sys.argv.pop(1)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -14,7 +14,7 @@ from cohort import cache
 from cohort.cache import standardised_volumes
 from cohort.phantom import make_phantom_scan
 from cohort.scans import find_scans
-from preprocessing import GloResNetImageProcessor
+from preprocessing import GloResNetImageProcessor, VolumeError
 
 PROCESSOR = GloResNetImageProcessor(image_size=16)
 
@@ -130,8 +130,8 @@ def test_a_scan_that_changes_while_it_is_read_is_not_cached(tiny_cohort):
     scan = find_scans(tiny_cohort)[0]
     key = cache._key(scan.image, scan.mask)
     Path(scan.image).write_bytes(Path(scan.image).read_bytes())
-    row = cache._standardise({"key": key, "image": scan.image, "mask": scan.mask}, PROCESSOR)
-    assert "changed while it was read" in row["error"] and not row["sha256"]
+    with pytest.raises(VolumeError, match="changed while it was read"):
+        cache._standardise(scan, key, PROCESSOR)
 
 
 def test_other_settings_do_not_share_volumes(shared_tiny_cohort, built):
