@@ -100,7 +100,7 @@ from screening.modalities import modalities_of
 from screening.model import has_local_stream
 from screening.one_scan import has_search
 
-from .graph import for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
+from .graph import BLOCKS, for_inference, to_openvino, to_openvino_int8, write_onnx, write_openvino
 
 TEMPORARY, LOCK = ".converting", ".lock"  # how a temporary folder's name ends, and the file that a conversion locks
 
@@ -282,7 +282,7 @@ def temporary_folder(output: Path) -> Iterator[Path]:
 
 def write(model, processor, format: str, dtype: str, volumes: list[Tensor], file: Path) -> None:
     """Convert a model and write it to `file`, without a check. Arguments as in `convert`."""
-    graph = for_inference(model, regroup_stem=dtype != "float32")
+    graph = for_inference(model, BLOCKS[dtype])
     config = model.config.to_dict()
     for name in ("auto_map", "custom_pipelines", "_name_or_path"):  # code files of the model folder, and its path
         config.pop(name, None)

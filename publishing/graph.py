@@ -38,6 +38,8 @@ DYNAMIC = {
     "p_shares": {0: "batch"},
     "candidates": {0: "batch", 1: "candidates"},
 }
+Block = tuple[int, int, int]
+BLOCKS: dict[str, Block] = {"float32": (1, 1, 1), "bfloat16": (2, 2, 2), "int8": (2, 2, 1)}  # for `SpaceToDepthConv3d`
 OPSET = 17  # the oldest with all operators we use; every runtime since 2022 supports it
 
 
@@ -88,48 +90,63 @@ class ScreeningGraph(nn.Module):
 
 
 @torch.no_grad()
-def for_inference(model: GloResNetForImageClassification, regroup_stem: bool = False) -> ScreeningGraph:
+def for_inference(model: GloResNetForImageClassification, block: Block = (1, 1, 1)) -> ScreeningGraph:
     """A copy of the model on the CPU in float32, with each BatchNorm folded into the convolution before it.
 
     Args:
         model: not changed. It may also be an instance of the class in the code of a model folder.
-        regroup_stem: also replace the first convolution by `SpaceToDepthConv3d`, if its stride is 2.
+        block: also replace the first convolution, if its stride is 2, by a `SpaceToDepthConv3d` with this block.
     """
     copy = GloResNetForImageClassification(GloResNetConfig.from_dict(model.config.to_dict())).eval()
     copy.load_state_dict({name: tensor.cpu().float() for name, tensor in model.state_dict().items()})
     fast.fold_batchnorm(copy)
     stem = copy.gloresnet.stem
-    if regroup_stem and stem.conv1.stride == (2, 2, 2):
-        stem.conv1 = SpaceToDepthConv3d(stem.conv1)
+    if block != (1, 1, 1) and stem.conv1.stride == (2, 2, 2):
+        stem.conv1 = SpaceToDepthConv3d(stem.conv1, block)
     return ScreeningGraph(copy)
 
 
 class SpaceToDepthConv3d(nn.Module):
-    """A convolution of stride 2, computed with stride 1 over 2^3 blocks of voxels whose eight voxels become channels.
+    """A convolution of stride 2, computed over blocks of voxels whose voxels become channels.
 
-    The sums are the same; zeros are added where an edge of the kernel or of the volume is odd. The matrix units of a
-    CPU need many input channels. A 7^3 convolution with one input channel hardly uses them, and takes most of the time
-    of a forward pass in low precision.
+    The sums are the same; zeros are added where an edge of the kernel or of the volume is odd. CPUs multiply 8-bit
+    integers by fours of channels, and their matrix units need many of them. A 7^3 convolution with one input channel
+    hardly uses them, and takes most of the time of a forward pass in low precision.
+
+    Args:
+        conv: a convolution of stride 2.
+        block: edges of a block along R, A, S, each 1 or 2. Along an axis with 2, the stride becomes 1.
     """
 
-    def __init__(self, conv: nn.Conv3d):
+    def __init__(self, conv: nn.Conv3d, block: Block):
         super().__init__()
         out_channels, self.channels, edge = conv.weight.shape[:3]
+        self.block = block
+        self.stride = tuple(2 // side for side in block)
         front = (edge // 2) % 2  # zeros in front, so that the kernel starts on the first voxel of a block
-        weight = F.pad(conv.weight, (front, 1 - front) * 3)
         half = (edge + 1) // 2
-        weight = weight.reshape(out_channels, self.channels, half, 2, half, 2, half, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
-        self.weight = nn.Parameter(weight.reshape(out_channels, self.channels * 8, half, half, half))
-        self.bias = conv.bias
         before = (edge // 2 + front) // 2
-        self.padding = (before, half - 1 - before) * 3
+        weight = _padded(conv.weight, [(front, 1 - front) if side == 2 else (0, 0) for side in block])
+        self.weight = nn.Parameter(self._regrouped(weight))
+        self.bias = conv.bias
+        self.ends = [(before, half - 1 - before) if side == 2 else (edge // 2, edge // 2) for side in block]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        x, y, z = (-(-int(length) // 2) for length in hidden.shape[2:])
-        hidden = F.pad(hidden, [end for n in reversed(hidden.shape[2:]) for end in (0, int(n) % 2)])
-        hidden = hidden.reshape(-1, self.channels, x, 2, y, 2, z, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
-        hidden = hidden.reshape(-1, self.channels * 8, x, y, z)
-        return F.conv3d(F.pad(hidden, self.padding), self.weight, self.bias)
+        whole = [(0, -int(length) % side) for length, side in zip(hidden.shape[2:], self.block, strict=True)]
+        blocks = self._regrouped(_padded(hidden, whole))
+        return F.conv3d(_padded(blocks, self.ends), self.weight, self.bias, self.stride)
+
+    def _regrouped(self, values: Tensor) -> Tensor:
+        """(N, C, R, A, S) -> (N, C times the voxels of a block, blocks along R, A, S)."""
+        r, a, s = self.block
+        x, y, z = (int(length) // side for length, side in zip(values.shape[2:], self.block, strict=True))
+        blocks = values.reshape(-1, self.channels, x, r, y, a, z, s).permute(0, 1, 3, 5, 7, 2, 4, 6)
+        return blocks.reshape(-1, self.channels * r * a * s, x, y, z)
+
+
+def _padded(values: Tensor, ends: list[tuple[int, int]]) -> Tensor:
+    """With so many zeros before and after, along R, A, S."""
+    return F.pad(values, [zeros for end in reversed(ends) for zeros in end])
 
 
 def write_onnx(graph: ScreeningGraph, file: Path, metadata: dict | None = None) -> None:

@@ -137,24 +137,25 @@ def test_folded_batchnorm_and_regrouped_stem_do_not_change_the_output(kernel, ch
         stem_kernel_size=kernel, modalities=["T2w", "MD"][:channels], block="bottleneck", depths=[1, 2, 1, 1]
     )
     x = torch.randn(2, channels, 32, 32, 32)
-    for regroup in (False, True):
-        faster = graph.for_inference(model, regroup_stem=regroup)
+    for block in graph.BLOCKS.values():
+        faster = graph.for_inference(model, block)
         assert not [module for module in faster.modules() if isinstance(module, nn.BatchNorm3d)]
-        assert isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d) == regroup
+        assert isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d) == (max(block) > 1)
         torch.testing.assert_close(faster(x)[0], model.predict_views(x), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("block", [(2, 2, 2), (2, 2, 1), (1, 2, 1), (1, 1, 2)])
 @pytest.mark.parametrize("edges", [(32, 32, 32), (31, 32, 33), (9, 8, 7)])
 @pytest.mark.parametrize("kernel, channels", [(1, 1), (3, 2), (5, 1), (7, 1), (9, 1)])
-def test_the_regrouped_stem_computes_the_same_sums(kernel, channels, edges):
+def test_the_regrouped_stem_computes_the_same_sums(kernel, channels, edges, block):
     torch.manual_seed(0)
     conv = nn.Conv3d(channels, 4, kernel, stride=2, padding=kernel // 2).double()
     x = torch.randn(2, channels, *edges, dtype=torch.double)
-    torch.testing.assert_close(graph.SpaceToDepthConv3d(conv)(x), conv(x), atol=1e-12, rtol=0)
+    torch.testing.assert_close(graph.SpaceToDepthConv3d(conv, block)(x), conv(x), atol=1e-12, rtol=0)
 
 
 def test_a_stem_without_stride_2_is_not_regrouped():
-    faster = graph.for_inference(make_model(stem_stride=1), regroup_stem=True)
+    faster = graph.for_inference(make_model(stem_stride=1), (2, 2, 2))
     assert not isinstance(faster.model.gloresnet.stem.conv1, graph.SpaceToDepthConv3d)
 
 
@@ -212,8 +213,8 @@ def test_int8_is_calibrated_on_half_of_the_scans_and_checked_on_all_of_them(scan
 def test_a_conversion_that_differs_from_pytorch_is_not_kept(format, folder, tmp_path, monkeypatch, capsys):
     right = graph.for_inference
 
-    def wrong(model, regroup_stem=False):
-        faster = right(model, regroup_stem)
+    def wrong(model, block):
+        faster = right(model, block)
         faster.model.config.temperature *= 1.01
         return faster
 
