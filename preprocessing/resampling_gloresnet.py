@@ -79,17 +79,18 @@ def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | N
 def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
     """z = (x - mean) / (std + eps) over all voxels (N in the paper, arXiv 2606.02498).
 
-    The standard deviation is that of the population. Sums are float64, the result is float32.
+    The standard deviation is that of the population.
+
+    Args:
+        data: `(R, A, S)` float32 or float64, in which differences from the mean keep their precision, see `resample`.
+
+    Returns:
+        float32. Sums are float64.
     """
-    mean = data.mean(dtype=np.float64)
-    squares = 0.0
-    for plane in data:  # one float64 plane at a time fits into the CPU cache
-        squares += np.square(plane - mean).sum()
-    scale = np.sqrt(squares / data.size) + eps
-    standardised = np.empty(data.shape, np.float32)
-    for plane, row in zip(data, standardised, strict=True):
-        row[...] = (plane - mean) / scale
-    return standardised
+    centred = data - data.dtype.type(data.mean(dtype=np.float64))
+    squares = sum(np.square(plane, dtype=np.float64).sum() for plane in centred)  # a plane fits into the CPU cache
+    centred /= data.dtype.type(np.sqrt(squares / data.size) + eps)
+    return centred.astype(np.float32, copy=False)
 
 
 class _Neighbours(NamedTuple):
