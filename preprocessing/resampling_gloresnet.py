@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-PLANES = 8  # that are reordered at a time if they lie far apart in memory, so that they stay in the CPU cache
+PLANES = (
+    8  # so many planes along S are reordered at a time, if each lies elsewhere in memory: they fit into the CPU cache
+)
 
 
 class Frame(NamedTuple):
@@ -82,14 +84,16 @@ def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
     The standard deviation is that of the population.
 
     Args:
-        data: `(R, A, S)` float32 or float64, in which differences from the mean keep their precision, see `resample`.
+        data: `(R, A, S)`. Its type must hold differences from the mean, as that of a cube of `resample` does; integers
+            become float64.
 
     Returns:
         float32. Sums are float64.
     """
-    centred = data - data.dtype.type(data.mean(dtype=np.float64))
+    dtype = np.result_type(data, np.float32).type
+    centred = np.subtract(data, dtype(data.mean(dtype=np.float64)), dtype=dtype)
     squares = sum(np.square(plane, dtype=np.float64).sum() for plane in centred)  # a plane fits into the CPU cache
-    centred /= data.dtype.type(np.sqrt(squares / data.size) + eps)
+    centred /= dtype(np.sqrt(squares / data.size) + eps)
     return centred.astype(np.float32, copy=False)
 
 
@@ -103,7 +107,7 @@ class _Neighbours(NamedTuple):
 
 def _neighbours(first: float, last: float, length: int, size: int, bottom: float, dtype: type) -> _Neighbours:
     points = first + np.arange(size) * (last - first) / (size - 1)
-    outside = (points < max(-1e-6, bottom)) | (points > length - 1 + 1e-6)
+    outside = (points < max(bottom, 0.0) - 1e-6) | (points > length - 1 + 1e-6)
     points = points.clip(0, length - 1)
     before = np.minimum(points.astype(int), length - 2)
     return _Neighbours(before, (points - before).astype(dtype), outside)

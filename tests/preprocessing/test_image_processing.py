@@ -39,12 +39,14 @@ def test_every_form_of_one_scan_gives_the_same_values(scan):
     processor = GloResNetImageProcessor(image_size=32)
     volume = read_volume(scan)
     expected = map_volume(volume, 32)
-    forms = [str(scan), scan, nibabel.load(scan), volume.data, torch.from_numpy(volume.data.copy()), volume.data[None]]
-    forms += [volume.data[..., None], volume.data[None, None], [scan], (scan,)]
-    for form in forms:
+    forms = [str(scan), scan, nibabel.load(scan), volume, volume.data, volume.data[None], volume.data[..., None]]
+    for form in [*forms, volume.data[None, None], [scan], (scan,)]:
         pixel_values = processor(form, return_tensors="np").pixel_values
         assert isinstance(pixel_values, np.ndarray)
-        np.testing.assert_allclose(pixel_values, expected[None, None], rtol=0, atol=5e-6)
+        np.testing.assert_array_equal(pixel_values, expected[None, None])
+    other_order = torch.from_numpy(volume.data.copy(order="C"))
+    found = processor(other_order, return_tensors="np").pixel_values
+    np.testing.assert_allclose(found, expected[None, None], rtol=0, atol=5e-6)
 
 
 def test_batches_keep_their_order(scan):

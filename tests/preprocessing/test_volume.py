@@ -69,9 +69,12 @@ def test_resampling_keeps_corners_and_interpolates_between_voxels():
     np.testing.assert_allclose(cube[:, 3, 8], np.arange(17) / 4, atol=1e-6)
 
 
-def test_standardise_uses_the_population_sd_and_eps():
-    data = np.array([[[0.0, 2.0]]], dtype=np.float32)  # mean 1, population SD 1, sample SD 1.414
-    np.testing.assert_allclose(standardise(data, eps=1.0), [[[-0.5, 0.5]]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8])
+def test_standardise_uses_the_population_sd_and_eps(dtype):
+    data = np.array([[[0, 2]]], dtype=dtype)  # mean 1, population SD 1, sample SD 1.414
+    standardised = standardise(data, eps=1.0)
+    assert standardised.dtype == np.float32
+    np.testing.assert_allclose(standardised, [[[-0.5, 0.5]]])
 
 
 # --------------------------------------------------------------------------------------------------------------- axes
@@ -137,6 +140,17 @@ def test_a_frame_is_the_part_of_the_scan_that_its_corners_say(order):
     np.testing.assert_allclose(resample(seen, shape, frame), expected, rtol=0, atol=1e-3)
     expected = ndimage.zoom(data.astype(float), np.array(shape) / data.shape, order=1)
     np.testing.assert_allclose(resample(seen, shape), expected, rtol=0, atol=1e-3)
+
+
+def test_a_plane_that_lies_on_the_edge_of_the_scan_but_for_rounding_is_inside():
+    """As in `scan_image`: the cube of 16 voxels between voxels 2 and 11, 3 and 10, and so on, of a scan of 20."""
+    cube = np.random.default_rng(2).random((16, 16, 16)) + 1
+    for first, last in [(2, 11), (3, 10), (3, 16), (5, 14)]:
+        ends = [(corner - first) * 15 / (last - first) for corner in (0, 19)]
+        on_scan = resample(cube, 20, Frame((ends[0],) * 3, (ends[1],) * 3))
+        inside = np.zeros(20, bool)
+        inside[first : last + 1] = True
+        np.testing.assert_array_equal(on_scan > 0, inside[:, None, None] & inside[:, None] & inside)
 
 
 def test_resampling_takes_no_second_copy_of_the_scan():
