@@ -104,13 +104,13 @@ def map_modalities(
     Raises:
         VolumeError: an image cannot be used, or cannot lie where its affine says. The message names its modality.
     """
-    pixel_values = np.zeros((len(modalities), *[image_size] * 3), np.float32)
+    scan = map_volume(volume, image_size, eps)
     presence = np.array([modality == T2W or modality in others for modality in modalities])
-    pixel_values[0] = map_volume(volume, image_size, eps)
-    sentences = []
+    channels, sentences = [scan], []
     if missing := missing_modalities(modalities, presence):
         sentences.append(missing)
-    for channel, modality in zip(pixel_values[1:], modalities[1:], strict=True):
+    for modality in modalities[1:]:
+        channel = np.zeros_like(scan)
         if modality in others:
             image = read_volume(others[modality], f"the {modality} image")
             image = image if modality in image.source else image._replace(source=f"{image.source} ({modality})")
@@ -119,8 +119,10 @@ def map_modalities(
             else:
                 on = volume
             corrects = correct and modality in ACQUIRED
-            channel[...], doubts = _map_onto(on, pixel_values[0], image, eps, brain, corrects)
+            channel, doubts = _map_onto(on, scan, image, eps, brain, corrects)
             sentences += [f"{modality}: {sentence}" for sentence in (*image.warnings, *doubts)]
+        channels.append(channel)
+    pixel_values = np.stack(channels) if len(channels) > 1 else scan[None]  # one channel is not copied
     return Channels(pixel_values, presence, tuple(sentences))
 
 
