@@ -38,7 +38,8 @@ from .modalities import Channel, further_files
 from .scans import Scan
 from .transforms import in_t2w_space
 
-MOST_IN_FILE = 8  # scans; each file stays open while it is mapped, and the progress bar moves when one is complete
+MOST_IN_FILE = 8  # scans; with more, the progress bar would seldom move; with fewer, there would be many files to open
+PARTS = 4  # at least so many files per worker, if there are enough scans: workers that are done first get another
 
 
 def standardised_volumes(
@@ -66,7 +67,7 @@ def standardised_volumes(
     with FileLock(folder / ".lock"):
         for unfinished in folder.glob(".*.partial"):
             shutil.rmtree(unfinished)
-        rows, _ = _index(folder)
+        rows = _index(folder)[0]
         keys = {
             scan: _key(scan.image, scan.mask, scan.channels if _channels(processor) > 1 else ())
             for scan in scans
@@ -102,12 +103,13 @@ def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Pa
     """
     scans = list(keys.items())
     num_workers = min(num_workers, len(scans))
-    length = min(MOST_IN_FILE, math.ceil(len(scans) / num_workers))
+    length = min(MOST_IN_FILE, math.ceil(len(scans) / (PARTS * num_workers)))
     parts = [scans[first : first + length] for first in range(0, len(scans), length)]
     unreadable: dict[str, str] = {}
     of_channels: list[str] = []
+    finished = folder / uuid.uuid4().hex
     with (
-        replacing_folder(folder / uuid.uuid4().hex) as shard,
+        replacing_folder(finished) as shard,
         in_workers(partial(_write, processor=processor, shard=shard), enumerate(parts), num_workers) as written,
         tqdm(total=len(scans), desc="Standardising scans", unit="scan") as progress,
     ):
@@ -115,6 +117,8 @@ def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Pa
             unreadable |= part.unreadable
             of_channels += part.of_channels
             progress.update(part.scans)
+    if not any(finished.iterdir()):
+        finished.rmdir()
     if of_channels:
         more = len(of_channels) - 1
         raise CohortError(
@@ -125,10 +129,12 @@ def _build(keys: dict[Scan, str], processor: GloResNetImageProcessor, folder: Pa
 
 
 def _write(part: tuple[int, list[tuple[Scan, str]]], processor: GloResNetImageProcessor, shard: Path) -> _Part:
-    """Standardise some scans, and write those that can be read to a file of the shard."""
+    """Standardise some scans, and write those that can be read to a file of the shard, if there are any."""
     number, scans = part
     unreadable, of_channels = {}, []
-    with ArrowWriter(path=str(shard / f"{number:05}.arrow"), features=_features(processor)) as writer:
+    file = shard / f"{number:05}.arrow"
+    # without a fingerprint, whoever opens the file computes one
+    with ArrowWriter(path=str(file), features=_features(processor), fingerprint=f"{shard.name}-{number}") as writer:
         for scan, key in scans:
             try:
                 row = _standardise(scan, key, processor)
@@ -138,7 +144,9 @@ def _write(part: tuple[int, list[tuple[Scan, str]]], processor: GloResNetImagePr
                 unreadable[key] = one_line(error)
             else:
                 writer.write_batch({name: [value] for name, value in row.items()})
-        writer.finalize()
+        written, _ = writer.finalize()
+    if not written:
+        file.unlink()
     return _Part(len(scans), unreadable, of_channels)
 
 
@@ -162,8 +170,7 @@ def _standardise(scan: Scan, key: str, processor: GloResNetImageProcessor) -> di
             inputs = processor(images, **options)
         except (VolumeError, CohortError) as error:
             if channels:
-                images = scan.image
-                processor(images, **options)  # raises if the T2w scan is to blame
+                processor(scan.image, **options)  # type: ignore[arg-type]  # raises if the T2w scan is to blame
                 raise CohortError(str(error)) from error
             raise
     row = {"key": key, "sha256": _digest(scan.image), "pixel_values": inputs["pixel_values"][0]}
@@ -205,9 +212,10 @@ def _folder(processor: GloResNetImageProcessor) -> Path:
     settings = {name: getattr(processor, name, None) for name in SETTINGS}  # earlier versions lack some
     if settings["local_stream"]:
         settings["local_stream"] = False  # the volumes are the same
-    if _channels(processor) > 1:  # folders of T2w alone keep their names
+    if _channels(processor) > 1:
         settings["modalities"] = list(processor.modalities)
         settings["transforms"] = Path(inspect.getfile(in_t2w_space)).read_text()
+    settings["columns"] = sorted(_features(processor))
     package = Path(inspect.getfile(GloResNetImageProcessor)).parent
     code = "".join(path.read_text() for path in sorted(package.glob("*_gloresnet.py")))
     digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + code).encode()).hexdigest()

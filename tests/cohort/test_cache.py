@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from datasets import Dataset
 from datasets import config as datasets_config
 
 from cohort import cache
@@ -157,11 +158,31 @@ def test_unreadable_scans_get_a_reason_and_are_tried_again(tiny_cohort, built):
     assert [len(call) for call in built] == [12, 1]
 
 
+def test_a_build_in_which_no_scan_can_be_read_leaves_nothing(tiny_cohort):
+    scans = find_scans(tiny_cohort)[:3]
+    for scan in scans:
+        Path(scan.image).write_bytes(b"half")
+    for _ in range(2):
+        volumes, after = standardised_volumes(scans, PROCESSOR, num_workers=2)
+        assert len(volumes) == 0 and volumes.column_names == ["pixel_values", "sha256"]
+        assert [scan.status for scan in after] == ["unreadable"] * 3
+    assert [path.name for path in cache._folder(PROCESSOR).iterdir()] == [".lock"]
+
+
+def test_workers_that_are_done_first_get_more_scans(shared_tiny_cohort):
+    """A file per worker would leave one idle. Each file must also stay small enough for the progress bar to move."""
+    scans = find_scans(shared_tiny_cohort)
+    standardised_volumes(scans, PROCESSOR, num_workers=2)
+    files = [*cache._folder(PROCESSOR).glob("*/*.arrow")]
+    assert len(files) == 6
+    assert sorted(len(Dataset.from_file(str(file))) for file in files) == [2] * 6
+
+
 def test_leftovers_of_an_interrupted_build_are_removed(shared_tiny_cohort, built):
     scans = find_scans(shared_tiny_cohort)
     folder = cache._folder(PROCESSOR)
     (folder / ".dead.partial").mkdir(parents=True)
-    (folder / ".dead.partial" / "volumes.arrow").write_bytes(b"half")
+    (folder / ".dead.partial" / "00000.arrow").write_bytes(b"half")
     volumes, _ = standardised_volumes(scans, PROCESSOR)
     assert len(volumes) == 12 and not list(folder.glob(".*.partial"))
 

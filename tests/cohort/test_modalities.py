@@ -226,20 +226,20 @@ def test_volumes_have_a_channel_for_each_modality_and_zeros_for_a_missing_one(mu
 
 def test_a_changed_transform_makes_the_volume_again_and_a_wrong_one_is_named(multimodal):
     scans = found(multimodal)
-    before, _ = standardised_volumes(scans, PROCESSOR, num_workers=1)
+    before, _ = standardised_volumes(scans, PROCESSOR, num_workers=2)
     moved = next(n for n, scan in enumerate(scans) if len(scan.channels) > 1)
     matrix = Path(scans[moved].channels[-1].transform)
     numbers = np.loadtxt(matrix)
     numbers[2, 3] += 6.0  # mm
     np.savetxt(matrix, numbers)
-    after, _ = standardised_volumes(scans, PROCESSOR, num_workers=1)
+    after, _ = standardised_volumes(scans, PROCESSOR, num_workers=2)
     same = [np.array_equal(a, b) for a, b in zip(before["pixel_values"], after["pixel_values"], strict=True)]
     assert same == [n != moved for n in range(3)]
     numbers[0, 3] += 90.0
     np.savetxt(matrix, numbers)
     name = Path(next(c.image for c in scans[moved].channels if c.modality == "FA")).name
     with pytest.raises(CohortError, match=f"{name}.* of the head.*Or remove that file"):
-        standardised_volumes(scans, PROCESSOR, num_workers=1)
+        standardised_volumes(scans, PROCESSOR, num_workers=2)
 
 
 @pytest.mark.filterwarnings("ignore:.*T1w: ")
