@@ -10,9 +10,11 @@ import yaml
 ROOT = Path(__file__).parent.parent
 MODEL_FILE = "model_id.txt"  # app.py reads it
 CPU_WHEELS = "--extra-index-url https://download.pytorch.org/whl/cpu"  # a Space without a GPU does not need CUDA
-# needed but not found among the imports: image processors of transformers import pillow when they are created, and a
-# Space itself runs gradio
-IMPLIED = {"pillow", "gradio"}
+# the page also reads DICOM, and may serve a model that corrects the bias field or has a network of MONAI
+PINS = ("requirements.txt", "requirements-hospital.txt", "requirements-baselines.txt")
+# needed but not found among the imports: image processors of transformers import pillow when they are created, a Space
+# itself runs gradio, pydicom decodes compressed pixels with gdcm, and some networks of MONAI need einops
+IMPLIED = {"pillow", "gradio", "python-gdcm", "einops"}
 README = """---
 {header}---
 
@@ -98,11 +100,11 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def requirements(sources: list[Path]) -> str:
-    """The text of requirements.txt with only the lines that these files need."""
+    """The lines of the files `PINS` that these files need, also for packages that are not installed here."""
     modules = {name.split(".")[0] for path in sources for name in imported_modules(path)}
     distributions = importlib.metadata.packages_distributions()
-    needed = {_normal(name) for module in modules for name in distributions.get(module, [])} | IMPLIED
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    needed = {_normal(name) for module in modules for name in distributions.get(module, [module])} | IMPLIED
+    lines = [line for name in PINS for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     pins = [line for line in lines if re.match(r"\w", line) and _normal(line.split("==")[0]) in needed]
     return "\n".join([CPU_WHEELS, *pins]) + "\n"
 
