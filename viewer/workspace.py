@@ -112,6 +112,9 @@ class Workspace:
 
     def sweep(self) -> None:
         """Delete complete uploads that nobody asked about, and the files of visitors who have been away for long."""
+        for path in (self.root, self.lock.lock_file):
+            with suppress(FileNotFoundError):
+                os.utime(path)  # systems delete what is old in their temporary folder
         now = time.monotonic()
         for folder, arrived in list(self._uploads.items()):
             if now - arrived > self.keep_uploads:

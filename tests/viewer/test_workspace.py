@@ -88,6 +88,16 @@ def test_a_visitor_who_is_away_for_long_is_forgotten_but_not_one_who_is_present(
     assert not here.exists()
 
 
+def test_the_folder_of_an_idle_page_never_looks_old(workspace):
+    paths = (workspace.root, workspace.root / ".lock")
+    for path in paths:
+        os.utime(path, (0, 0))
+    workspace.sweep()
+    for path in paths:
+        state = path.stat()
+        assert min(state.st_atime, state.st_mtime) > time.time() - 60
+
+
 def test_the_sweep_is_repeated_until_the_page_is_closed(workspace, monkeypatch):
     monkeypatch.setattr(module, "SWEEP_EVERY", 0.01)
     path = workspace.take(upload(workspace), "away")
