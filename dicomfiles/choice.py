@@ -51,6 +51,10 @@ def _one_patient(headers: Sequence[Header], where: str) -> Series:
         raise SeriesError(
             f"{where} has no DICOM file (Part 10 of the standard, with DICM after 128 bytes): check the path."
         )
+    if all(header.directory for header in headers):
+        raise SeriesError(
+            f"{where} holds no image, only a DICOMDIR (a list of files): give the folder with these files."
+        )
     if not instances:
         raise SeriesError(f"{where} has {len(headers)} DICOM file(s), but no MR image: give the T2-weighted series.")
     return instances

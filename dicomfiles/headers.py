@@ -10,6 +10,7 @@ from .delivery import MAGIC, MAGIC_AT, File, Opened
 from .thresholds import HEADER_BYTES, MAX_FRAMES, MAX_HEADERS, MAX_ITEMS
 
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which lists the files of a CD or USB stick
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")  # Enhanced MR, Legacy Converted
 IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 PIXELS = 0x7FE00008  # the first tag of pixel data, of any kind
@@ -112,11 +113,12 @@ class Instance(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a DICOM file says: its patient and study, and the instance if it is an MR image."""
+    """What a DICOM file says: patient and study, the instance if it is an MR image, and whether it is a DICOMDIR."""
 
     patient: str
     study: str
     instance: Instance | None
+    directory: bool = False
 
 
 class Headers:
@@ -157,7 +159,7 @@ class Headers:
                         raise Damaged("has, with the others, more frames than scans have")
                     return _header(dataset, file, syntax, pixels)
                 if str(dataset.get("SOPClassUID", "")) not in ("", MR_IMAGE, *ENHANCED):
-                    return Header(str(dataset.get("PatientID", "")), str(dataset.get("StudyInstanceUID", "")), None)
+                    return _header(dataset, file, syntax, 0)
             except Damaged:
                 raise
             except Exception as error:  # damaged bytes can make pydicom raise anything, RecursionError too
@@ -181,7 +183,11 @@ def parse(start: bytes, limit: int) -> tuple[Any, str, int | None]:
     from pydicom.filereader import read_dataset
 
     stream = io.BytesIO(start)
-    syntax = str(read_meta(stream).get("TransferSyntaxUID", ""))
+    meta = read_meta(stream)
+    syntax = str(meta.get("TransferSyntaxUID", ""))
+    if meta.get("MediaStorageSOPClassUID") == DIRECTORY:  # its list of files may be long
+        meta.SOPClassUID = DIRECTORY
+        return meta, syntax, None
     if syntax == DEFLATED:
         stream = io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), limit))
     if stream.getvalue().count(b"\xff\xfe\xe0\x00" if syntax == BIG_ENDIAN else b"\xfe\xff\x00\xe0") > MAX_ITEMS:
@@ -217,7 +223,7 @@ def _header(dataset: Any, file: File, syntax: str, pixels: int) -> Header:
     patient, study = str(dataset.get("PatientID", "")), str(dataset.get("StudyInstanceUID", ""))
     sop_class = str(dataset.get("SOPClassUID", ""))
     if sop_class != MR_IMAGE and sop_class not in ENHANCED:
-        return Header(patient, study, None)
+        return Header(patient, study, None, sop_class == DIRECTORY)
     groups: list[tuple[Any, Any]] = [({}, {})]
     if sop_class in ENHANCED:
         shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]

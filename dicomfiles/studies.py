@@ -21,18 +21,18 @@ class Study(NamedTuple):
 def find_studies(folder: Path, paths: Iterable[Path]) -> list[Study]:
     """The study folders below a folder, sorted.
 
-    One file of each folder that holds DICOM files tells its study. A study's folder is the deepest one above all of
-    them; it is the given folder itself if that holds one study, or if the packages for DICOM are not installed.
+    One file of each folder that holds DICOM files tells its study. A DICOMDIR has none. A study's folder is the deepest
+    one above all of them; it is the given folder itself if that holds one study, or if the packages for DICOM are not
+    installed.
 
     Args:
         folder: in which to look.
         paths: the files below it.
     """
-    samples: dict[Path, Path] = {}
+    files: dict[Path, list[Path]] = defaultdict(list)
     for path in sorted(paths):
-        if path.parent not in samples and is_dicom(path):
-            samples[path.parent] = path
-    if not samples:
+        files[path.parent].append(path)
+    if not any(is_dicom(path) for several in files.values() for path in several):
         return []
     studies: dict[str, list[Path]] = defaultdict(list)
     try:
@@ -41,12 +41,10 @@ def find_studies(folder: Path, paths: Iterable[Path]) -> list[Study]:
         return [Study(folder)]  # reading it says what is missing
     with Opened() as opened, quiet():
         headers = Headers(opened)
-        for parent, sample in samples.items():
-            try:
-                header = headers.read(File(str(sample), sample.stat().st_size))
-            except Exception:  # reading the delivery says why
-                header = None
-            studies[header.study if header else ""].append(parent)
+        for parent, several in files.items():
+            study = _study(headers, several)
+            if study is not None:
+                studies[study].append(parent)
     unknown = studies.pop("", [])
     if len(studies) <= 1:
         return [Study(folder)]
@@ -57,6 +55,21 @@ def find_studies(folder: Path, paths: Iterable[Path]) -> list[Study]:
             problem = f"{folder} holds {len(studies)} DICOM studies with mixed files: give each its own folder."
             return [Study(folder, problem)]
     return [Study(path) for path in sorted(_highest(path, folder, found) for path in found)]
+
+
+def _study(headers: Headers, paths: Iterable[Path]) -> str | None:
+    """The study of the first DICOM file that names one; empty if none does, None if there is nothing but DICOMDIRs."""
+    found = None
+    for path in filter(is_dicom, paths):
+        try:
+            header = headers.read(File(str(path), path.stat().st_size))
+        except Exception:  # reading the delivery says why
+            header = None
+        if header and header.study:
+            return header.study
+        if header is None or not header.directory:
+            found = ""
+    return found
 
 
 def _within(path: Path, upper: Path) -> bool:
