@@ -29,6 +29,8 @@ class Series(NamedTuple):
         number: SeriesNumber, if the header has it.
         warnings: sentences about doubts. They name neither the delivery nor its patient.
         missing: those of them that say that slices may be missing.
+        frames: of each slice, in their order along the normal: its file, as an index of `sources`, and its frame there,
+            from 0.
     """
 
     image: Volume
@@ -37,6 +39,7 @@ class Series(NamedTuple):
     number: int | None
     warnings: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    frames: tuple[tuple[int, int], ...] = ()
 
 
 def read(source: Source | Sequence[Source], series: int | str | None = None) -> Series:
@@ -80,7 +83,8 @@ def _read(source: Source | Sequence[Source], wanted: str | None, where: str) -> 
     volume = read_volume(nibabel.Nifti1Image(voxels, stack.affine), where)
     volume = volume._replace(source=where, warnings=(*volume.warnings, *warnings))
     sources = tuple(dict.fromkeys(instance.file for instance, _ in stack.slices))
-    return Series(volume, sources, stack.plane, found[0].number, tuple(warnings), tuple(missing))
+    frames = tuple((sources.index(instance.file), frame.place) for instance, frame in stack.slices)
+    return Series(volume, sources, stack.plane, found[0].number, tuple(warnings), tuple(missing), frames)
 
 
 def _cut(voxels: np.ndarray) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from .report import code, description
 from .software import MAKER, NAME, Software
-from .study import ScreenedStudy
+from .study import ScreenedStudy, is_multi_frame
 
 
 def make_map(study: ScreenedStudy, software: Software, uids: dict[str, str], number: int) -> Any:
@@ -34,9 +34,11 @@ def make_map(study: ScreenedStudy, software: Software, uids: dict[str, str], num
         intercept=0,
         quantity_definition=code("class-activation", "Class activation map"),
     )
+    # highdicom takes one multi-frame file as the source, and names the others of a concatenation as further sources
+    count = 1 if any(map(is_multi_frame, study.sources)) else len(study.sources)
     volume = hd.Volume(np.ascontiguousarray(study.heat), study.affine, coordinate_system="PATIENT")
     found = hd.pm.ParametricMap(
-        study.sources,
+        study.sources[:count],
         volume,
         series_instance_uid=uids["map series"],
         series_number=number,
@@ -49,6 +51,7 @@ def make_map(study: ScreenedStudy, software: Software, uids: dict[str, str], num
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
         voi_lut_transformations=[hd.VOILUTTransformation(window_center=0.5, window_width=1.0)],
+        further_source_images=study.sources[count:] or None,
         content_label="EVIDENCE",
         content_description="Where the model looked, not an outline of a lesion",
         series_description=description("map", software),

@@ -32,6 +32,7 @@ class ScreenedStudy(NamedTuple):
         voxels: `(slices, rows, columns)`, in the order of the slices along their normal.
         heat: where the model looked, of the same shape, 0 to 1; None for a model without maps.
         affine: `(4, 4)`, from (slice, row, column) to LPS millimetres.
+        frames: of each slice, an index of `sources` and its frame there, from 0.
     """
 
     answer: dict[str, Any]
@@ -40,6 +41,7 @@ class ScreenedStudy(NamedTuple):
     voxels: np.ndarray
     heat: np.ndarray | None
     affine: np.ndarray
+    frames: tuple[tuple[int, int], ...]
 
 
 def screen_study(
@@ -79,6 +81,7 @@ def screen_study(
         slices,
         map_,
         affine,
+        found.frames,
     )
 
 
@@ -100,11 +103,29 @@ def headers(files: Sequence[Any]) -> list[Any]:
         header = dcmread(io.BytesIO(file.read()), stop_before_pixels=True)
         shorten(header)
         use_known_characters(header)
+        share_geometry(header)
         for keyword in MAY_BE_EMPTY:
             if keyword not in header or not copies(keyword, header.get(keyword)):
                 setattr(header, keyword, "")
         found.append(header)
     return found
+
+
+def share_geometry(header: Any) -> None:
+    """State orientation and pixel spacing once for all frames, as highdicom asks for.
+
+    Scanners may repeat them in each frame. Those of a series that was read are the same in all frames.
+    """
+    from pydicom import Dataset
+
+    if not is_multi_frame(header):
+        return
+    if not header.get("SharedFunctionalGroupsSequence"):
+        header.SharedFunctionalGroupsSequence = [Dataset()]
+    shared, first = header.SharedFunctionalGroupsSequence[0], header.PerFrameFunctionalGroupsSequence[0]
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        if keyword not in shared and keyword in first:
+            setattr(shared, keyword, first[keyword].value)
 
 
 def use_known_characters(header: Any) -> None:
@@ -149,12 +170,12 @@ def shorten(dataset: Any) -> None:
 
 
 def slice_source(study: ScreenedStudy, index: int) -> tuple[Any, int | None]:
-    """The header of the file that holds a slice, and the number of its frame, from 1; None for a file of one slice."""
-    if len(study.sources) == len(study.voxels):
-        return study.sources[index], None
-    header = study.sources[0]
-    position = study.affine[:3, 0] * index + study.affine[:3, 3]
-    own, shared = header.PerFrameFunctionalGroupsSequence, header.SharedFunctionalGroupsSequence[0]
-    found = [(group.get("PlanePositionSequence") or shared.PlanePositionSequence)[0] for group in own]
-    distances = [np.linalg.norm(np.array(place.ImagePositionPatient, float) - position) for place in found]
-    return header, int(np.argmin(distances)) + 1
+    """The header of the file that holds a slice, and the number of its frame, from 1; None for classic MR."""
+    file, frame = study.frames[index]
+    header = study.sources[file]
+    return header, frame + 1 if is_multi_frame(header) else None
+
+
+def is_multi_frame(header: Any) -> bool:
+    """Whether a file is of a kind with several frames: Enhanced or Legacy Converted MR."""
+    return "PerFrameFunctionalGroupsSequence" in header

@@ -137,6 +137,24 @@ def enhanced(image, order=None, **words) -> Dataset:
     return found
 
 
+def parts(image, orders, **words) -> list[Dataset]:
+    """A concatenation: Enhanced MR in several files. Each frame states its orientation and pixel spacing."""
+    found = []
+    for number, order in enumerate(orders, start=1):
+        one = enhanced(image, order, **words)
+        one.SOPInstanceUIDOfConcatenationSource = one.SOPInstanceUID
+        one.ConcatenationUID, one.SOPInstanceUID = uid("whole", one.SOPInstanceUID), uid(number, one.SOPInstanceUID)
+        one.InConcatenationNumber, one.InConcatenationTotalNumber = number, len(orders)
+        one.ConcatenationFrameOffsetNumber = sum(map(len, orders[: number - 1]))
+        shared = one.SharedFunctionalGroupsSequence[0]
+        for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+            for frame in one.PerFrameFunctionalGroupsSequence:
+                setattr(frame, keyword, copy.deepcopy(shared[keyword].value))
+            delattr(shared, keyword)
+        found.append(one)
+    return found
+
+
 def legacy(image, **words) -> Dataset:
     """Legacy Converted Enhanced MR, made by highdicom."""
     from highdicom.legacy import LegacyConvertedEnhancedMRImage

@@ -20,7 +20,7 @@ from hospital.software import describe_software, model_digest
 from hospital.study import on_slices, screen_study, slice_source
 from screening.loading import load_model
 from screening.one_scan import NOTICE, prepare_scan, screen_scan
-from tests.dicomfiles.deliveries import RAS_TO_LPS, edit, enhanced, save, slices_of, turned, volume
+from tests.dicomfiles.deliveries import RAS_TO_LPS, edit, enhanced, parts, save, slices_of, turned, volume
 from tests.hospital.conftest import require_tools
 
 IMAGE = volume()
@@ -28,6 +28,7 @@ KINDS = {
     "classic": lambda folder: save(slices_of(IMAGE, study="classic"), folder),
     "coronal": lambda folder: save(slices_of(turned(IMAGE, "coronal"), study="coronal"), folder),
     "enhanced": lambda folder: save([enhanced(IMAGE, [*range(4, 10), *range(4)], study="enhanced")], folder),
+    "parts": lambda folder: save(parts(IMAGE, [[3, 1, 8], [0, 2, 9, 7, 6], [5, 4]], study="parts"), folder),
 }
 
 
@@ -140,12 +141,14 @@ def test_the_map_lies_on_the_slices_of_the_source(written, model, kind):
     expected = map_coordinates(heat, places.T, order=1, mode="nearest").reshape(found.array.shape)
     np.testing.assert_allclose(found.array, expected, atol=2e-3)
     assert found.array.max() > 0.5
+    named = dcmread(paths[1]).ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert {one.ReferencedSOPInstanceUID for one in named} == {source.SOPInstanceUID for source in study.sources}
 
     # the slices of the source, each where its own header says
     voxels, affine = on_slices(image)
     for index in (0, 3, len(voxels) - 1):
         header, frame = slice_source(study, index)
-        assert (frame is not None) == (kind == "enhanced")
+        assert (frame is not None) == (kind in ("enhanced", "parts"))
         full = dcmread(
             next(
                 p
