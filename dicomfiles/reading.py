@@ -8,7 +8,7 @@ import numpy as np
 
 from preprocessing import Volume, VolumeError, read_volume
 
-from .age import UNKNOWN, age_in_days, too_old
+from .age import CONTRADICTED, UNKNOWN, age_in_days, contradicted, too_old
 from .choice import choose, find_series
 from .delivery import File, Opened, Source, list_files, name_of
 from .errors import SeriesError
@@ -78,6 +78,8 @@ def _read(source: Source | Sequence[Source], wanted: str | None, where: str) -> 
             voxels = decode(stack, opened, where)
     if all(age_in_days(instance) is None for instance in found):
         warnings.append(UNKNOWN)
+    if any(map(contradicted, found)):
+        warnings.append(CONTRADICTED)
     missing = _incomplete(found, stack) + _cut(voxels)
     warnings += missing
     volume = read_volume(nibabel.Nifti1Image(voxels, stack.affine), where)
