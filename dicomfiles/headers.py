@@ -22,7 +22,7 @@ KEYWORDS = """
     ImageType ComplexImageComponent BurnedInAnnotation LossyImageCompression BodyPartExamined DiffusionBValue
     SeriesDescription ProtocolName SequenceName PulseSequenceName
     ScanningSequence EchoPulseSequence EchoPlanarPulseSequence AcquisitionContrast
-    EchoTime RepetitionTime InversionTime ImagesInAcquisition
+    EchoTime RepetitionTime InversionTime ImagesInAcquisition InConcatenationTotalNumber
     Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit
     PixelRepresentation RescaleSlope RescaleIntercept ModalityLUTSequence
     ImagePositionPatient ImageOrientationPatient PixelSpacing
@@ -84,6 +84,7 @@ class Instance(NamedTuple):
     Attributes:
         names: the words of its description, in capital letters; for choosing only, never for a message.
         sequence: ScanningSequence, or what Enhanced MR says instead: SE, GR, EP, IR.
+        expected, parts: how many images the acquisition has, and how many files a concatenation.
         pixel_bytes: length of the stored pixel data; `UNDEFINED` if compressed.
     """
 
@@ -104,6 +105,7 @@ class Instance(NamedTuple):
     lossy: bool
     reference: str
     expected: int | None
+    parts: int | None
     syntax: str
     rows: int
     columns: int
@@ -233,7 +235,6 @@ def _header(dataset: Any, file: File, syntax: str, pixels: int) -> Header:
     elif frames_claimed(dataset) != 1:
         raise Damaged("claims several frames, which its kind cannot have")
     frames = tuple(_frame(index, *both, dataset) for index, both in enumerate(groups))
-    first = groups[0] if groups else ({}, {})
     instance = Instance(
         file=file,
         uid=str(dataset.get("SOPInstanceUID", "")),
@@ -247,11 +248,12 @@ def _header(dataset: Any, file: File, syntax: str, pixels: int) -> Header:
         study_date=str(dataset.get("StudyDate") or ""),
         names=" ".join(word for keyword in NAMES for word in _texts(dataset.get(keyword))),
         body_part=" ".join(_texts(dataset.get("BodyPartExamined"))),
-        sequence=_sequence(dataset, *first),
+        sequence=_sequence(dataset, *(groups[0] if groups else ({}, {}))),
         burned_in=_texts(dataset.get("BurnedInAnnotation")) == ("YES",),
         lossy=_texts(dataset.get("LossyImageCompression")) == ("01",),
         reference=str(dataset.get("FrameOfReferenceUID") or ""),
         expected=_whole(dataset.get("ImagesInAcquisition")),
+        parts=_whole(dataset.get("InConcatenationTotalNumber")),
         syntax=syntax,
         rows=_whole(dataset.get("Rows")) or 0,
         columns=_whole(dataset.get("Columns")) or 0,
@@ -280,7 +282,6 @@ def _frame(place: int, own: Any, shared: Any, dataset: Any) -> Frame:
         if holder and PHILIPS_FRAME in holder and holder[PHILIPS_FRAME].value:
             philips = holder[PHILIPS_FRAME].value[0].get(PHILIPS_SCALE)
     slope, intercept = _numbers(value("RescaleSlope")), _numbers(value("RescaleIntercept"))
-    diffusion = _numbers(value("DiffusionBValue"))
     return Frame(
         place=place,
         types=tuple(types),
@@ -288,7 +289,7 @@ def _frame(place: int, own: Any, shared: Any, dataset: Any) -> Frame:
         repetition_time=_first(value("RepetitionTime")),
         inversion_time=_first(value("InversionTime")),
         contrast=" ".join(_texts(value("AcquisitionContrast"))),
-        diffusion=bool(diffusion) and diffusion[0] > 0,
+        diffusion=(_first(value("DiffusionBValue")) or 0) > 0,
         position=_numbers(value("ImagePositionPatient")),
         orientation=_numbers(value("ImageOrientationPatient")),
         spacing=_numbers(value("PixelSpacing")),
@@ -341,8 +342,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def _first(value: Any) -> float | None:
-    found = _numbers(value)
-    return found[0] if found else None
+    return next(iter(_numbers(value)), None)
 
 
 def _whole(value: Any) -> int | None:

@@ -104,6 +104,9 @@ def _incomplete(series: Sequence[Instance], stack: Stack) -> list[str]:
     expected = max((instance.expected or 0 for instance in series), default=0)
     if expected > count:
         return [f"The header states {expected} images, but the series has {count}: slices may be missing at an end."]
+    parts = max((instance.parts or 0 for instance in series), default=0)
+    if parts > len(series):
+        return [f"The header states {parts} files, but the series has {len(series)}: slices may be missing at an end."]
     numbers = [instance.instance_number for instance in series if instance.instance_number is not None]
     if (
         len(series) == count

@@ -18,6 +18,7 @@ from .deliveries import (
     enhanced,
     header,
     legacy,
+    parts,
     save,
     slices_of,
     turned,
@@ -249,6 +250,16 @@ def test_missing_end_slices_are_suspected_from_their_numbers(tmp_path):
         one.InstanceNumber = number + 1
     series = read(save(rest[2:], tmp_path / "study"))
     assert series.warnings == ("The instance numbers run from 3 to 10 over 8 slices: slices may be missing at an end.",)
+
+
+def test_a_missing_file_of_a_concatenation_is_noticed(tmp_path):
+    whole = parts(IMAGE, [[3, 1, 4], [0, 2, 7, 6, 5], [9, 8]])
+    series = check(save(whole, tmp_path / "whole"))
+    assert series.warnings == ()
+    # slice 0 is the first frame of the second file, the first of `sources`; slice 1 the second frame of the first file
+    assert series.frames == ((0, 0), (1, 1), (0, 1), (1, 0), (1, 2), (0, 4), (0, 3), (0, 2), (2, 1), (2, 0))
+    series = read(save(whole[:2], tmp_path / "part"))
+    assert series.missing == ("The header states 3 files, but the series has 2: slices may be missing at an end.",)
 
 
 def test_the_processor_gets_what_it_gets_from_nifti(tmp_path):
