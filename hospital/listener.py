@@ -1,5 +1,6 @@
 """Receive studies by C-STORE."""
 
+import functools
 import io
 import sqlite3
 import ssl
@@ -15,6 +16,7 @@ from .spool import OtherImage, Spool, SpoolFull, tag
 
 MR = (MR_IMAGE, *ENHANCED)
 VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO
+HANDSHAKE = 10.0  # seconds for that of TLS
 IDLE = 30.0  # seconds; who closes a connection without a release after such a pause has sent all
 SUCCESS, OUT_OF_RESOURCES, OTHER_OBJECT, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
 OTHER_IMAGE = 0xC001, "another image came before under this SOPInstanceUID"  # status, comment of at most 64 letters
@@ -49,20 +51,23 @@ class Listener:
             entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
         entity.add_supported_context(VERIFICATION)
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, self._limit),
+            (evt.EVT_CONN_OPEN, self._opened),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_RELEASED, self._released),
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
-        secure = tls_context(settings, server=True) if settings.certificate else None
+        secure: Any = tls_context(settings, server=True) if settings.certificate else None
+        if secure:  # pynetdicom would wait for the handshake of one sender before it accepts the next: see `_opened`
+            secure.wrap_socket = functools.partial(secure.wrap_socket, do_handshake_on_connect=False)
         address = settings.host, settings.listen
         try:
-            entity.start_server(address, block=False, evt_handlers=handlers, ssl_context=secure)
+            server: Any = entity.start_server(address, block=False, evt_handlers=handlers, ssl_context=secure)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise OSError(
                 f"nothing can listen on {address[0]}:{address[1]} ({reason}): choose another --listen"
             ) from None
+        server.daemon_threads = True  # `close` waits for no handshake
         self.entity = entity
 
     def close(self) -> None:
@@ -79,10 +84,20 @@ class Listener:
             found, self.others = self.others, set()
         return found
 
-    def _limit(self, event: Any) -> None:
-        """Close a connection that sends more bytes than one file may have. pynetdicom would keep them all in memory."""
+    def _opened(self, event: Any) -> None:
+        """Limit how long a connection may take and how many bytes of one file it may send, in a thread of its own.
+
+        pynetdicom would wait for ever for the handshake of TLS and the rest of a message, and keep all in memory.
+        """
         connection = event.assoc.dul.socket
         receive, event.assoc.received, event.assoc.marked = connection.recv, 0, set()
+        try:
+            if isinstance(connection.socket, ssl.SSLSocket):
+                connection.socket.settimeout(HANDSHAKE)
+                connection.socket.do_handshake()
+            connection.socket.settimeout(event.assoc.network_timeout)
+        except OSError:  # too slow, or not TLS; nothing was received
+            connection.close()
 
         def limited(count: int) -> Any:
             event.assoc.received += count

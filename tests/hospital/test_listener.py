@@ -1,0 +1,88 @@
+"""The listener and senders that are silent, break off, or use several associations for one study."""
+
+import socket
+import subprocess
+import time
+
+import pytest
+from pynetdicom import AE
+
+import hospital.listener
+from hospital.listener import VERIFICATION, Listener
+from hospital.orthanc import free_port
+from hospital.queue import Queue
+from hospital.settings import Settings
+from hospital.spool import Spool
+from tests.hospital.conftest import require_tools
+from tests.hospital.encryption import context_of
+
+SOON = 10.0  # seconds
+
+
+@pytest.fixture
+def listen(tmp_path):
+    """Start a listener, and close it after the test."""
+    started = []
+
+    def start(**words):
+        settings = Settings(spool=tmp_path / "spool", listen=free_port(), **words)
+        spool = Spool(settings.spool, 9, 9, 0)
+        queue = Queue(settings.spool)
+        listener = Listener(settings, spool, queue)
+        listener.port = settings.listen
+        started.extend([listener, queue, spool])
+        return listener
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def _associate(listener, *kinds, tls=None):
+    entity = AE(ae_title="SENDER")
+    entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = SOON
+    for kind in kinds:
+        entity.add_requested_context(kind)
+    return entity.associate("127.0.0.1", listener.port, ae_title="GLORESNET", tls_args=tls)
+
+
+def _ended(connection):
+    """Whether the other side closes a connection soon."""
+    connection.settimeout(SOON)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_silent_connections_do_not_keep_others_from_sending_over_tls(listen, tmp_path, monkeypatch):
+    """What a port scanner or the check of a load balancer does."""
+    require_tools("openssl")
+    key, pem = tmp_path / "key", tmp_path / "pem"
+    call = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj"]
+    call += ["/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(pem)]
+    subprocess.run(call, check=True, capture_output=True)
+    listener = listen(certificate=str(pem), key=str(key), ca_file=str(pem))
+    address = "127.0.0.1", listener.port
+    with socket.create_connection(address), socket.create_connection(address) as talks:
+        talks.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        association = _associate(listener, VERIFICATION, tls=context_of(pem, pem, key))
+        assert association.is_established and association.send_c_echo().Status == 0
+        association.release()
+        assert not _associate(listener, VERIFICATION).is_established  # without TLS
+        monkeypatch.setattr(hospital.listener, "HANDSHAKE", 0.2)
+        with socket.create_connection(address) as late:
+            assert _ended(late)
+        begin = time.monotonic()
+        listener.close()  # the first connection is still silent
+        assert time.monotonic() - begin < hospital.listener.IDLE / 6
+
+
+def test_a_sender_that_stops_within_a_message_is_disconnected(listen):
+    listener = listen()
+    listener.entity.network_timeout = 0.3
+    with socket.create_connection(("127.0.0.1", listener.port)) as connection:
+        connection.sendall(b"\x01\x00\x00\x00\x10\x00")  # a request of 4096 bytes, which do not come
+        assert _ended(connection)
