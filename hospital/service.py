@@ -21,7 +21,7 @@ from machine.programs import FAILED
 from preprocessing import VolumeError
 from run_folder.files import WriteError
 
-from .archive import Archive, ArchiveError, Receiver
+from .archive import Archive, ArchiveError, Found, Receiver
 from .documents import REPORT, write_documents
 from .fingerprint import fingerprint
 from .intake import CUT_OFF, PART, key_for, predecessor, read_series, tags_of
@@ -145,11 +145,7 @@ class Service:
                 break
             try:
                 if self.archive.wanted(series):
-                    for study, instance, data in self.archive.fetch(series):
-                        try:
-                            self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
-                        except OtherImage:
-                            self._refuse_other(tag(study))
+                    self._fetch(self.archive, series)
                 self.queue.note_fetched(*key, series.size)
             except ArchiveError as error:  # the next series may be found
                 problem = f"{error}; it is tried again."
@@ -158,6 +154,20 @@ class Service:
                 break
         self.counts = {series.series: series.size for series in found}
         self.lines.trouble("search", problem)
+
+    def _fetch(self, archive: Archive, series: Found) -> None:
+        """Fetch a series into the spool. Until all of it is there, the study is marked as cut off."""
+        studies = set()  # one, as the files have it
+        for study, instance, data in archive.fetch(series):
+            studies.add(study)
+            try:
+                self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
+            except OtherImage:
+                self._refuse_other(tag(study))
+            else:
+                self.spool.mark_cut(tag(study), cut=True)
+        for study in studies:
+            self.spool.mark_cut(tag(study), cut=False)
 
     def _waiting(self) -> int:
         """How many studies are to be looked at; those that are only kept, in case more of them comes, do not count."""

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 
+import pytest
 from pynetdicom import AE, evt
 
 import hospital.archive
@@ -66,7 +67,9 @@ def test_an_archive_that_does_not_answer_is_not_asked_for_each_report(tmp_path):
 
 
 class _Source:
-    """An archive with one new series."""
+    """An archive with one new series, which it can give only in part."""
+
+    error: Exception | None = None
 
     def find(self):
         return [Found("9", "9.1", 1)]
@@ -76,6 +79,8 @@ class _Source:
 
     def fetch(self, found):
         yield found.study, "9.1.1", b"x"
+        if self.error:
+            raise self.error
 
 
 def test_refused_studies_that_are_kept_do_not_end_the_search(tmp_path):
@@ -89,6 +94,23 @@ def test_refused_studies_that_are_kept_do_not_end_the_search(tmp_path):
         service._keep(delivery, "no T2-weighted series")
     service.poll()
     assert len(service.spool.deliveries()) == MOST_FETCHED + 1
+    service.close()
+
+
+def test_a_series_that_the_archive_gave_only_in_part_is_cut_off_until_it_is_fetched_whole(tmp_path):
+    service = _service(tmp_path / "spool")
+    service.archive, service.counts = _Source(), {"9.1": 1}
+    service.archive.error = ArchiveError("the archive does not give a series")
+    service.poll()
+    assert [delivery.cut for delivery in service.spool.deliveries()] == [True]
+    service.archive.error = None
+    service.poll()
+    assert [delivery.cut for delivery in service.spool.deliveries()] == [False]
+    service.archive.error, service.counts = KeyboardInterrupt(), {"9.1": 2}
+    service.archive.find = lambda: [Found("9", "9.1", 2)]
+    with pytest.raises(KeyboardInterrupt):  # the service ends meanwhile
+        service.poll()
+    assert [delivery.cut for delivery in service.spool.deliveries()] == [True]
     service.close()
 
 
