@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,9 @@ class Spool:
         # by a service that was killed
         for left in [*self.received.glob("*/.*.part"), *self.reports.glob(".*"), *folder.glob(f"{HEADERS}*")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for study in self.received.iterdir():
+            if study.is_dir() and not any(study.glob("*.dcm")):  # it would count as a study that waits
+                shutil.rmtree(study)
 
     def close(self) -> None:
         self._claim.close()
@@ -116,14 +120,16 @@ class Spool:
                 os.fsync(file.fileno())
             with self.replacing:
                 if is_other(part, folder / name, known):
-                    part.unlink()
                     raise OtherImage
                 os.replace(part, folder / name)
             sync_folder(folder)
             sync_folder(self.received)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise SpoolFull(type(error).__name__) from None
+        finally:
+            with self.lock, suppress(OSError):
+                part.unlink(missing_ok=True)
+                folder.rmdir()  # if nothing of the study was kept; if something was, this fails
 
     def mark_cut(self, study: str, cut: bool) -> None:
         """Remember whether the last transfer of a study was cut off."""
@@ -135,8 +141,11 @@ class Spool:
 
     def deliveries(self) -> list[Delivery]:
         """The studies that were received, the oldest first."""
-        found = [delivery for folder in self.received.iterdir() if (delivery := self.delivery(folder)).files]
-        return sorted(found, key=lambda delivery: delivery.newest)
+        found = []
+        for folder in self.received.iterdir():
+            with suppress(FileNotFoundError):  # `keep` removed it meanwhile, because nothing of the study was kept
+                found.append(self.delivery(folder))
+        return sorted((delivery for delivery in found if delivery.files), key=lambda delivery: delivery.newest)
 
     def delivery(self, folder: Path) -> Delivery:
         """What is in a folder of received files."""

@@ -10,13 +10,14 @@ from pynetdicom import AE, evt
 
 import hospital.archive
 import hospital.service
+import hospital.spool
 import serve
 from hospital.archive import ArchiveError, Found, Receiver
 from hospital.queue import Key
 from hospital.service import MOST_FETCHED, Service
 from hospital.settings import Settings
 from hospital.software import Software
-from hospital.spool import tag
+from hospital.spool import OtherImage, SpoolFull, tag
 from tests.dicomfiles.deliveries import save, slices_of, volume
 from tests.programs import ROOT
 
@@ -158,6 +159,32 @@ def test_a_folder_with_other_files_is_no_spool(tmp_path, model_folder, capsys):
     flags = ["--model", str(model_folder), "--archive", "http://127.0.0.1:9/dicom-web", "--once"]
     assert serve.main([*flags, "--spool", str(tmp_path)]) == 1
     assert "holds other files" in capsys.readouterr().err and precious.read_text() == "x"
+
+
+def test_a_study_of_which_nothing_was_kept_does_not_count(tmp_path, monkeypatch):
+    folder = tmp_path / "spool" / "received"
+    service = _service(tmp_path / "spool", max_studies=2)
+    keep = service.spool.keep
+    monkeypatch.setattr(hospital.spool, "is_other", lambda *_: True)
+    for number in range(3):
+        with pytest.raises(OtherImage):
+            keep(f"1.{number}", "1.1", b"x")
+    assert not list(folder.iterdir())
+    monkeypatch.setattr(hospital.spool, "is_other", lambda *_: False)
+    monkeypatch.setattr(hospital.spool.os, "fsync", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        keep("1.3", "1.1", b"x")
+    monkeypatch.undo()
+    assert not list(folder.iterdir())
+    keep("1.4", "1.1", b"x")
+    with pytest.raises(SpoolFull, match="too many"):
+        keep("1.5", "1.1", b"x") or keep("1.6", "1.1", b"x")
+    service.close()
+    (folder / tag("1.4") / f"{tag('1.1')}.dcm").rename(folder / tag("1.4") / ".cut")  # a death while it is deleted
+    (folder / "empty").mkdir()
+    service = _service(tmp_path / "spool", max_studies=2)
+    assert [path.name for path in folder.iterdir()] == [tag("1.5")]
+    service.close()
 
 
 def test_a_damaged_queue_is_one_sentence(tmp_path, capsys):
