@@ -76,6 +76,8 @@ class Listener:
     def busy(self) -> set[str]:
         """The studies that associations, which are still open, have brought."""
         with self.lock:
+            for association in [each for each in self.open if not each.is_alive()]:
+                del self.open[association]  # its last file, which had waited, was stored after `_closed`
             return set().union(*self.open.values())
 
     def take_others(self) -> set[str]:

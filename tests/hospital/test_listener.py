@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -13,8 +14,10 @@ from hospital.orthanc import free_port
 from hospital.queue import Queue
 from hospital.settings import Settings
 from hospital.spool import Spool
+from tests.dicomfiles.deliveries import slices_of, volume
 from tests.hospital.conftest import require_tools
 from tests.hospital.encryption import context_of
+from tests.hospital.setting import wait
 
 SOON = 10.0  # seconds
 
@@ -86,3 +89,18 @@ def test_a_sender_that_stops_within_a_message_is_disconnected(listen):
     with socket.create_connection(("127.0.0.1", listener.port)) as connection:
         connection.sendall(b"\x01\x00\x00\x00\x10\x00")  # a request of 4096 bytes, which do not come
         assert _ended(connection)
+
+
+def test_a_file_that_is_stored_after_its_connection_closed_leaves_its_study_free(listen, monkeypatch):
+    """The thread of pynetdicom that reads a connection sees its end before the one that stores files is done."""
+    store, closed, ended = Listener._store, Listener._closed, threading.Event()
+    monkeypatch.setattr(Listener, "_store", lambda self, event: ended.wait(SOON) and store(self, event))
+    monkeypatch.setattr(Listener, "_closed", lambda self, event: closed(self, event) or ended.set())
+    listener = listen()
+    image = slices_of(volume(shape=(8, 8, 3)))[0]
+    association = _associate(listener, image.SOPClassUID)
+    association.dimse_timeout = 0.2
+    assert "Status" not in association.send_c_store(image)  # the sender does not wait longer, and aborts
+    wait(listener.spool.deliveries)
+    wait(lambda: not listener.busy())
+    assert listener.spool.deliveries()[0].cut
