@@ -40,7 +40,7 @@ class Listener:
 
         assert settings.listen is not None
         self.spool, self.queue, self.max_bytes = spool, queue, settings.max_file_mb * 1_000_000
-        self.open: dict[Any, set[str]] = {}  # studies that associations have brought so far
+        self.open: dict[Any, set[tuple[str, str]]] = {}  # studies and series that associations have brought so far
         self.others: set[str] = set()  # studies with an image that was refused because another one came before
         self.lock = threading.Lock()
         entity = AE(ae_title=settings.aet)
@@ -78,7 +78,7 @@ class Listener:
         with self.lock:
             for association in [each for each in self.open if not each.is_alive()]:
                 del self.open[association]  # its last file, which had waited, was stored after `_closed`
-            return set().union(*self.open.values())
+            return {study for brought in self.open.values() for study, _ in brought}
 
     def take_others(self) -> set[str]:
         """The studies with an image that was refused, since the last call, because another one came before."""
@@ -92,7 +92,8 @@ class Listener:
         pynetdicom would wait for ever for the handshake of TLS and the rest of a message, and keep all in memory.
         """
         connection = event.assoc.dul.socket
-        receive, event.assoc.received, event.assoc.marked = connection.recv, 0, set()
+        receive, event.assoc.received, event.assoc.last = connection.recv, 0, time.monotonic()
+        event.assoc.marked, event.assoc.incomplete = set(), set()  # series; those that another association broke off
         try:
             if isinstance(connection.socket, ssl.SSLSocket):
                 connection.socket.settimeout(HANDSHAKE)
@@ -117,7 +118,7 @@ class Listener:
             if event.request.AffectedSOPClassUID not in MR:
                 return SUCCESS  # or the transfer of a whole study would fail
             data = event.encoded_dataset()
-            tags = ["StudyInstanceUID", "SOPInstanceUID", "SOPClassUID"]
+            tags = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
             header = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=tags)
             study, instance = str(header.get("StudyInstanceUID", "")), str(header.get("SOPInstanceUID", ""))
             if instance != event.request.AffectedSOPInstanceUID or header.get("SOPClassUID") not in MR:
@@ -126,8 +127,9 @@ class Listener:
             return NOT_UNDERSTOOD
         if not study or not instance:
             return NOT_UNDERSTOOD
+        series = tag(study), tag(header.get("SeriesInstanceUID", ""))
         with self.lock:
-            self.open.setdefault(event.assoc, set()).add(tag(study))
+            self.open.setdefault(event.assoc, set()).add(series)
             event.assoc.last = time.monotonic()
         try:
             self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
@@ -137,25 +139,28 @@ class Listener:
             with self.lock:
                 self.others.add(tag(study))
             return refusal(*OTHER_IMAGE)
-        if tag(study) not in event.assoc.marked:
-            event.assoc.marked.add(tag(study))
-            self.spool.mark_cut(tag(study), cut=True)  # until it ends; a death in between leaves the mark
+        if series not in event.assoc.marked:
+            event.assoc.marked.add(series)
+            self.spool.mark_cut(*series, cut=True)  # until it ends; a death in between leaves the mark
         return SUCCESS
 
     def _released(self, event: Any) -> None:
-        for study in self._end(event.assoc):
-            self.spool.mark_cut(study, cut=False)
+        self._end(event.assoc, cut=False)
 
     def _closed(self, event: Any) -> None:
         """Without a release before, the transfer was cut off, unless the sender was done long ago."""
-        for study in self._end(event.assoc):
-            if time.monotonic() >= event.assoc.last + IDLE:
-                self.spool.mark_cut(study, cut=False)
+        self._end(event.assoc, cut=time.monotonic() < event.assoc.last + IDLE)
 
-    def _end(self, association: Any) -> set[str]:
-        """The studies of an association that has ended, and that no other one is bringing."""
+    def _end(self, association: Any, cut: bool) -> None:
+        """Remove the marks of what an association brought, unless it or another one was cut off, or is bringing it."""
         with self.lock:
-            return self.open.pop(association, set()) - set().union(*self.open.values())
+            brought = self.open.pop(association, set())
+            if cut:
+                for other in self.open:  # which may have brought another part of the same series
+                    other.incomplete |= brought
+                return
+            for study, series in brought - association.incomplete - set().union(*self.open.values()):
+                self.spool.mark_cut(study, series, cut=False)
 
 
 def refusal(status: int, comment: str) -> Any:

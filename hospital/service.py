@@ -156,18 +156,18 @@ class Service:
         self.lines.trouble("search", problem)
 
     def _fetch(self, archive: Archive, series: Found) -> None:
-        """Fetch a series into the spool. Until all of it is there, the study is marked as cut off."""
-        studies = set()  # one, as the files have it
+        """Fetch a series into the spool. Until all of it is there, it is marked as cut off."""
+        brought = set()
         for study, instance, data in archive.fetch(series):
-            studies.add(study)
+            brought.add((tag(study), tag(series.series)))
             try:
                 self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
             except OtherImage:
                 self._refuse_other(tag(study))
             else:
-                self.spool.mark_cut(tag(study), cut=True)
-        for study in studies:
-            self.spool.mark_cut(tag(study), cut=False)
+                self.spool.mark_cut(tag(study), tag(series.series), cut=True)
+        for each in brought:
+            self.spool.mark_cut(*each, cut=False)
 
     def _waiting(self) -> int:
         """How many studies are to be looked at; those that are only kept, in case more of them comes, do not count."""

@@ -17,7 +17,7 @@ from .fingerprint import fingerprint
 
 HEADERS = ".headers-"  # how temporary folders with headers begin
 LOCK = "lock"  # also says that a folder is a spool
-CUT = ".cut"  # a file in the folder of a study until its transfer has ended; also after a death in between
+CUT = ".cut-"  # how a file in the folder of a study begins while a series is received; also after a death in between
 
 
 class SpoolFull(Exception):
@@ -36,7 +36,7 @@ class Delivery(NamedTuple):
         files: by the tag of their SOPInstanceUID.
         content: changes if a file is added or received again, or the transfer ends.
         newest: when the last one came, seconds since 1970.
-        cut: the last transfer has not ended, or was cut off.
+        cut: the last transfer of a series has not ended, or was cut off.
     """
 
     study: str
@@ -131,11 +131,15 @@ class Spool:
                 part.unlink(missing_ok=True)
                 folder.rmdir()  # if nothing of the study was kept; if something was, this fails
 
-    def mark_cut(self, study: str, cut: bool) -> None:
-        """Remember whether the last transfer of a study was cut off."""
-        folder = self.received / study
+    def mark_cut(self, study: str, series: str, cut: bool) -> None:
+        """Remember whether the last transfer of a series was cut off.
+
+        Args:
+            study, series: tags of their UIDs.
+        """
+        path = self.received / study / f"{CUT}{series}"
         try:
-            (folder / CUT).touch() if cut else (folder / CUT).unlink(missing_ok=True)
+            path.touch() if cut else path.unlink(missing_ok=True)
         except OSError:
             pass  # the study is gone, or the disk is full: then its own checks must find what is missing
 
@@ -155,7 +159,7 @@ class Spool:
             files[path.stem] = path
             words.append(f"{path.stem} {status.st_size} {status.st_mtime_ns}")
             newest = max(newest, status.st_mtime)
-        cut = (folder / CUT).exists()
+        cut = any(folder.glob(f"{CUT}*"))
         content = hashlib.sha256("\n".join([*words, str(cut)]).encode()).hexdigest()[:16]
         return Delivery(folder.name, files, content, newest, cut)
 

@@ -104,3 +104,31 @@ def test_a_file_that_is_stored_after_its_connection_closed_leaves_its_study_free
     wait(listener.spool.deliveries)
     wait(lambda: not listener.busy())
     assert listener.spool.deliveries()[0].cut
+
+
+def test_a_series_that_was_cut_off_stays_so_until_it_comes_again(listen):
+    listener = listen()
+    images = {series: slices_of(volume(shape=(8, 8, 3)), study="s", series=series) for series in (1, 2)}
+    kind = images[1][0].SOPClassUID
+
+    def send(series, release=True, count=3, between=lambda: None):
+        association = _associate(listener, kind)
+        assert [association.send_c_store(image).Status for image in images[series][:count]] == [0] * count
+        between()
+        association.release() if release else association.abort()
+        wait(lambda: association not in threading.enumerate())
+
+    def is_cut():
+        wait(lambda: not listener.busy())
+        return listener.spool.deliveries()[0].cut
+
+    send(1, release=False, count=2)
+    assert is_cut()
+    send(2)  # another series of the study
+    assert is_cut()
+    send(1)
+    assert not is_cut()
+    send(2, count=2, between=lambda: send(2, release=False, count=1))  # two senders of one series
+    assert is_cut()
+    send(2)
+    assert not is_cut()

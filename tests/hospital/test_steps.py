@@ -180,7 +180,7 @@ def test_a_study_of_which_nothing_was_kept_does_not_count(tmp_path, monkeypatch)
     with pytest.raises(SpoolFull, match="too many"):
         keep("1.5", "1.1", b"x") or keep("1.6", "1.1", b"x")
     service.close()
-    (folder / tag("1.4") / f"{tag('1.1')}.dcm").rename(folder / tag("1.4") / ".cut")  # a death while it is deleted
+    (folder / tag("1.4") / f"{tag('1.1')}.dcm").rename(folder / tag("1.4") / ".cut-1")  # a death while it is deleted
     (folder / "empty").mkdir()
     service = _service(tmp_path / "spool", max_studies=2)
     assert [path.name for path in folder.iterdir()] == [tag("1.5")]
