@@ -30,7 +30,7 @@ from .listener import Listener
 from .queue import Key, Queue, key_of
 from .settings import Settings
 from .software import Software
-from .spool import Delivery, OtherImage, Spool, SpoolFull, tag
+from .spool import Delivery, OtherImage, Spool, SpoolFull, StudyFull, tag
 from .study import screen_study
 
 LONGEST_PAUSE = 600.0  # seconds between two tries
@@ -40,6 +40,10 @@ TICK = 0.2  # seconds
 OTHER = (
     "an image came again under its SOPInstanceUID with other pixels or in another place: it was not taken, and the"
     " first one counts; a changed image needs a UID of its own"
+)
+MANY = (
+    "the archive has more files of the study than --max_instances {}, so a series was not fetched whole: to screen it,"
+    " give a larger --max_instances and another --spool"
 )
 ENDED = "screening it ended the service several times, or failed each time"
 
@@ -104,7 +108,7 @@ class Service:
         if self.settings.polls is not None and time.monotonic() >= self.next_poll:
             self.poll()
         for study in self.listener.take_others() if self.listener else ():
-            self._refuse_other(study)
+            self._refuse_part(study, "other image", OTHER)
         now = time.time()
         busy = self.listener.busy() if self.listener else set()  # first: what comes after this has not settled
         deliveries = self.spool.deliveries()
@@ -163,7 +167,9 @@ class Service:
             try:
                 self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
             except OtherImage:
-                self._refuse_other(tag(study))
+                self._refuse_part(tag(study), "other image", OTHER)
+            except StudyFull:  # it would be so each time, so it counts as fetched
+                return self._refuse_part(tag(study), "many files", MANY.format(self.settings.max_instances))
             else:
                 self.spool.mark_cut(tag(study), tag(series.series), cut=True)
         for each in brought:
@@ -245,10 +251,10 @@ class Service:
         self._keep(delivery, problem)
         return True
 
-    def _refuse_other(self, study: str) -> None:
-        """Say, once, that a study has an image that was refused because another one came before."""
-        if self.queue.add(Key(study, "", "other image", self.software.digest), "refused", OTHER):
-            self.lines.study(study, "refused", OTHER)
+    def _refuse_part(self, study: str, kind: str, problem: str) -> None:
+        """Say, once, why some images of a study were not taken."""
+        if self.queue.add(Key(study, "", kind, self.software.digest), "refused", problem):
+            self.lines.study(study, "refused", problem)
 
     def send(self) -> bool:
         """Send the reports that are due, the oldest first. Returns whether one was sent."""

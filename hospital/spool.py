@@ -24,6 +24,10 @@ class SpoolFull(Exception):
     """A limit of the service or the disk is reached: the sender must try again later."""
 
 
+class StudyFull(SpoolFull):
+    """A study has as many files as one may have. Others can be received."""
+
+
 class OtherImage(Exception):
     """A file has the SOPInstanceUID of an image that came before, and shows something else."""
 
@@ -99,7 +103,7 @@ class Spool:
             known: fingerprint of the instance when it was reported; empty if it was not.
 
         Raises:
-            SpoolFull: a limit is reached. Nothing is left of this file.
+            SpoolFull: a limit is reached, for `StudyFull` that of files of one study. Nothing is left of this file.
             OtherImage: an earlier file of this instance shows something else. That one stays.
         """
         folder, name = self.received / tag(study), f"{tag(instance)}.dcm"
@@ -112,7 +116,7 @@ class Spool:
                     raise SpoolFull("too many studies wait")
                 folder.mkdir(mode=0o700, exist_ok=True)
                 if not (folder / name).exists() and len(list(folder.glob("*.dcm"))) >= self.limits[1]:
-                    raise SpoolFull("the study has too many files")
+                    raise StudyFull("the study has too many files")
                 file = open(part, "wb")  # from now on the folder is not empty, and not removed
             with file:
                 file.write(data)

@@ -68,9 +68,9 @@ def test_an_archive_that_does_not_answer_is_not_asked_for_each_report(tmp_path):
 
 
 class _Source:
-    """An archive with one new series, which it can give only in part."""
+    """An archive with one new series of one image, which it can give only in part."""
 
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def find(self):
         return [Found("9", "9.1", 1)]
@@ -112,6 +112,25 @@ def test_a_series_that_the_archive_gave_only_in_part_is_cut_off_until_it_is_fetc
     with pytest.raises(KeyboardInterrupt):  # the service ends meanwhile
         service.poll()
     assert [delivery.cut for delivery in service.spool.deliveries()] == [True]
+    service.close()
+
+
+def test_a_study_with_more_files_than_allowed_does_not_end_the_search(tmp_path, capsys):
+    service, fetched = _service(tmp_path / "spool", max_instances=1), []
+    service.archive, service.counts = _Source(), {"8.1": 2, "9.1": 1}
+    service.archive.find = lambda: [Found("8", "8.1", 2), Found("9", "9.1", 1)]
+    service.archive.fetch = lambda found: (
+        fetched.append(found.study) or (found.study, f"{found.series}.{number}", b"x") for number in range(found.size)
+    )
+    service.poll()
+    service.poll()
+    assert fetched == ["8", "8", "9"] and not service.lines.problem("search")
+    assert {delivery.study: delivery.cut for delivery in service.spool.deliveries()} == {
+        tag("8"): True,
+        tag("9"): False,
+    }
+    said = capsys.readouterr().out
+    assert said.count("more files of the study than --max_instances 1,") == 1 and tag("8")[:12] in said
     service.close()
 
 
