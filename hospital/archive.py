@@ -13,9 +13,10 @@ from dicomfiles.contrast import judge
 from dicomfiles.delivery import File, Opened
 from dicomfiles.headers import Headers
 
+from .lines import SHORT
 from .listener import MR, tls_context
 from .settings import Settings
-from .spool import HEADERS
+from .spool import HEADERS, tag
 
 TIMEOUT = 20.0  # seconds
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -51,9 +52,10 @@ def said(what: str) -> Iterator[None]:
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         kind = f"HTTP {status}" if status else type(error).__name__
+        odd = isinstance(error, (ValueError, TypeError, AttributeError))  # an answer, but not of the kind asked for
     else:
         return
-    raise ArchiveError(f"{what} ({kind})", answered=status is not None)
+    raise ArchiveError(f"{what} ({kind})", answered=status is not None or odd)
 
 
 class Archive:
@@ -81,24 +83,42 @@ class Archive:
         self.client.set_http_retry_params(retry=False)  # the queue repeats, and does not block
         self.days, self.folder = settings.days, settings.spool
 
-    def find(self) -> list[Found]:
+    def find(self) -> tuple[list[Found], str]:
         """The MR series of studies of the last days.
 
+        Returns:
+            The series, and a sentence about studies whose series the archive does not list, empty if it lists all.
+
         Raises:
-            ArchiveError
+            ArchiveError: it cannot be searched at all.
         """
         today = datetime.date.today()
         dates = f"{today - datetime.timedelta(self.days):%Y%m%d}-{today + datetime.timedelta(1):%Y%m%d}"
-        found = []
+        found, problems = [], []
         with said("the archive cannot be searched"):
             studies = self.client.search_for_studies(search_filters={"ModalitiesInStudy": "MR", "StudyDate": dates})
-            for study in (value(each, "0020000D") for each in studies):
-                for each in self.client.search_for_series(
-                    study, fields=["NumberOfSeriesRelatedInstances"], search_filters={"Modality": "MR"}
-                ):
-                    if value(each, "00080060") in ("MR", None):
-                        found.append(Found(study, value(each, "0020000E"), int(value(each, "00201209") or 0)))
-        return found
+            uids = [value(each, "0020000D") for each in studies]
+        for study in uids:
+            try:
+                with said(f"the archive does not list the series of study {tag(study)[:SHORT]}"):
+                    found += self._series_of(study)
+            except ArchiveError as error:
+                if not error.answered:  # the others would wait as long, and in vain
+                    raise
+                problems.append(str(error))
+        more = f", nor those of {len(problems) - 1} more" if len(problems) > 1 else ""
+        return found, f"{problems[0]}{more}" if problems else ""
+
+    def _series_of(self, study: str) -> list[Found]:
+        """The MR series of a study."""
+        series = self.client.search_for_series(
+            study, fields=["NumberOfSeriesRelatedInstances"], search_filters={"Modality": "MR"}
+        )
+        return [
+            Found(study, value(each, "0020000E"), int(value(each, "00201209") or 0))
+            for each in series
+            if value(each, "00080060") in ("MR", None)
+        ]
 
     def wanted(self, found: Found) -> bool:
         """Whether a series may be T2-weighted and of a newborn, from its headers; only then it is fetched.

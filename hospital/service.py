@@ -135,11 +135,11 @@ class Service:
         assert self.archive is not None and self.settings.polls is not None
         self.next_poll = time.monotonic() + self.settings.polls
         try:
-            found = self.archive.find()
+            found, problem = self.archive.find()
         except ArchiveError as error:
             self.lines.trouble("search", f"{error}; it is tried again.")
             return
-        problem = ""
+        problem = f"{problem}; it is tried again." if problem else ""
         for series in found:
             key = tag(series.study), tag(series.series), self.software.digest
             complete = self.counts.get(series.series) == series.size

@@ -73,7 +73,7 @@ class _Source:
     error: BaseException | None = None
 
     def find(self):
-        return [Found("9", "9.1", 1)]
+        return [Found("9", "9.1", 1)], ""
 
     def wanted(self, found):
         return True
@@ -108,7 +108,7 @@ def test_a_series_that_the_archive_gave_only_in_part_is_cut_off_until_it_is_fetc
     service.poll()
     assert [delivery.cut for delivery in service.spool.deliveries()] == [False]
     service.archive.error, service.counts = KeyboardInterrupt(), {"9.1": 2}
-    service.archive.find = lambda: [Found("9", "9.1", 2)]
+    service.archive.find = lambda: ([Found("9", "9.1", 2)], "")
     with pytest.raises(KeyboardInterrupt):  # the service ends meanwhile
         service.poll()
     assert [delivery.cut for delivery in service.spool.deliveries()] == [True]
@@ -118,7 +118,7 @@ def test_a_series_that_the_archive_gave_only_in_part_is_cut_off_until_it_is_fetc
 def test_a_study_with_more_files_than_allowed_does_not_end_the_search(tmp_path, capsys):
     service, fetched = _service(tmp_path / "spool", max_instances=1), []
     service.archive, service.counts = _Source(), {"8.1": 2, "9.1": 1}
-    service.archive.find = lambda: [Found("8", "8.1", 2), Found("9", "9.1", 1)]
+    service.archive.find = lambda: ([Found("8", "8.1", 2), Found("9", "9.1", 1)], "")
     service.archive.fetch = lambda found: (
         fetched.append(found.study) or (found.study, f"{found.series}.{number}", b"x") for number in range(found.size)
     )
