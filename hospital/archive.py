@@ -96,8 +96,8 @@ class Archive:
         dates = f"{today - datetime.timedelta(self.days):%Y%m%d}-{today + datetime.timedelta(1):%Y%m%d}"
         found, problems = [], []
         with said("the archive cannot be searched"):
-            studies = self.client.search_for_studies(search_filters={"ModalitiesInStudy": "MR", "StudyDate": dates})
-            uids = [value(each, "0020000D") for each in studies]
+            filters = {"ModalitiesInStudy": "MR", "StudyDate": dates}
+            uids = list(whole("0020000D", self.client.search_for_studies, search_filters=filters))
         for study in uids:
             try:
                 with said(f"the archive does not list the series of study {tag(study)[:SHORT]}"):
@@ -111,12 +111,11 @@ class Archive:
 
     def _series_of(self, study: str) -> list[Found]:
         """The MR series of a study."""
-        series = self.client.search_for_series(
-            study, fields=["NumberOfSeriesRelatedInstances"], search_filters={"Modality": "MR"}
-        )
+        fields, filters = ["NumberOfSeriesRelatedInstances"], {"Modality": "MR"}
+        series = whole("0020000E", self.client.search_for_series, study, fields=fields, search_filters=filters)
         return [
-            Found(study, value(each, "0020000E"), int(value(each, "00201209") or 0))
-            for each in series
+            Found(study, uid, int(value(each, "00201209") or 0))
+            for uid, each in series.items()
             if value(each, "00080060") in ("MR", None)
         ]
 
@@ -224,6 +223,20 @@ class Receiver:
                     raise ArchiveError(f"the receiver does not take a report ({shown})", answered=code is not None)
         finally:
             association.release()
+
+
+def whole(uid: str, search: Any, *where: Any, **how: Any) -> dict[str, Any]:
+    """All pages of the answer to a search, by the tag of a UID. An archive may limit how much it answers at once.
+
+    `get_remaining` of dicomweb_client does the same, but asks without end if an archive does not know `offset`.
+    """
+    found: dict[str, Any] = {}
+    while True:
+        page = search(*where, **how, offset=len(found) or None)
+        new = {name: each for each in page if (name := value(each, uid)) and name not in found}
+        if not new:
+            return found
+        found |= new
 
 
 def keep_answers(association: Any) -> None:

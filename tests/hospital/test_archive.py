@@ -29,7 +29,7 @@ def archive():
                 found = [{"0020000D": {"vr": "UI", "Value": [f"1.{number}"]}} for number in range(server.studies)]
             else:
                 found = [{"0020000E": {"vr": "UI", "Value": [f"{study}.1"]}, "00201209": {"vr": "IS", "Value": [3]}}]
-            first = int(parse_qs(address.query).get("offset", ["0"])[0])
+            first = int(parse_qs(address.query).get("offset", ["0"])[0]) if server.pages else 0
             page = found[first : first + server.page] if server.page else found
             data = json.dumps(page).encode()
             self.send_response(200)
@@ -42,7 +42,7 @@ def archive():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.studies, server.page, server.broken, server.odd = 5, 0, "", ""
+    server.studies, server.page, server.pages, server.broken, server.odd = 5, 0, True, "", ""
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -52,6 +52,15 @@ def archive():
 
 def _series(*numbers):
     return [Found(f"1.{number}", f"1.{number}.1", 3) for number in numbers]
+
+
+def test_an_answer_in_pages_is_read_to_its_end(archive):
+    archive.page = 2
+    assert Archive(Settings(archive=archive.url)).find() == (_series(0, 1, 2, 3, 4), "")
+    archive.pages = False  # it does not know `offset`
+    assert Archive(Settings(archive=archive.url)).find() == (_series(0, 1), "")
+    archive.page = 0
+    assert Archive(Settings(archive=archive.url)).find() == (_series(0, 1, 2, 3, 4), "")
 
 
 def test_studies_that_the_archive_cannot_list_do_not_hide_the_others(archive, tmp_path, model_folder, capsys):
