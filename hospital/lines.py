@@ -48,7 +48,9 @@ def now() -> str:
 
 def summary(answer: dict[str, Any], slices: int, plane: str, replaces: bool) -> str:
     """The answer of the model in a few words."""
-    warned = len(answer["warnings"])
+    from screening.modalities import missing_and_doubts  # here, so that `serve.py status` starts fast
+
+    warned = len(missing_and_doubts(answer)[1])
     words = [
         f"p {answer['p_injury']:.3f} ({answer['predicted_label']})",
         f"{plane}, {slices} slices",

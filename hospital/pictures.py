@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from screening.modalities import missing_and_doubts
 from screening.one_scan import intensity_window
 
 from .report import description, spoke_locally
@@ -109,7 +110,7 @@ def draw(study: ScreenedStudy, index: int, window: list[float], software: Softwa
     label_sides(pen, study, (left, BAND, left + width, BAND + height))
     answer = study.answer
     doubt = f"{software.doubt_in_short}: the number says nothing about any patient." if software.doubt else ""
-    warned = len(answer["warnings"])
+    warned = len(missing_and_doubts(answer)[1])
     write_lines(
         pen, MARGIN, [(NOTICE, "yellow"), (doubt, "red"), (
             f"Probability of injury {answer['p_injury']:.3f}, threshold {answer['threshold']:.3f}"

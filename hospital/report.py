@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from screening.modalities import missing_and_doubts
+
 from .software import MAKER, NAME, Software, make_uid
 from .study import ScreenedStudy
 
@@ -97,13 +99,16 @@ def make_report(
 
 
 def comments(study: ScreenedStudy, software: Software) -> list[str]:
-    """What a reader must know, in this order: phantoms, research use, every warning, how to read the numbers."""
+    """What a reader must know: phantoms, research use, every warning, missing modalities, how to read the numbers."""
     answer = study.answer
+    missing, doubts = missing_and_doubts(answer)
     sentences = [software.doubt] if software.doubt else []
     sentences.append(answer["notice"])
-    sentences += [f"Warning: {warning}" for warning in answer["warnings"]]
-    if answer["warnings"]:
+    sentences += [f"Warning: {warning}" for warning in doubts]
+    if doubts:
         sentences.append("Do not rely on a probability with warnings.")
+    if missing:
+        sentences.append(missing)
     if not answer["calibrated"]:
         sentences.append("The probability is not calibrated: it ranks scans, it is no frequency.")
     if study.heat is None:

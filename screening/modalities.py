@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from preprocessing.modalities_gloresnet import missing_modalities
 from preprocessing.reading_gloresnet import VolumeError
 
 if TYPE_CHECKING:
@@ -37,6 +38,21 @@ def used_and_missing(settings: Any, presence: np.ndarray | None) -> dict[str, li
         "modalities": [name for name, present in zip(taken, there, strict=True) if present],
         "missing_modalities": [name for name, present in zip(taken, there, strict=True) if not present],
     }
+
+
+def missing_and_doubts(answer: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The warnings of an answer in two parts.
+
+    Args:
+        answer: of `screen_scan`.
+
+    Returns:
+        The sentence about the modalities that the scan lacks, empty if there are none, which is no doubt about the
+        scan; and the other warnings, which are.
+    """
+    used, absent = answer["modalities"], answer["missing_modalities"]
+    missing = missing_modalities([*used, *absent], [True] * len(used) + [False] * len(absent))
+    return missing, [sentence for sentence in answer["warnings"] if sentence != missing]
 
 
 class FurtherImages:

@@ -6,8 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from architectures.networks import network_name
-from preprocessing.modalities_gloresnet import missing_modalities
-from screening.modalities import modalities_of
+from screening.modalities import missing_and_doubts, modalities_of
 from screening.model import has_local_stream
 
 LEAST = 0.05  # probability of a place that the page lists; the JSON answer holds all
@@ -89,11 +88,7 @@ def result_panel(answer: dict | None = None, problem: str = "", searches: bool =
         searches: whether the model has a local stream; the panel then says which stream spoke.
     """
     places = listed_places(answer) if answer and searches else []
-    missing, doubts = "", []
-    if answer:
-        used, absent = answer["modalities"], answer["missing_modalities"]
-        missing = missing_modalities([*used, *absent], [True] * len(used) + [False] * len(absent))
-        doubts = [sentence for sentence in answer["warnings"] if sentence != missing]
+    missing, doubts = missing_and_doubts(answer) if answer else ("", [])
     return PAGES.get_template("result.html.jinja").render(
         answer=answer, problem=problem, searches=searches, places=places, least=LEAST, missing=missing, doubts=doubts
     )
@@ -101,4 +96,5 @@ def result_panel(answer: dict | None = None, problem: str = "", searches: bool =
 
 def answers_table(entries: list[dict], chosen: int) -> str:
     """All scans of a visitor, one row per scan, with its result or problem. The row with index `chosen` is marked."""
-    return PAGES.get_template("table.html.jinja").render(entries=entries, chosen=chosen)
+    doubted = [len(missing_and_doubts(entry["answer"])[1]) if entry.get("answer") else 0 for entry in entries]
+    return PAGES.get_template("table.html.jinja").render(entries=entries, chosen=chosen, doubted=doubted)

@@ -4,6 +4,7 @@ import pytest
 from pydicom import dcmread
 
 from hospital.documents import write_documents
+from hospital.lines import summary
 from hospital.service import Service
 from hospital.settings import Settings
 from hospital.software import describe_software
@@ -19,6 +20,9 @@ from tests.hospital.test_documents import items
 PLACES = [
     {"probability": 0.9 - 0.1 * rank, "position_mm": [12.3, -4.5, 20.0 + rank], "side": "right"} for rank in range(7)
 ]
+
+
+LACKS = "The scan has no T1w or MD: the answer rests on T2w alone."
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,14 @@ def test_a_study_lacks_the_further_modalities_of_a_model_and_the_report_says_so(
     model, processor = load_model(str(tmp_path / "model"))
     study = screen_study(model, processor, str(folder))
     assert study.answer["modalities"] == ["T2w"] and study.heat is not None
-    paths = write_documents(study, describe_software(model, str(tmp_path / "model")), tmp_path / "out")
-    said = " ".join(item.TextValue for name, item in items(dcmread(paths[0])) if name == "Comment")
-    assert "The scan has no T1w or MD: the answer rests on T2w alone." in said
+    software, said = describe_software(model, str(tmp_path / "model")), {}
+    assert LACKS in study.answer["warnings"]  # every study has this sentence: it is no reason not to rely on it
+    for name, warnings in {"lacks": [LACKS], "blurred": [LACKS, "It is blurred."]}.items():
+        answer = study.answer | {"warnings": warnings}
+        (report, *_) = write_documents(study._replace(answer=answer), software, tmp_path / name)
+        comments = {item.TextValue for name, item in items(dcmread(report)) if name == "Comment"}
+        assert LACKS in comments
+        said[name] = summary(answer, 10, "axial", False), comments
+    doubts = {"Warning: It is blurred.", "Do not rely on a probability with warnings."}
+    assert "warning" not in said["lacks"][0] and not doubts & said["lacks"][1]
+    assert "1 warning(s): do not rely on it" in said["blurred"][0] and doubts <= said["blurred"][1]

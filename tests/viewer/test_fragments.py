@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from modeling_gloresnet import BaselineConfig, GloResNetConfig, GloResNetForImageClassification
 from screening.model import caution
 from viewer.entries import COLUMNS, next_to, table_row
-from viewer.fragments import masthead, result_panel
+from viewer.fragments import answers_table, masthead, result_panel
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = {
@@ -63,6 +63,14 @@ def test_calibration_and_warnings():
     assert "Calibrated: temperature 1.84" in shown and "Not calibrated" not in shown
     warning, _, rest = shown.partition("Do not rely on this probability. It is upside down.")
     assert "0.700" not in warning and "0.700 probability of injury" in rest  # nobody reads the number first
+
+
+def test_a_missing_modality_is_no_warning_in_the_table_of_scans():
+    lacks = "The scan has no T1w: the answer rests on T2w alone."
+    one = ANSWER | {"missing_modalities": ["T1w"], "warnings": [lacks]}
+    two = one | {"warnings": [lacks, "It is blurred."]}
+    entries = [{"scan": "a", "answer": one}, {"scan": "b", "answer": two}, {"scan": "c", "problem": "no"}]
+    assert re.findall(r"\d+ warnings?:", answers_table(entries, 0)) == ["1 warning:"]
 
 
 def test_the_members_of_an_ensemble_are_shown():
