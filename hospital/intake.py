@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dicomfiles import Series, read
-from dicomfiles.choice import find_series
+from dicomfiles.choice import find_series, is_derived, slices
 from dicomfiles.contrast import judge
 from dicomfiles.delivery import Opened, list_files
 from dicomfiles.packages import quiet
 from dicomfiles.stacking import plane_of
+from dicomfiles.thresholds import MIN_SLICES
 
 from .queue import Key
 from .spool import Delivery, tag
@@ -41,16 +42,20 @@ def read_series(delivery: Delivery, plane: str | None) -> Series:
 def series_in_plane(paths: list[str], plane: str) -> str | None:
     """The SeriesInstanceUID of the only T2w series in a plane; None if there is none, or several.
 
+    As without a plane, series that are too short do not count, and derived ones only if there is no original one.
+
     Raises:
         VolumeError: the files cannot be used.
     """
     where = f"the delivery of {len(paths)} file(s)"
     with Opened() as opened, quiet():
         series = find_series(list_files(paths, opened, where), opened, where)
-        fitting = {uid: found for uid, found in series.items() if judge(found).t2w == "yes"}
-    planes = {uid: plane_of(found[0].frames[0].orientation) for uid, found in fitting.items()}
-    found = [uid for uid, its_plane in planes.items() if its_plane == plane]
-    return found[0] if len(fitting) > 1 and len(found) == 1 else None
+        fitting = {
+            uid: found for uid, found in series.items() if judge(found).t2w == "yes" and slices(found) >= MIN_SLICES
+        }
+    in_plane = [uid for uid, found in fitting.items() if plane_of(found[0].frames[0].orientation) == plane]
+    chosen = [uid for uid in in_plane if not is_derived(fitting[uid])] or in_plane
+    return chosen[0] if len(fitting) > 1 and len(chosen) == 1 else None
 
 
 def tags_of(series: Series) -> list[str]:
