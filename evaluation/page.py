@@ -169,6 +169,7 @@ def render_comparison(comparison: Comparison, studies: Sequence[Study], folder: 
         "studies": dict(zip(comparison.names, studies, strict=True)),
         "phantoms": phantoms,
         "painted": wording.PAINTED if any(study.painted for study in studies) else "",
+        "cautions": sorted({study.caution for study in studies if study.caution}),
         "titles": TITLES,
         "metrics": metrics,
         "over_runs": {

@@ -17,6 +17,7 @@ from cohort.scans import CohortError, Scan, flow, read_cohort
 from run_folder.files import InputError, read_json
 from run_folder.layout import RunFolder
 from run_folder.predictions import read_predictions, scan_name
+from run_folder.provenance import caution, read_provenance
 
 from .records import read_environment, read_history, read_metrics, read_recipe
 
@@ -33,7 +34,7 @@ class Study:
         name: of the run folder or of the predictions file.
         table: one row per scored scan: the columns of ``predictions.csv`` and `COVARIATES` ("" or NaN if unknown).
         cohort: name of the cohort's folder.
-        phantom: preset of the phantom cohort; None for real scans.
+        phantom: preset of the phantom cohort, "unknown" if only the models say that it is one; None for real scans.
         flow: number of scans found, excluded (by reason) and used.
         exclusions: ``participant_id, session_id, status, reason`` of the excluded scans.
         selection: how epochs were chosen: "last", "inner", "paper" (optimistic), or "unknown" (external only).
@@ -44,6 +45,8 @@ class Study:
         fold_metrics: fold -> ``metrics.json``.
         external: whether the scans are from outside the run that trained the model.
         painted: whether a program painted the injuries into normal scans.
+        caution: the sentence that belongs to every answer of a model from elsewhere, or of a federation, that was
+            trained on phantoms or painted injuries; else "".
         subsets: for a run with several modalities, its answers to every subset of them; see `read_subsets`.
     """
 
@@ -63,6 +66,7 @@ class Study:
     fold_metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     external: bool = False
     painted: bool = False
+    caution: str = ""
     subsets: pd.DataFrame | None = None
 
     @property
@@ -97,12 +101,15 @@ def read_run(run_folder: str | os.PathLike[str]) -> Study:
     thresholds, notes = _inner_thresholds(table, fold_metrics)
     source = environment.get("source", {}).get("data_dir") or ""
     folders = [source, *_folders_above(table)]
+    models = [read_provenance(fold.config) for fold in folds.values()]
+    # of a federation, any site may have had the phantoms
+    alone, joint = ([model for model in models if ("federation" in model) == federated] for federated in (False, True))
     return Study(
         name=run.name,
         table=table,
         cohort=Path(source).name or "cohort",
-        phantom=phantom_preset(folders),
-        painted=painted_cohort(folders),
+        phantom=phantom_preset(folders) or ("unknown" if any(model.get("synthetic") for model in alone) else None),
+        painted=painted_cohort(folders) or any(model.get("painted") for model in alone),
         flow=flow(scans),
         exclusions=_exclusions(scans),
         selection=selections[0],
@@ -113,6 +120,7 @@ def read_run(run_folder: str | os.PathLike[str]) -> Study:
         environment=environment,
         histories={k: read_history(fold, HISTORY_COLUMNS) for k, fold in folds.items()},
         fold_metrics=fold_metrics,
+        caution=next(filter(None, map(caution, joint)), ""),
     )
 
 

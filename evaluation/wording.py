@@ -43,6 +43,8 @@ def banners(findings: Findings) -> list[str]:
         )
     if study.painted:
         lines.append(PAINTED)
+    if study.caution:
+        lines.append(study.caution)
     if study.selection == "paper" and not study.external:
         lines.append(
             "Optimistic: the epoch of each fold was chosen for its accuracy on the scored scans (--selection paper). "

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from run_folder import provenance
+from run_folder.provenance import PAINTED as PAINTED
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor, nn
 
 INJURY = 1  # the column of the probability of injury
-SYNTHETIC = (
-    "The model was trained on synthetic phantoms, not on infants: its probabilities say nothing about any patient."
-)
-
-PAINTED = (
-    "The model was trained on injuries that a program painted into normal scans: its probabilities say nothing about "
-    "any patient."
-)
 
 
 class ScreeningModel(Protocol):
@@ -123,11 +118,4 @@ def is_trained(model: ScreeningModel) -> bool:
 
 def caution(model: ScreeningModel) -> str:
     """The sentence that belongs to every answer of a model trained on phantoms or painted injuries, else ""."""
-    if is_synthetic(model):
-        return SYNTHETIC
-    return PAINTED if (model.config.provenance or {}).get("painted") else ""
-
-
-def is_synthetic(model: ScreeningModel) -> bool:
-    """Whether the model was trained on phantoms."""
-    return bool((model.config.provenance or {}).get("synthetic"))
+    return provenance.caution(model.config.provenance)

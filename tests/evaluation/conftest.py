@@ -86,8 +86,12 @@ def write_synthetic_run(
     selection: str = "last",
     images: bool = False,
     phantom: str | None = None,
+    provenance: dict | None = None,
 ) -> Path:
-    """A finished run folder like that of train.py; `signal` shifts the log odds of injured scans."""
+    """A finished run folder like that of train.py; `signal` shifts the log odds of injured scans.
+
+    With `provenance`, every fold has the configuration of a model that says what it was trained on.
+    """
     random = np.random.default_rng([seed, noise_seed])
     cohort = synthetic_cohort(n, twin_pairs, seed, folds)
     bids = folder.parent / f"{folder.name}-bids"
@@ -135,6 +139,9 @@ def write_synthetic_run(
         rows = cohort[cohort["fold"] == k]
         where = folder / f"fold-{k}"
         where.mkdir()
+        if provenance is not None:
+            (where / "model").mkdir()
+            (where / "model" / "config.json").write_text(json.dumps({"image_size": 32, "provenance": provenance}))
         label, own = rows["label"].to_numpy(), log_odds[rows.index]
         history = []
         for epoch in range(1, epochs + 1):

@@ -31,7 +31,10 @@ from tests.programs import SMALL
 from training.recipe import load_recipe
 
 CALLS = {  # program -> the files whose damage it must notice or survive
-    "report": ("environment.json", "splits.json", "recipe.yaml", "cohort.csv", "fold-0/metrics.json"),
+    "report": (
+        *("environment.json", "splits.json", "recipe.yaml", "cohort.csv", "fold-0/metrics.json"),
+        "fold-0/model/config.json",
+    ),
     "publish": ("environment.json", "splits.json", "recipe.yaml", "fold-0/metrics.json", "fold-0/model/config.json"),
     "resume": ("environment.json", "splits.json", "recipe.yaml", "fold-0/metrics.json", "cv_metrics.json"),
     "page": ("cv_metrics.json", "fold-0/metrics.json"),

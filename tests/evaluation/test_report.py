@@ -129,6 +129,22 @@ def test_a_phantom_cohort_with_images_gets_controls_thumbnails_and_a_banner(make
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_a_run_on_phantoms_says_so_without_its_cohort(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluation.page.study_drawings", lambda findings: [])
+    provenance = {"cohort": "phantom-clear", "synthetic": True, "painted": True}
+    run = make_run(n=30, twin_pairs=2, folds=2, epochs=2, provenance=provenance)
+    fast = {"resampling": Resampling(100), "permutations": 0}
+    text = read_page(write_report(run, **fast))[1]
+    assert "Evaluation: run (phantom cohort) (painted injuries)" in text
+    assert text.count("not clinical evidence") == 2 and "The images are synthetic: the results say nothing" in text
+    assert "The injuries are painted: the results say nothing" in text
+    joint = make_run("joint", n=30, twin_pairs=2, folds=2, epochs=2, provenance=provenance | {"federation": {}})
+    assert "trained on synthetic phantoms, not on infants" in read_page(write_report(joint, **fast))[1]
+    text = read_page(write_comparison([run, joint], tmp_path / "both", resampling=Resampling(50)))[1]
+    assert "Phantom cohort (unknown)" in text and "trained on synthetic phantoms, not on infants" in text
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_scans_can_be_left_out(make_run):
     run = make_run(n=24, twin_pairs=2, folds=3, images=True, signal=0.3)
     page, text = read_page(write_report(run, with_scans=False, **FAST))

@@ -40,6 +40,34 @@ def test_a_phantom_cohort_is_recognised_by_its_source_or_by_its_images(make_run)
     assert read_run(run).phantom == "dhcp"
 
 
+@pytest.mark.parametrize(
+    ("provenance", "phantom", "painted", "caution"),
+    [
+        ({"cohort": "phantom-clear", "synthetic": True}, "unknown", False, ""),
+        ({"cohort": "painted", "synthetic": False, "painted": True}, None, True, ""),
+        ({"cohort": "infants", "synthetic": False}, None, False, ""),
+        (None, None, False, ""),
+        ({"synthetic": True, "federation": {}}, None, False, "trained on synthetic phantoms"),
+        ({"synthetic": False, "painted": True, "federation": {}}, None, False, "a program painted into"),
+    ],
+)
+def test_without_its_cohort_a_run_is_what_its_models_say(make_run, provenance, phantom, painted, caution):
+    """A federation says what any of its sites has; this one's infants may be real."""
+    run = make_run(n=30, twin_pairs=3, folds=2, epochs=2, provenance=provenance)
+    if provenance is None:  # as runs of earlier versions
+        (run / "fold-0" / "model").mkdir()
+        (run / "fold-0" / "model" / "config.json").write_text('{"image_size": 32}')
+    study = read_run(run)
+    assert (study.phantom, study.painted) == (phantom, painted)
+    assert caution in study.caution and bool(caution) == bool(study.caution)
+
+
+def test_one_fold_that_says_so_is_enough(make_run):
+    run = make_run(n=30, twin_pairs=3, folds=2, epochs=2, provenance={"synthetic": False})
+    (run / "fold-1" / "model" / "config.json").write_text('{"provenance": {"synthetic": true}}')
+    assert read_run(run).phantom == "unknown"
+
+
 def remove(name):
     return lambda run: (run / name).unlink()
 
