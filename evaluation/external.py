@@ -24,6 +24,7 @@ from run_folder.tables import read_table
 
 from .records import read_metrics
 from .study import KEYS, Study, painted_cohort, phantom_preset
+from .thresholds import threshold_text
 
 COLUMNS = ("scan", "p_injury", "p_injury_no_tta", "status", "message")
 ENTITIES = re.compile(r"(?:^|[/\\_])(sub|ses)-([A-Za-z0-9]+)(?=[/\\_.])")
@@ -207,7 +208,7 @@ def _frozen_thresholds(
         raise InputError(f"{folder / trained.config.name} is damaged: its threshold is {str(own)[:50]}, not 0 to 1.")
     if own != 0.5:
         thresholds["Model's own"] = np.full(n, float(own))
-        notes["Model's own"] = f"{own:g}, from the model's configuration"
+        notes["Model's own"] = f"{threshold_text(own, 'g')}, from the model's configuration"
     record = trained.metrics
     if not record.is_file():
         return thresholds, notes, "unknown"
@@ -216,5 +217,5 @@ def _frozen_thresholds(
     for key, title in (("threshold_youden", "Youden"), ("threshold_sensitivity_90", "Sensitivity 0.90")):
         if isinstance(inner.get(key), int | float):
             thresholds[title] = np.full(n, float(inner[key]))
-            notes[title] = f"{inner[key]:.3f}, chosen on the inner scans of the model's training fold"
+            notes[title] = f"{threshold_text(inner[key])}, chosen on the inner scans of the model's training fold"
     return thresholds, notes, str(metrics.get("selection", "unknown"))

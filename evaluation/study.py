@@ -20,6 +20,7 @@ from run_folder.predictions import read_predictions, scan_name
 from run_folder.provenance import caution, read_provenance
 
 from .records import read_environment, read_history, read_metrics, read_recipe
+from .thresholds import threshold_text
 
 KEYS = ["participant_id", "session_id"]
 COVARIATES = ["image", "segmentation", "sex", "birth_age", "birth_weight", "singleton", "scan_age", "site"]
@@ -205,10 +206,10 @@ def _inner_thresholds(
         ),
     }
     for key, (title, meaning) in titles.items():
-        values = {fold: (metrics.get("inner") or {}).get(key) for fold, metrics in fold_metrics.items()}
+        values: dict[int, Any] = {fold: (metrics.get("inner") or {}).get(key) for fold, metrics in fold_metrics.items()}
         if all(isinstance(value, int | float) for value in values.values()):
             thresholds[title] = table["fold"].map(values).to_numpy(float)
-            notes[title] = f"{meaning}; by fold " + ", ".join(f"{values[fold]:.3f}" for fold in sorted(values))
+            notes[title] = f"{meaning}; by fold " + ", ".join(threshold_text(values[fold]) for fold in sorted(values))
     return thresholds, notes
 
 

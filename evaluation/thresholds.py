@@ -51,3 +51,12 @@ def sensitivity_threshold(
         raise ValueError(f"The target sensitivity must be in (0, 1], got {sensitivity}.")
     reached, _, threshold = _candidates(labels, probabilities)
     return float(threshold[np.flatnonzero(reached >= sensitivity - 1e-12)[0]])
+
+
+def threshold_text(threshold: float, form: str = ".3f") -> str:
+    """A threshold as the notes of a report print it, with what a threshold of exactly 0 means.
+
+    A local stream gives exactly 0 to a scan on which it is silent and the global stream sees nothing. If too many
+    injured inner scans are such, only the threshold 0 reaches the sensitivity.
+    """
+    return f"{threshold:{form}}{' (which calls every scan injured)' if threshold == 0 else ''}"

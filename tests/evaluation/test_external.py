@@ -103,6 +103,14 @@ def test_thresholds_are_those_stored_with_the_model(tmp_path):
     values = {name: threshold.tolist() for name, threshold in study.thresholds.items()}
     assert values == {"0.5": [0.5] * 2, "Model's own": [0.4] * 2, "Youden": [0.31] * 2, "Sensitivity 0.90": [0.22] * 2}
     assert study.selection == "inner"
+    assert study.threshold_notes["Youden"].startswith("0.310, chosen on the inner scans")
+    (model / "config.json").write_text(json.dumps({"threshold": 0}))
+    inner = {"threshold_youden": 0.0, "threshold_sensitivity_90": 1e-9}
+    (model.parent / "metrics.json").write_text(json.dumps({"selection": "inner", "inner": inner}))
+    notes = read_external(tmp_path / "predictions.csv", labels, model).threshold_notes
+    assert notes["Model's own"].startswith("0 (which calls every scan injured), from")
+    assert notes["Youden"].startswith("0.000 (which calls every scan injured), chosen on the inner scans")
+    assert notes["Sensitivity 0.90"].startswith("0.000, chosen on the inner scans")
     (model.parent / "metrics.json").unlink()
     assert list(read_external(tmp_path / "predictions.csv", labels, model).thresholds) == ["0.5", "Model's own"]
 

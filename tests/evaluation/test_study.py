@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.metrics import screening_metrics, write_cv_metrics
 from evaluation.study import read_run
+from evaluation.thresholds import sensitivity_threshold
 from run_folder.files import InputError
 
 
@@ -30,6 +31,21 @@ def test_each_scan_gets_the_inner_threshold_of_its_fold(make_run):
     }
     assert study.thresholds["Youden"].tolist() == study.table["fold"].map(recorded).tolist()
     assert "inner scans; by fold" in study.threshold_notes["Youden"]
+
+
+def test_a_threshold_of_exactly_0_says_that_it_calls_every_scan(make_run):
+    """It is the answer to an injured scan on which the local stream is silent and p_global is at most 0.5."""
+    labels, fused = [0] * 5 + [1] * 5, [0.1, 0.0, 0.3, 0.2, 0.0, 0.0, 0.9, 0.8, 0.7, 0.6]
+    assert sensitivity_threshold(labels, fused) == 0
+    run = make_run(selection="inner", n=30, twin_pairs=3, folds=2, epochs=3)
+    for fold, values in ((0, (0.0, 0.0004)), (1, (0.41, 0))):
+        path = run / f"fold-{fold}" / "metrics.json"
+        content = json.loads(path.read_text())
+        content["inner"] |= dict(zip(("threshold_youden", "threshold_sensitivity_90"), values, strict=True))
+        path.write_text(json.dumps(content))
+    study = read_run(run)
+    assert study.threshold_notes["Youden"].endswith("; by fold 0.000 (which calls every scan injured), 0.410")
+    assert study.threshold_notes["Sensitivity 0.90"].endswith("; by fold 0.000, 0.000 (which calls every scan injured)")
 
 
 def test_a_phantom_cohort_is_recognised_by_its_source_or_by_its_images(make_run):
