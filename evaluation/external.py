@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,26 @@ import pandas as pd
 from cohort.ids import require_distinct_families, require_distinct_ids
 from cohort.labels import MISSING, SEXES, SINGLETONS, LabelRow, assign, column_names, has_labels, read_rows
 from cohort.scans import DHCP_ID, CohortError
+from preprocessing.modalities_gloresnet import MODALITIES, missing_modalities
 from run_folder.files import InputError, read_json
 from run_folder.layout import ModelFolder
 from run_folder.predictions import check_predictions
+from run_folder.provenance import caution, read_provenance
 from run_folder.tables import read_table
 
 from .records import read_metrics
-from .study import KEYS, Study, painted_cohort, phantom_preset
+from .study import DOUBTED, KEYS, Study, painted_cohort, phantom_preset
 from .thresholds import threshold_text
 
 COLUMNS = ("scan", "p_injury", "p_injury_no_tta", "status", "message")
 ENTITIES = re.compile(r"(?:^|[/\\_])(sub|ses)-([A-Za-z0-9]+)(?=[/\\_.])")
+# what predict.py may say of a scan that it does not doubt: nothing, or which modalities are missing
+NO_DOUBTS = {
+    missing_modalities([MODALITIES[0], *others], [True, *there])
+    for count in range(len(MODALITIES))
+    for others in permutations(MODALITIES[1:], count)
+    for there in product([True, False], repeat=count)
+}
 
 
 def read_external(
@@ -36,15 +46,18 @@ def read_external(
     """Join the output of predict.py with a table of labels.
 
     Args:
-        predictions: CSV with ``scan, p_injury, p_injury_no_tta, status, message``, one row per scan.
+        predictions: CSV with ``scan, p_injury, p_injury_no_tta, status, message``, one row per scan; and ``warnings``,
+            which tables of earlier versions lack.
         labels: TSV or CSV with ``label``, ``score_group`` or ``radiology_score``. Its rows are matched by
             ``participant_id`` (and ``session_id``) to ``sub-`` and ``ses-`` in the paths of the scans, or by ``scan``
             to their paths or file names. Optional: ``family_id, birth_age, birth_weight, sex, singleton, scan_age,
             site``.
-        model: folder of the model that made the predictions (``runs/NAME/fold-K/model``), for its thresholds.
+        model: folder of the model that made the predictions (``runs/NAME/fold-K/model``), for its thresholds and its
+            `caution`.
 
     Returns:
-        A `Study` of one fold. Its flow counts the scans that failed, have no label or have poor quality.
+        A `Study` of one fold. Its flow counts the scans that failed, have no label or have poor quality, and the used
+        ones that predict.py doubts.
 
     Raises:
         InputError: a column is missing, a row is ambiguous, or no scan has both a prediction and a label.
@@ -84,6 +97,9 @@ def read_external(
         "used normal": int((joined["label"] == 0).sum()),
         "used injury": int((joined["label"] == 1).sum()),
     }
+    if "warnings" in table:
+        used = [record for record, (status, _) in zip(records, states, strict=True) if status == "used"]
+        flow[DOUBTED] = sum(record["warnings"].strip() not in NO_DOUBTS for record in used)
     images = [Path(scan) for scan in joined["image"]]
     folders = [str(folder) for folder in images[0].absolute().parents[1:5]]
     return Study(
@@ -98,6 +114,7 @@ def read_external(
         thresholds=thresholds,
         threshold_notes=notes,
         external=True,
+        caution=caution(read_provenance(_config(model))) if model else "",
     )
 
 
@@ -193,6 +210,11 @@ def _scan(record: dict, participant: str, session: str, found: LabelRow) -> dict
     }
 
 
+def _config(model: str | os.PathLike[str]) -> Path:
+    """The configuration in a model folder, which may have any name."""
+    return Path(model) / ModelFolder(Path(model)).config.name
+
+
 def _frozen_thresholds(
     model: str | os.PathLike[str] | None, n: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str], str]:
@@ -200,12 +222,10 @@ def _frozen_thresholds(
     thresholds, notes = {"0.5": np.full(n, 0.5)}, {"0.5": "fixed in advance"}
     if model is None:
         return thresholds, notes, "unknown"
-    folder = Path(model)
-    trained = ModelFolder(folder.parent)
-    config = read_json(folder / trained.config.name)
-    own = config.get("threshold", 0.5)
+    config, trained = _config(model), ModelFolder(Path(model).parent)
+    own = read_json(config).get("threshold", 0.5)
     if isinstance(own, bool) or not isinstance(own, int | float) or not 0 <= own <= 1:
-        raise InputError(f"{folder / trained.config.name} is damaged: its threshold is {str(own)[:50]}, not 0 to 1.")
+        raise InputError(f"{config} is damaged: its threshold is {str(own)[:50]}, not 0 to 1.")
     if own != 0.5:
         thresholds["Model's own"] = np.full(n, float(own))
         notes["Model's own"] = f"{threshold_text(own, 'g')}, from the model's configuration"

@@ -167,7 +167,8 @@ def write_external_report(
     findings = evaluate_study(study, resampling=resampling, permutations=permutations)
     pooled = findings.cross_validation["pooled"]
     target, metrics = RunFolder(folder), ModelFolder(folder).metrics  # file names as in a run and in a fold
-    write_json(metrics, {**pooled, "flow": study.flow, "report": summary_for_json(findings)})
+    content = {**pooled, "flow": study.flow, "caution": study.caution, "report": summary_for_json(findings)}
+    write_json(metrics, content)
     page = render_study(findings, target.figures, metrics.name, with_scans=with_scans)
     return write_text(target.report, page)
 

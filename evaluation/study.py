@@ -24,6 +24,7 @@ from .thresholds import threshold_text
 
 KEYS = ["participant_id", "session_id"]
 COVARIATES = ["image", "segmentation", "sex", "birth_age", "birth_weight", "singleton", "scan_age", "site"]
+DOUBTED = "used with warnings"  # entry of the flow of an external study: the used scans that predict.py doubts
 HISTORY_COLUMNS = ("epoch", "val_accuracy")
 
 

@@ -10,6 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from .figures import TITLES
 from .findings import Findings
+from .study import DOUBTED
 from .uncertainty import Interval
 
 REFERENCES = [
@@ -45,6 +46,12 @@ def banners(findings: Findings) -> list[str]:
         lines.append(PAINTED)
     if study.caution:
         lines.append(study.caution)
+    if doubted := study.flow.get(DOUBTED):
+        lines.append(
+            f"Scans with warnings: {doubted} of {len(study.table)}. A file may be wrong, or a scan looks unlike the "
+            "training scans (column warnings of the predictions). Do not rely on these probabilities; all results here "
+            "include them."
+        )
     if study.selection == "paper" and not study.external:
         lines.append(
             "Optimistic: the epoch of each fold was chosen for its accuracy on the scored scans (--selection paper). "

@@ -13,7 +13,7 @@ from .files import InputError, require_file
 
 TEXT_COLUMNS = (  # always read as text; any other column becomes numbers if all its cells are numbers or empty
     *("participant_id", "session_id", "family", "radiology_score", "status", "reason", "sex", "singleton"),
-    *("image", "mask", "segmentation", "scan", "message", "predicted_label"),
+    *("image", "mask", "segmentation", "scan", "message", "predicted_label", "warnings"),
 )
 
 

@@ -1,11 +1,13 @@
 """External validation: predictions are joined with the labels of another site, and every scan is counted."""
 
 import json
+from itertools import product
 
 import pandas as pd
 import pytest
 
-from evaluation.external import entities, read_external
+from evaluation.external import NO_DOUBTS, entities, read_external
+from preprocessing.modalities_gloresnet import missing_modalities
 from run_folder.files import InputError
 
 COLUMNS = ["scan", "p_injury", "p_injury_no_tta", "predicted_label", "status", "message"]
@@ -113,6 +115,32 @@ def test_thresholds_are_those_stored_with_the_model(tmp_path):
     assert notes["Sensitivity 0.90"].startswith("0.000, chosen on the inner scans")
     (model.parent / "metrics.json").unlink()
     assert list(read_external(tmp_path / "predictions.csv", labels, model).thresholds) == ["0.5", "Model's own"]
+
+
+def test_scans_with_warnings_are_counted_but_not_those_that_only_lack_a_modality(tmp_path):
+    scans = [f"/d/sub-{letter}_T2w.nii" for letter in "ABCDEF"]
+    predictions = write_predictions(tmp_path, scans, bad=scans[5:])
+    labels = tmp_path / "l.csv"
+    labels.write_text("participant_id,label\nA,0\nB,1\nC,0\nD,1\nF,1\n")
+    assert "used with warnings" not in read_external(predictions, labels).flow  # a table of an earlier version
+    table = pd.read_csv(predictions, dtype=str, keep_default_na=False)
+    assert read_external(with_warnings(table, [""] * 6, predictions), labels).flow["used with warnings"] == 0
+    lacks, doubt = "The scan has no FA or MD: the answer rests on T2w and T1w alone.", "The voxels are coarse."
+    written = with_warnings(table, ["", lacks, f"{lacks} {doubt}", doubt, doubt, doubt], predictions)
+    flow = read_external(written, labels).flow
+    assert (flow["used"], flow["used with warnings"], flow["unlabelled"], flow["not screened"]) == (4, 2, 1, 1)
+
+
+def with_warnings(table, warnings, path):
+    table.assign(warnings=warnings).to_csv(path, index=False)
+    return path
+
+
+def test_the_sentence_about_missing_modalities_is_known_for_every_order_of_the_channels():
+    for modalities in (["T2w", "MD", "T1w"], ["T2w", "T1w", "MD"], ["T2w", "FA", "MD", "T1w"]):
+        for there in product([True, False], repeat=len(modalities) - 1):
+            assert missing_modalities(modalities, [True, *there]) in NO_DOUBTS
+    assert "" in NO_DOUBTS and "The scan has no T2w: the answer rests on T1w alone." not in NO_DOUBTS
 
 
 @pytest.mark.parametrize(

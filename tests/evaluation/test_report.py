@@ -15,6 +15,7 @@ from evaluation.report import main, write_comparison, write_external_report, wri
 from evaluation.study import read_run
 from evaluation.uncertainty import Resampling
 from run_folder.files import InputError
+from run_folder.provenance import caution
 
 
 @pytest.fixture
@@ -245,6 +246,28 @@ def test_external_report(cohort_table, tmp_path):
     assert "Optimism audit" not in text and "Controls on the same folds" not in text
     metrics = json.loads((path.parent / "metrics.json").read_text())
     assert metrics["auc"] == pytest.approx(roc_auc_score(table["label"], table["p_injury"]))
+
+
+@pytest.mark.usefixtures("unrendered")
+@pytest.mark.parametrize("provenance", [{"synthetic": True}, {"painted": True}, None])
+def test_external_report_with_the_warnings_of_the_scans_and_the_caution_of_the_model(
+    cohort_table, tmp_path, monkeypatch, provenance
+):
+    monkeypatch.setattr("evaluation.page.study_drawings", lambda findings: [])
+    predictions, labels = write_external(tmp_path, cohort_table(n=30, twin_pairs=2))
+    doubts = ["It looks darker than the training scans." if row % 3 == 0 and provenance else "" for row in range(30)]
+    pd.read_csv(predictions).assign(warnings=doubts).to_csv(predictions, index=False)
+    model = tmp_path / "copied"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"provenance": provenance}))
+    path = write_external_report(predictions, labels, model=model, resampling=Resampling(100), permutations=0)
+    text, metrics = read_page(path)[1], json.loads((path.parent / "metrics.json").read_text())
+    assert metrics["caution"] == caution(provenance)
+    if provenance:
+        assert metrics["caution"] in text and "Scans with warnings: 10 of 30." in text
+        assert metrics["flow"]["used with warnings"] == 10 and "Used: with warnings 10" in text
+    else:
+        assert "trained on" not in text and "Scans with warnings" not in text and "Used: with warnings 0" in text
 
 
 @pytest.mark.usefixtures("unrendered")
