@@ -132,15 +132,27 @@ def selection(findings: Findings) -> str:
         if len(study.thresholds) == 1:
             sentence += " Use --model FOLDER to add the thresholds stored with the model, if it has any."
         return sentence
+    streams = _has_local_stream(findings)
     rule = {
         "last": "The weights are those of the last epoch of a fixed schedule. Nothing was chosen on the data.",
         "inner": "Epoch, temperature and thresholds were chosen on inner scans: whole families of each training part "
-        "that were used neither to train the network nor for the scores.",
+        f"that were used neither to train the {'global stream' if streams else 'network'} nor for the scores.",
         "paper": "The epoch was chosen for its accuracy on the scored fold, so the results are optimistic.",
     }[study.selection]
+    if study.selection == "inner" and streams:
+        rule += (
+            " The local stream is trained on them too. Patch networks that have not seen an inner scan score it, but "
+            "the calibration of these scores and the regression on intensity shares are fitted on the inner scans and "
+            "their labels as well, so the thresholds may fit the inner scans too well. The scored fold is used for "
+            "none of this."
+        )
     if "Youden" not in study.thresholds:
         rule += " With --selection inner, thresholds are also chosen (Youden, sensitivity 0.90)."
     return rule
+
+
+def _has_local_stream(findings: Findings) -> bool:
+    return findings.study.recipe.get("local_stream") == "on"
 
 
 def split(findings: Findings) -> str:
@@ -218,7 +230,8 @@ def temperature(findings: Findings) -> str:
     inner = [metrics.get("inner") for metrics in findings.study.fold_metrics.values()]
     if inner and all(inner):
         values = ", ".join(f"{i['temperature']:.2f}" for i in inner if i)
-        return f"Temperatures fitted on the inner scans and applied to these probabilities, by fold: {values}."
+        which = "the probabilities of the global stream" if _has_local_stream(findings) else "these probabilities"
+        return f"Temperatures fitted on the inner scans and applied to {which}, by fold: {values}."
     if findings.study.external:
         return "The probabilities include the temperature stored in the model; nothing was recalibrated on these scans."
     return (

@@ -3,13 +3,14 @@
 import json
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from evaluation import drawing
+from evaluation import drawing, wording
 from evaluation.findings import evaluate_study, summary_for_json
 from evaluation.report import main, write_comparison, write_external_report, write_report
 from evaluation.study import read_run
@@ -164,6 +165,19 @@ def test_inner_thresholds_have_their_own_columns(make_run):
     text = read_page(write_report(make_run(selection="inner", **SMALL), **FAST))[1]
     assert "threshold Youden (highest sensitivity + specificity on the inner scans; by fold" in text
     assert "Temperatures fitted on the inner scans" in text
+
+
+def test_inner_scans_that_train_a_local_stream_are_not_called_untouched(make_run):
+    run = make_run(selection="inner", n=30, twin_pairs=3, folds=2, epochs=3)
+    alone = SimpleNamespace(study=read_run(run))
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text() + "local_stream: 'on'\n")
+    both = SimpleNamespace(study=read_run(run))
+    assert "used neither to train the network nor for the scores." in wording.selection(alone)
+    assert "local" not in wording.selection(alone) and "applied to these probabilities" in wording.temperature(alone)
+    said = wording.selection(both)
+    assert "neither to train the global stream nor for the scores. The local stream is trained on them too" in said
+    assert "to train the network" not in said
+    assert "applied to the probabilities of the global stream" in wording.temperature(both)
 
 
 @pytest.mark.usefixtures("unrendered")
