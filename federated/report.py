@@ -107,7 +107,10 @@ def write_federated_report(
 def _answers(run: RunFolder) -> tuple[dict[str, Any], dict[str, dict[str, list[dict[str, Any]]]]]:
     """What the coordinator noted of the federation, and method -> site -> what it answered in each fold."""
     if not run.federation.is_file():
-        raise InputError(f"{run} holds no federated run: give the --output_dir of the server.")
+        raise InputError(
+            f"{run} holds no federated run: give the --output_dir of the server, once all folds are trained (--fold "
+            "all). Runs with --leave_out are only added to these."
+        )
     federation = read_json(run.federation)
     try:
         sites, folds = [str(site) for site in federation["sites"]], run.folds(federation["recipe"]["num_folds"])

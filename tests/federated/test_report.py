@@ -224,6 +224,13 @@ def test_a_folder_without_a_federation_is_refused(folder):
         write_federated_report(folder / "pooled")
 
 
+def test_sites_left_out_alone_have_no_report(folder):
+    """As after `--leave_out each` without `--fold all`: the server's folder itself holds no run."""
+    shutil.rmtree(folder / "federation")
+    with pytest.raises(InputError, match=r"federation holds no federated run: .* once all folds are trained \(--fold"):
+        write_federated_report(folder / "federation")
+
+
 def test_the_command_prints_the_path_and_refuses_in_one_sentence(folder, capsys):
     sites = ["--sites", str(folder / "north"), str(folder / "river")]
     alone = ["--alone", f"north={folder / 'alone-north'}"]
