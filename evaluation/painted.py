@@ -12,7 +12,7 @@ from cohort.scans import CohortError, find_scans
 from run_folder.files import InputError
 from run_folder.tables import read_table
 
-from .external import entities
+from .external import NO_DOUBTS, entities
 from .study import KEYS
 
 NEAR_MM = 3.0  # a place this close to the surface of the sphere of an injury names it
@@ -27,14 +27,15 @@ def read_painted(
 
     Args:
         folder: written by `python -m cohort.painted`.
-        predictions: of predict.py (`scan, p_injury`), or of a run (`participant_id, session_id, p_injury`).
+        predictions: of predict.py (`scan, p_injury, warnings`), or of a run (`participant_id, session_id, p_injury`).
         places: optional table of places that a model names: `participant_id`, `session_id`, or `scan`; `x_mm`, `y_mm`,
             `z_mm` in the world of the scan (RAS); `probability`. The most probable place of each scan counts.
 
     Returns:
         One row per scan: KEYS, `family`, `kind` ("none" if unpainted), `diameter_mm`, `contrast` (share, without sign),
-        `volume_factor` (NaN if they do not apply), `p_injury`, and `named`: whether the most probable place is within 3
-        mm of an injury (NaN without `places`, and for scans without spots).
+        `volume_factor` (NaN if they do not apply), `p_injury`, `doubted`: whether predict.py warns of the scan, and
+        `named`: whether the most probable place is within 3 mm of an injury (NaN without `places`, and for scans
+        without spots).
 
     Raises:
         InputError: the folder is not a painted cohort, or predictions are missing.
@@ -60,7 +61,9 @@ def read_painted(
         columns=[*KEYS, "family", "label"],
     ).merge(first, on=KEYS, how="left")
     table["kind"] = table["kind"].fillna("none")
-    known = _by_scan(predictions, ("p_injury",))[[*KEYS, "p_injury"]].drop_duplicates()
+    known = _by_scan(predictions, ("p_injury",))
+    known["doubted"] = ~known["warnings"].str.strip().isin(NO_DOUBTS) if "warnings" in known else False
+    known = known[[*KEYS, "p_injury", "doubted"]].drop_duplicates()
     if known[KEYS].duplicated().any():
         one = known[known[KEYS].duplicated()].iloc[0]
         raise InputError(

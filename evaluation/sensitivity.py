@@ -246,10 +246,13 @@ def write_sensitivity(table: pd.DataFrame, output: Path, specificity: float = SP
     curve = sensitivity_curve(table, specificity)
     save_drawing(sensitivity_figure(curve, specificity), output / "figures")
     write_text(output / "sensitivity.csv", csv_text(curve))
+    said = f"{NOTE} {threshold_sentence(table, curve)} Intervals: bootstrap of {table['family'].nunique()} families."
+    if doubted := int(table["doubted"].sum()):
+        said += f" Scans with warnings: {doubted} of {len(table)}. Do not rely on these probabilities."
     lines = [
         "# Sensitivity to painted injuries",
         "",
-        f"{NOTE} {threshold_sentence(table, curve)} Intervals: bootstrap of {table['family'].nunique()} families.",
+        said,
         "",
         "![sensitivity](figures/sensitivity.png)",
         "",

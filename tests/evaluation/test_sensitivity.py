@@ -99,6 +99,7 @@ def test_the_command_writes_table_figure_and_warnings(painted, tmp_path, capsys)
         {"scan": [scan.image for scan in found], "p_injury": [0.2 + 0.6 * scan.label for scan in found]}
     )
     table = table.assign(p_injury_no_tta=table["p_injury"], status="ok", message="")
+    table["warnings"] = ["The voxels are coarse.", *[""] * (len(table) - 1)]
     file, output = tmp_path / "predictions.csv", tmp_path / "sensitivity"
     table.to_csv(file, index=False)
     study = read_external(file, painted / "labels.tsv")
@@ -110,6 +111,7 @@ def test_the_command_writes_table_figure_and_warnings(painted, tmp_path, capsys)
     assert main([str(painted), str(file), "--places", str(tmp_path / "places.csv"), "--output", str(output)]) == 0
     text = (output / "sensitivity.md").read_text()
     assert "never clinical evidence" in text and "unpainted scans are few" in text and "| 1.00 |" in text
+    assert f"Scans with warnings: 1 of {len(found)}. Do not rely on these" in text
     assert (output / "figures" / "sensitivity.svg").is_file()
     curve = pd.read_csv(output / "sensitivity.csv")
     assert (curve["sensitivity"] == 1).all() and (curve["named"] == 1).all() and set(curve["kind"]) <= {"spot", "cyst"}
@@ -129,6 +131,9 @@ def test_the_command_writes_table_figure_and_warnings(painted, tmp_path, capsys)
         predictions.to_csv(file, index=False)
         assert main([str(painted), str(file), "--output", str(output)]) == 1
         assert message in capsys.readouterr().err
+    table.drop(columns="warnings").to_csv(file, index=False)  # as of an earlier version, or of a run
+    assert main([str(painted), str(file), "--output", str(output)]) == 0
+    assert "with warnings" not in (output / "sensitivity.md").read_text()
     table.iloc[1:].to_csv(file, index=False)
     assert main([str(painted), str(file), "--output", str(output)]) == 1
     assert "has no probability for 1 of the" in capsys.readouterr().err
