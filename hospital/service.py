@@ -154,7 +154,7 @@ class Service:
             except ArchiveError as error:  # the next series may be found
                 problem = f"{error}; it is tried again."
             except SpoolFull as error:
-                problem = f"nothing can be fetched: {error}; free some space."
+                problem = f"nothing can be fetched ({error}): free some space, or wait until studies are done."
                 break
         self.counts = {series.series: series.size for series in found}
         self.lines.trouble("search", problem)

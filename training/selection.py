@@ -1,4 +1,4 @@
-"""The choice of the epoch, and of temperature and thresholds on inner scans that neither train nor score the fold."""
+"""The choice of the epoch, and of temperature and thresholds on inner scans: not trained on, nor scored, by the fold."""
 
 import numpy as np
 
