@@ -1,4 +1,4 @@
-"""The choice of the epoch, and of temperature and thresholds on inner scans: not trained on, nor scored, by the fold."""
+"""The choice of the epoch, temperature and thresholds on inner scans, which the global stream is not trained on."""
 
 import numpy as np
 
