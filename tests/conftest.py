@@ -26,6 +26,17 @@ from filelock import FileLock  # noqa: E402
 from tests.hub_server import Hub  # noqa: E402
 from tests.programs import SMALL, start_train  # noqa: E402
 
+# these take one or two minutes each, so they start first: otherwise one worker would wait for the other at the end
+LONG = [
+    *("test_app.py", "hospital/test_service.py", "viewer/test_viewer.py", "federated/test_network.py"),
+    *("publishing/test_hub.py", "test_train.py"),
+]
+
+
+def pytest_collection_modifyitems(items):
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(folder).as_posix() not in LONG)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _remove_the_cache():
