@@ -17,7 +17,8 @@ from .spool import OtherImage, Spool, SpoolFull, tag
 MR = (MR_IMAGE, *ENHANCED)
 VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO
 HANDSHAKE = 10.0  # seconds for that of TLS
-IDLE = 30.0  # seconds; who closes a connection without a release after such a pause has sent all
+IDLE = 30.0  # seconds; who closes a connection without a release after such a pause between two files has sent all
+ABORT = 10  # bytes; whoever sent more since the last file was sending another one
 SUCCESS, OUT_OF_RESOURCES, OTHER_OBJECT, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
 OTHER_IMAGE = 0xC001, "another image came before under this SOPInstanceUID"  # status, comment of at most 64 letters
 MAX_PDU = 1 << 20  # bytes; we ask senders for at most 16 KiB
@@ -93,7 +94,8 @@ class Listener:
         """
         connection = event.assoc.dul.socket
         receive, event.assoc.received, event.assoc.last = connection.recv, 0, time.monotonic()
-        event.assoc.marked, event.assoc.incomplete = set(), set()  # series; those that another association broke off
+        # series; those that another association broke off, or of which a file was refused
+        event.assoc.marked, event.assoc.incomplete = set(), set()
         try:
             if isinstance(connection.socket, ssl.SSLSocket):
                 connection.socket.settimeout(HANDSHAKE)
@@ -121,19 +123,21 @@ class Listener:
             tags = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
             header = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=tags)
             study, instance = str(header.get("StudyInstanceUID", "")), str(header.get("SOPInstanceUID", ""))
+            series = tag(study), tag(str(header.get("SeriesInstanceUID", "")))
             if instance != event.request.AffectedSOPInstanceUID or header.get("SOPClassUID") not in MR:
                 return OTHER_OBJECT
         except Exception:  # damaged bytes can make pydicom raise anything
             return NOT_UNDERSTOOD
         if not study or not instance:
             return NOT_UNDERSTOOD
-        series = tag(study), tag(header.get("SeriesInstanceUID", ""))
         with self.lock:
             self.open.setdefault(event.assoc, set()).add(series)
             event.assoc.last = time.monotonic()
         try:
             self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
         except (SpoolFull, sqlite3.Error):
+            with self.lock:
+                event.assoc.incomplete.add(series)
             return OUT_OF_RESOURCES
         except OtherImage:
             with self.lock:
@@ -149,17 +153,23 @@ class Listener:
 
     def _closed(self, event: Any) -> None:
         """Without a release before, the transfer was cut off, unless the sender was done long ago."""
-        self._end(event.assoc, cut=time.monotonic() < event.assoc.last + IDLE)
+        association = event.assoc
+        if association.requestor.primitive is None:  # it would wait for a request, and count as one of the associations
+            association.dul.to_user_queue.put(None)
+        self._end(association, cut=association.received > ABORT or time.monotonic() < association.last + IDLE)
 
     def _end(self, association: Any, cut: bool) -> None:
         """Remove the marks of what an association brought, unless it or another one was cut off, or is bringing it."""
         with self.lock:
             brought = self.open.pop(association, set())
             if cut:
-                for other in self.open:  # which may have brought another part of the same series
-                    other.incomplete |= brought
+                for other, has in self.open.items():  # which may bring another part of the same series
+                    other.incomplete |= brought & has
                 return
-            for study, series in brought - association.incomplete - set().union(*self.open.values()):
+            whole = brought - association.incomplete
+            for other in self.open:
+                other.incomplete -= whole  # it came again
+            for study, series in whole - set().union(*self.open.values()):
                 self.spool.mark_cut(study, series, cut=False)
 
 

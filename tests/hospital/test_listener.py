@@ -91,6 +91,44 @@ def test_a_sender_that_stops_within_a_message_is_disconnected(listen):
         assert _ended(connection)
 
 
+@pytest.mark.parametrize("stalls", [True, False])
+def test_who_stops_within_a_file_has_not_sent_all_however_long_ago_the_last_one_came(listen, monkeypatch, stalls):
+    monkeypatch.setattr(hospital.listener, "IDLE", 0.0)
+    listener = listen()
+    listener.entity.network_timeout = 0.3
+    image = slices_of(volume(shape=(8, 8, 3)))[0]
+    association = _associate(listener, image.SOPClassUID)
+    assert association.send_c_store(image).Status == 0
+    if stalls:
+        association.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x10\x00" + bytes(100))  # of 4096 bytes
+    else:
+        association.abort()
+    wait(lambda: not listener.busy())
+    assert bool(listener.spool.deliveries()[0].cut) == stalls
+
+
+def test_connections_without_a_request_take_no_place(listen):
+    listener = listen()
+    listener.entity.maximum_associations = 1
+    for _ in range(3):
+        socket.create_connection(("127.0.0.1", listener.port)).close()
+    wait(lambda: not any(each.is_alive() for each in listener.entity.active_associations))
+    association = _associate(listener, VERIFICATION)
+    assert association.is_established
+    association.release()
+
+
+def test_a_series_of_which_a_file_was_refused_is_cut_off(listen):
+    listener = listen()
+    listener.spool.limits = (9, 2)
+    images = slices_of(volume(shape=(8, 8, 3)))
+    association = _associate(listener, images[0].SOPClassUID)
+    assert [association.send_c_store(image).Status for image in images] == [0, 0, 0xA700]
+    association.release()
+    wait(lambda: not listener.busy())
+    assert listener.spool.deliveries()[0].cut
+
+
 def test_a_file_that_is_stored_after_its_connection_closed_leaves_its_study_free(listen, monkeypatch):
     """The thread of pynetdicom that reads a connection sees its end before the one that stores files is done."""
     store, closed, ended = Listener._store, Listener._closed, threading.Event()
