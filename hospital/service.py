@@ -165,7 +165,8 @@ class Service:
         for study, instance, data in archive.fetch(series):
             brought.add((tag(study), tag(series.series)))
             try:
-                self.spool.keep(study, instance, data, self.queue.image(tag(study), tag(instance)))
+                known = self.queue.image(tag(study), tag(instance))
+                self.spool.keep(study, instance, data, known, again=False)  # or a study would never settle
             except OtherImage:
                 self._refuse_part(tag(study), "other image", OTHER)
             except StudyFull:  # it would be so each time, so it counts as fetched
@@ -201,10 +202,11 @@ class Service:
         self.queue.note(delivery.study, delivery.content, "looking", problem, tries)
         try:
             series = read_series(delivery, self.settings.plane)
-            missing = [*series.missing, *([CUT_OFF] if delivery.cut else [])]
+            own = key_for(delivery, series, self.software.digest).series
+            missing = [*series.missing, *([CUT_OFF] if own in delivery.cut else [])]
             until = min(delivery.newest, time.time()) + self.settings.patience
-            if missing and time.time() < until:
-                self.queue.note(delivery.study, delivery.content, "waiting", missing[0], due=until)
+            if (missing or delivery.cut) and time.time() < until:
+                self.queue.note(delivery.study, delivery.content, "waiting", [*missing, CUT_OFF][0], due=until)
                 return True
             self.screen(delivery, series, missing)
         except VolumeError as error:
@@ -233,7 +235,7 @@ class Service:
         if any(not set(each["slices"].split()) <= set(slices) for each in earlier):
             raise VolumeError(PART)
         study = screen_study(self.model, self.processor, None, found=series)
-        if delivery.cut:
+        if CUT_OFF in missing:
             study.answer["warnings"].append(CUT_OFF)
         previous = [predecessor(each, series) for each in earlier[-1:]]
         paths = write_documents(study, self.software, self._folder(key), previous)

@@ -40,14 +40,14 @@ class Delivery(NamedTuple):
         files: by the tag of their SOPInstanceUID.
         content: changes if a file is added or received again, or the transfer ends.
         newest: when the last one came, seconds since 1970.
-        cut: the last transfer of a series has not ended, or was cut off.
+        cut: tags of the series whose last transfer has not ended, or was cut off.
     """
 
     study: str
     files: dict[str, Path]
     content: str
     newest: float
-    cut: bool
+    cut: frozenset[str]
 
 
 def tag(uid: str) -> str:
@@ -94,13 +94,14 @@ class Spool:
     def close(self) -> None:
         self._claim.close()
 
-    def keep(self, study: str, instance: str, data: bytes, known: str = "") -> None:
+    def keep(self, study: str, instance: str, data: bytes, known: str = "", again: bool = True) -> None:
         """Store one received file. When this returns, it is on the disk.
 
         Args:
             study, instance: UIDs.
             data: the whole file.
             known: fingerprint of the instance when it was reported; empty if it was not.
+            again: whether the same file, if it is there already, counts as received now.
 
         Raises:
             SpoolFull: a limit is reached, for `StudyFull` that of files of one study. Nothing is left of this file.
@@ -125,6 +126,8 @@ class Spool:
             with self.replacing:
                 if is_other(part, folder / name, known):
                     raise OtherImage
+                if not again and (folder / name).exists() and filecmp.cmp(part, folder / name, shallow=False):
+                    return
                 os.replace(part, folder / name)
             sync_folder(folder)
             sync_folder(self.received)
@@ -163,8 +166,8 @@ class Spool:
             files[path.stem] = path
             words.append(f"{path.stem} {status.st_size} {status.st_mtime_ns}")
             newest = max(newest, status.st_mtime)
-        cut = any(folder.glob(f"{CUT}*"))
-        content = hashlib.sha256("\n".join([*words, str(cut)]).encode()).hexdigest()[:16]
+        cut = frozenset(path.name.removeprefix(CUT) for path in folder.glob(f"{CUT}*"))
+        content = hashlib.sha256("\n".join([*words, *sorted(cut)]).encode()).hexdigest()[:16]
         return Delivery(folder.name, files, content, newest, cut)
 
     def clear(self, delivery: Delivery) -> bool:

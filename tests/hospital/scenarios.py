@@ -85,10 +85,10 @@ def poll(s):
     def patch():
         keep = hospital.spool.Spool.keep
 
-        def noted(self, study, instance, *more):
+        def noted(self, study, instance, *more, **words):
             with open(fetched, "a") as file:
                 file.write(f"{instance}\n")
-            keep(self, study, instance, *more)
+            keep(self, study, instance, *more, **words)
 
         hospital.spool.Spool.keep = noted
 

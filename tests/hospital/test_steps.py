@@ -103,15 +103,18 @@ def test_a_series_that_the_archive_gave_only_in_part_is_cut_off_until_it_is_fetc
     service.archive, service.counts = _Source(), {"9.1": 1}
     service.archive.error = ArchiveError("the archive does not give a series")
     service.poll()
-    assert [delivery.cut for delivery in service.spool.deliveries()] == [True]
+    (part,) = service.spool.deliveries()
+    assert part.cut == {tag("9.1")}
+    service.poll()
+    assert service.spool.deliveries() == [part]  # no newer: so it settles, and does not wait for ever
     service.archive.error = None
     service.poll()
-    assert [delivery.cut for delivery in service.spool.deliveries()] == [False]
+    assert [delivery.cut for delivery in service.spool.deliveries()] == [frozenset()]
     service.archive.error, service.counts = KeyboardInterrupt(), {"9.1": 2}
     service.archive.find = lambda: ([Found("9", "9.1", 2)], "")
     with pytest.raises(KeyboardInterrupt):  # the service ends meanwhile
         service.poll()
-    assert [delivery.cut for delivery in service.spool.deliveries()] == [True]
+    assert [delivery.cut for delivery in service.spool.deliveries()] == [{tag("9.1")}]
     service.close()
 
 
@@ -126,8 +129,8 @@ def test_a_study_with_more_files_than_allowed_does_not_end_the_search(tmp_path, 
     service.poll()
     assert fetched == ["8", "8", "9"] and not service.lines.problem("search")
     assert {delivery.study: delivery.cut for delivery in service.spool.deliveries()} == {
-        tag("8"): True,
-        tag("9"): False,
+        tag("8"): {tag("8.1")},
+        tag("9"): frozenset(),
     }
     said = capsys.readouterr().out
     assert said.count("more files of the study than --max_instances 1,") == 1 and tag("8")[:12] in said
