@@ -19,6 +19,7 @@ from .settings import Settings
 from .spool import HEADERS, tag
 
 TIMEOUT = 20.0  # seconds
+NO_MORE = (400, 404, 501)  # what an archive may answer behind its last page, or if it does not know `offset`
 EXPLICIT = "1.2.840.10008.1.2.1"
 
 
@@ -231,8 +232,15 @@ def whole(uid: str, search: Any, *where: Any, **how: Any) -> dict[str, Any]:
     `get_remaining` of dicomweb_client does the same, but asks without end if an archive does not know `offset`.
     """
     found: dict[str, Any] = {}
+    asked = 0
     while True:
-        page = search(*where, **how, offset=len(found) or None)
+        try:
+            page = search(*where, **how, offset=asked or None)
+        except Exception as error:  # of requests
+            if asked and getattr(getattr(error, "response", None), "status_code", None) in NO_MORE:
+                return found
+            raise
+        asked += len(page)
         new = {name: each for each in page if (name := value(each, uid)) and name not in found}
         if not new:
             return found

@@ -30,6 +30,8 @@ def archive():
             else:
                 found = [{"0020000E": {"vr": "UI", "Value": [f"{study}.1"]}, "00201209": {"vr": "IS", "Value": [3]}}]
             first = int(parse_qs(address.query).get("offset", ["0"])[0]) if server.pages else 0
+            if first >= len(found) and server.strict:
+                return self.send_error(400)
             page = found[first : first + server.page] if server.page else found
             data = json.dumps(page).encode()
             self.send_response(200)
@@ -43,6 +45,7 @@ def archive():
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     server.studies, server.page, server.pages, server.broken, server.odd = 5, 0, True, "", ""
+    server.strict = False  # about an offset behind the last page
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -56,6 +59,8 @@ def _series(*numbers):
 
 def test_an_answer_in_pages_is_read_to_its_end(archive):
     archive.page = 2
+    assert Archive(Settings(archive=archive.url)).find() == (_series(0, 1, 2, 3, 4), "")
+    archive.strict = True
     assert Archive(Settings(archive=archive.url)).find() == (_series(0, 1, 2, 3, 4), "")
     archive.pages = False  # it does not know `offset`
     assert Archive(Settings(archive=archive.url)).find() == (_series(0, 1), "")
