@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-PLANES = (
-    8  # so many planes along S are reordered at a time, if each lies elsewhere in memory: they fit into the CPU cache
-)
+# along S, that are reordered at a time if they lie far apart in memory: so many fit into the CPU cache
+PLANES = 8
 
 
 class Frame(NamedTuple):
@@ -85,7 +84,7 @@ def standardise(data: np.ndarray, eps: float = 1e-6) -> np.ndarray:
 
     Args:
         data: `(R, A, S)`. Its type must hold differences from the mean, as that of a cube of `resample` does; integers
-            become float64.
+            become floating-point numbers.
 
     Returns:
         float32. Sums are float64.
