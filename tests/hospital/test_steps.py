@@ -13,6 +13,7 @@ import hospital.service
 import hospital.spool
 import serve
 from hospital.archive import ArchiveError, Found, Receiver
+from hospital.intake import CUT_OFF
 from hospital.queue import Key
 from hospital.service import MOST_FETCHED, Service
 from hospital.settings import Settings
@@ -115,6 +116,19 @@ def test_a_series_that_the_archive_gave_only_in_part_is_cut_off_until_it_is_fetc
     with pytest.raises(KeyboardInterrupt):  # the service ends meanwhile
         service.poll()
     assert [delivery.cut for delivery in service.spool.deliveries()] == [{tag("9.1")}]
+    service.close()
+
+
+def test_only_a_t2w_series_that_was_cut_off_itself_is_doubted(tmp_path, monkeypatch):
+    service, doubts = _service(tmp_path / "spool", patience=0.0), []
+    monkeypatch.setattr(service, "screen", lambda delivery, series, missing: doubts.append(missing))
+    images = slices_of(volume())
+    for path in save(images, tmp_path / "files").iterdir():
+        service.spool.keep(images[0].StudyInstanceUID, path.name, path.read_bytes())
+    for series in ("1.2.3", images[0].SeriesInstanceUID):  # another one, then its own
+        service.spool.mark_cut(tag(images[0].StudyInstanceUID), tag(series), cut=True)
+        assert service.look(*service.spool.deliveries())
+    assert doubts == [[], [CUT_OFF]]
     service.close()
 
 
