@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ import pandas as pd
 from cohort.ids import require_distinct_families, require_distinct_ids
 from cohort.labels import MISSING, SEXES, SINGLETONS, LabelRow, assign, column_names, has_labels, read_rows
 from cohort.scans import DHCP_ID, CohortError
-from preprocessing.modalities_gloresnet import MODALITIES, missing_modalities
 from run_folder.files import InputError, read_json
 from run_folder.layout import ModelFolder
 from run_folder.predictions import check_predictions
@@ -30,14 +28,10 @@ from .study import DOUBTED, KEYS, Study, painted_cohort, phantom_preset
 from .thresholds import threshold_text
 
 COLUMNS = ("scan", "p_injury", "p_injury_no_tta", "status", "message")
+CONFIG = "config.json"  # in a model folder, which may have any name
 ENTITIES = re.compile(r"(?:^|[/\\_])(sub|ses)-([A-Za-z0-9]+)(?=[/\\_.])")
 # what predict.py may say of a scan that it does not doubt: nothing, or which modalities are missing
-NO_DOUBTS = {
-    missing_modalities([MODALITIES[0], *others], [True, *there])
-    for count in range(len(MODALITIES))
-    for others in permutations(MODALITIES[1:], count)
-    for there in product([True, False], repeat=count)
-}
+NO_DOUBT = re.compile(r"(The scan has no [\w, ]+: the answer rests on [\w, ]+ alone\.)?")
 
 
 def read_external(
@@ -99,7 +93,7 @@ def read_external(
     }
     if "warnings" in table:
         used = [record for record, (status, _) in zip(records, states, strict=True) if status == "used"]
-        flow[DOUBTED] = sum(record["warnings"].strip() not in NO_DOUBTS for record in used)
+        flow[DOUBTED] = sum(is_doubted(record["warnings"]) for record in used)
     images = [Path(scan) for scan in joined["image"]]
     folders = [str(folder) for folder in images[0].absolute().parents[1:5]]
     return Study(
@@ -114,7 +108,7 @@ def read_external(
         thresholds=thresholds,
         threshold_notes=notes,
         external=True,
-        caution=caution(read_provenance(_config(model))) if model else "",
+        caution=caution(read_provenance(Path(model) / CONFIG)) if model else "",
     )
 
 
@@ -188,6 +182,11 @@ def _state(record: dict, found: LabelRow | None) -> tuple[str, str]:
     return "used", ""
 
 
+def is_doubted(warnings: str) -> bool:
+    """Whether the column `warnings` of predict.py doubts a scan. That a modality is missing is no doubt."""
+    return not NO_DOUBT.fullmatch(warnings.strip())
+
+
 def _scan(record: dict, participant: str, session: str, found: LabelRow) -> dict[str, object]:
     family = participant[:7] if DHCP_ID.match(participant) else found.cells.get("family_id") or participant
     sex = SEXES.get((found.cells.get("sex") or found.cells.get("gender") or "").lower(), "")
@@ -210,11 +209,6 @@ def _scan(record: dict, participant: str, session: str, found: LabelRow) -> dict
     }
 
 
-def _config(model: str | os.PathLike[str]) -> Path:
-    """The configuration in a model folder, which may have any name."""
-    return Path(model) / ModelFolder(Path(model)).config.name
-
-
 def _frozen_thresholds(
     model: str | os.PathLike[str] | None, n: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str], str]:
@@ -222,7 +216,7 @@ def _frozen_thresholds(
     thresholds, notes = {"0.5": np.full(n, 0.5)}, {"0.5": "fixed in advance"}
     if model is None:
         return thresholds, notes, "unknown"
-    config, trained = _config(model), ModelFolder(Path(model).parent)
+    config, trained = Path(model) / CONFIG, ModelFolder(Path(model).parent)
     own = read_json(config).get("threshold", 0.5)
     if isinstance(own, bool) or not isinstance(own, int | float) or not 0 <= own <= 1:
         raise InputError(f"{config} is damaged: its threshold is {str(own)[:50]}, not 0 to 1.")

@@ -12,7 +12,7 @@ from cohort.scans import CohortError, find_scans
 from run_folder.files import InputError
 from run_folder.tables import read_table
 
-from .external import NO_DOUBTS, entities
+from .external import entities, is_doubted
 from .study import KEYS
 
 NEAR_MM = 3.0  # a place this close to the surface of the sphere of an injury names it
@@ -62,7 +62,7 @@ def read_painted(
     ).merge(first, on=KEYS, how="left")
     table["kind"] = table["kind"].fillna("none")
     known = _by_scan(predictions, ("p_injury",))
-    known["doubted"] = ~known["warnings"].str.strip().isin(NO_DOUBTS) if "warnings" in known else False
+    known["doubted"] = known["warnings"].map(is_doubted) if "warnings" in known else False
     known = known[[*KEYS, "p_injury", "doubted"]].drop_duplicates()
     if known[KEYS].duplicated().any():
         one = known[known[KEYS].duplicated()].iloc[0]

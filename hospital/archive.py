@@ -19,7 +19,7 @@ from .settings import Settings
 from .spool import HEADERS, tag
 
 TIMEOUT = 20.0  # seconds
-NO_MORE = (400, 404, 501)  # what an archive may answer behind its last page, or if it does not know `offset`
+NO_MORE = (400, 404, 501)  # what an archive may answer after its last page, or if it does not know `offset`
 EXPLICIT = "1.2.840.10008.1.2.1"
 
 
@@ -98,7 +98,7 @@ class Archive:
         found, problems = [], []
         with said("the archive cannot be searched"):
             filters = {"ModalitiesInStudy": "MR", "StudyDate": dates}
-            uids = list(whole("0020000D", self.client.search_for_studies, search_filters=filters))
+            uids = list(search_all("0020000D", self.client.search_for_studies, search_filters=filters))
         for study in uids:
             try:
                 with said(f"the archive does not list the series of study {tag(study)[:SHORT]}"):
@@ -113,7 +113,7 @@ class Archive:
     def _series_of(self, study: str) -> list[Found]:
         """The MR series of a study."""
         fields, filters = ["NumberOfSeriesRelatedInstances"], {"Modality": "MR"}
-        series = whole("0020000E", self.client.search_for_series, study, fields=fields, search_filters=filters)
+        series = search_all("0020000E", self.client.search_for_series, study, fields=fields, search_filters=filters)
         return [
             Found(study, uid, int(value(each, "00201209") or 0))
             for uid, each in series.items()
@@ -226,7 +226,7 @@ class Receiver:
             association.release()
 
 
-def whole(uid: str, search: Any, *where: Any, **how: Any) -> dict[str, Any]:
+def search_all(uid: str, search: Any, *where: Any, **how: Any) -> dict[str, Any]:
     """All pages of the answer to a search, by the tag of a UID. An archive may limit how much it answers at once.
 
     `get_remaining` of dicomweb_client does the same, but asks without end if an archive does not know `offset`.

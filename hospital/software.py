@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from machine.version import project_version
+from run_folder.provenance import PAINTED
 from screening.formats import is_converted_file
-from screening.model import PAINTED, ScreeningModel, caution, is_trained
+from screening.model import ScreeningModel, caution, is_trained
 
 NAME, MAKER = "GloResNet", "GloResNet (independent implementation)"
 UNTRAINED = "The model was not trained: its probabilities mean nothing."

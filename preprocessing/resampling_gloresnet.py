@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# along S, that are reordered at a time if they lie far apart in memory: so many fit into the CPU cache
+# if planes along S lie far apart in memory, so many are reordered at a time: they fit into the CPU cache
 PLANES = 8
 
 
@@ -54,7 +54,7 @@ def resample(data: np.ndarray, image_size: int | Sequence[int], frame: Frame | N
     dtype = np.float32 if high - low > 0.1 * max(abs(low), abs(high)) else np.float64
     shape = tuple(image_size) if isinstance(image_size, Sequence) else (image_size,) * 3
     frame = whole_grid(data.shape) if frame is None else frame
-    each = zip(frame.first, frame.last, data.shape, shape, (-np.inf, -np.inf, frame.bottom), strict=True)
+    each = zip(frame.first, frame.last, data.shape, shape, (0.0, 0.0, frame.bottom), strict=True)
     neighbours = [_neighbours(*of_axis, dtype) for of_axis in each]
 
     # planes are contiguous in memory, and one at a time fits into the CPU cache

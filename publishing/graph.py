@@ -107,7 +107,7 @@ def for_inference(model: GloResNetForImageClassification, block: Block = (1, 1, 
 
 
 class SpaceToDepthConv3d(nn.Module):
-    """A convolution of stride 2, computed over blocks of voxels whose voxels become channels.
+    """A convolution of stride 2, computed over blocks of voxels: each voxel of a block becomes a channel.
 
     The sums are the same; zeros are added where an edge of the kernel or of the volume is odd. CPUs multiply 8-bit
     integers by fours of channels, and their matrix units need many of them. A 7^3 convolution with one input channel
@@ -145,7 +145,7 @@ class SpaceToDepthConv3d(nn.Module):
 
 
 def _padded(values: Tensor, ends: list[tuple[int, int]]) -> Tensor:
-    """With so many zeros before and after, along R, A, S."""
+    """The values between zeros: how many before and after, along R, A, S."""
     return F.pad(values, [zeros for end in reversed(ends) for zeros in end])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from run_folder import provenance
-from run_folder.provenance import PAINTED as PAINTED
 
 if TYPE_CHECKING:
     import numpy as np

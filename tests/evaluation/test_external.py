@@ -6,7 +6,7 @@ from itertools import product
 import pandas as pd
 import pytest
 
-from evaluation.external import NO_DOUBTS, entities, read_external
+from evaluation.external import entities, is_doubted, read_external
 from preprocessing.modalities_gloresnet import missing_modalities
 from run_folder.files import InputError
 
@@ -139,8 +139,9 @@ def with_warnings(table, warnings, path):
 def test_the_sentence_about_missing_modalities_is_known_for_every_order_of_the_channels():
     for modalities in (["T2w", "MD", "T1w"], ["T2w", "T1w", "MD"], ["T2w", "FA", "MD", "T1w"]):
         for there in product([True, False], repeat=len(modalities) - 1):
-            assert missing_modalities(modalities, [True, *there]) in NO_DOUBTS
-    assert "" in NO_DOUBTS and "The scan has no T2w: the answer rests on T1w alone." not in NO_DOUBTS
+            assert not is_doubted(missing_modalities(modalities, [True, *there]))
+    missing = missing_modalities(["T2w", "FA"], [True, False])
+    assert is_doubted(f"{missing} The age is unknown.") and is_doubted(f"The age is unknown. {missing}")
 
 
 @pytest.mark.parametrize(

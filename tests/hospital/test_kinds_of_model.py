@@ -12,8 +12,8 @@ from hospital.study import screen_study
 from modeling_gloresnet import GloResNetConfig, GloResNetForImageClassification
 from preprocessing import GloResNetImageProcessor
 from publishing.export import export_model
+from run_folder.provenance import PAINTED
 from screening.loading import load_model
-from screening.model import PAINTED
 from tests.dicomfiles.deliveries import save, slices_of, volume
 from tests.hospital.test_documents import items
 
